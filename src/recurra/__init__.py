@@ -1,0 +1,44 @@
+"""Recurra: a compiler and toolkit for recurrent sequence models. Write one time step, get the whole model."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recurra.engines.choose import observe as observe
+    from recurra.errors import EngineRefused as EngineRefused
+    from recurra.errors import InputError as InputError
+    from recurra.errors import RecurraError as RecurraError
+    from recurra.problem import Lane as Lane
+    from recurra.problem import constant as constant
+    from recurra.problem import shared as shared
+    from recurra.recurrence import Paper as Paper
+    from recurra.recurrence import Recurrence as Recurrence
+    from recurra.registry import layer as layer
+    from recurra.registry import layers as layers
+    from recurra.state import State as State
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Lane": "problem",
+    "Paper": "recurrence",
+    "Recurrence": "recurrence",
+    "State": "state",
+    "constant": "problem",
+    "shared": "problem",
+    "layer": "registry",
+    "layers": "registry",
+    "observe": "engines.choose",
+    "EngineRefused": "errors",
+    "InputError": "errors",
+    "RecurraError": "errors",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that `recurra --help` does not wait for PyTorch."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'recurra' has no attribute {name!r}")
+    return getattr(import_module(f"recurra.{_PUBLIC[name]}"), name)

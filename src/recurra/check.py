@@ -1,0 +1,140 @@
+"""Checks at the border: every argument is looked at once, before any work, and every message names it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from recurra.errors import InputError
+from recurra.problem import StepInput
+from recurra.state import State
+
+if TYPE_CHECKING:
+    from recurra.recurrence import Recurrence
+
+
+def describe(value: object) -> str:
+    """What came, in the words of a message: shape, dtype and device of a tensor, else its type."""
+    if isinstance(value, Tensor):
+        return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
+    return f"a {type(value).__name__}"
+
+
+def sequence(layer: Recurrence, x: object) -> None:
+    """`x` is [B, T, width] of the layer's dtype, on its device."""
+    if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[2] != layer.width:
+        raise InputError(f"x is {describe(x)}; {type(layer).__name__} expects [B, T, {layer.width}]")
+    parameter = next(layer.parameters(), None)
+    if parameter is None:
+        if not x.is_floating_point():
+            raise InputError(f"x is {describe(x)}; {type(layer).__name__} expects floating point: use x.float()")
+        return
+    if x.device != parameter.device:
+        raise InputError(f"x is on {x.device}, {type(layer).__name__} on {parameter.device}: move one of them")
+    if x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise InputError(
+            f"x is {x.dtype}, {type(layer).__name__} holds {parameter.dtype}: use x.to({parameter.dtype}) or layer.to({x.dtype})"
+        )
+
+
+def resets(value: object, x: Tensor) -> Tensor | None:
+    """`resets` is None or [B, T] bool on the device of `x`."""
+    if value is None:
+        return None
+    if not isinstance(value, Tensor) or value.dtype != torch.bool or value.shape != x.shape[:2]:
+        raise InputError(
+            f"resets is {describe(value)}; expected {list(x.shape[:2])} bool, True where a sequence starts"
+        )
+    if value.device != x.device:
+        raise InputError(f"resets is on {value.device}, x on {x.device}: move one of them")
+    return value
+
+
+def lengths(value: object, x: Tensor) -> Tensor | None:
+    """`lengths` is None or [B] integers in 0..T, given back as int64."""
+    if value is None:
+        return None
+    integer = isinstance(value, Tensor) and not value.is_floating_point() and value.dtype != torch.bool
+    if not isinstance(value, Tensor) or not integer or value.shape != x.shape[:1]:
+        raise InputError(f"lengths is {describe(value)}; expected [{x.shape[0]}] integers, the valid steps of each row")
+    if value.device != x.device:
+        raise InputError(f"lengths is on {value.device}, x on {x.device}: move one of them")
+    wrong = (value < 0) | (value > x.shape[1])
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise InputError(f"lengths[{row}] is {int(value[row])}; expected 0 to {x.shape[1]}, the time steps of x")
+    return value.long()
+
+
+def state(layer: Recurrence, value: object, x: Tensor) -> State:
+    """`state` has the names and shapes of this layer's own state, for the batch of `x`."""
+    owner = type(layer).__name__
+    if not isinstance(value, Mapping):
+        raise InputError(f"state is {describe(value)}; expected the State that {owner} returned, or None")
+    expected = layer.initial_state(x.shape[0])
+    if set(value) != set(expected):
+        raise InputError(f"state holds {sorted(value)}; {owner} expects {sorted(expected)}: is it another layer's?")
+    for name, like in expected.items():
+        given = value[name]
+        if not isinstance(given, Tensor) or given.shape[1:] != like.shape[1:]:
+            raise InputError(f"state[{name!r}] is {describe(given)}; {owner} expects {list(like.shape)}")
+        if given.shape[0] != like.shape[0]:
+            raise InputError(f"state[{name!r}] holds {given.shape[0]} sequences, x holds {like.shape[0]}")
+        if given.dtype != like.dtype or given.device != like.device:
+            raise InputError(f"state[{name!r}] is {describe(given)}; {owner} expects {describe(like)}")
+    return State({name: value[name] for name in expected})
+
+
+def step_inputs(layer: Recurrence, value: object, x: Tensor, lanes: int | None) -> dict[str, StepInput]:
+    """What `inputs` returned: names that `step` takes, tensors with the axes their marks say."""
+    owner = type(layer).__name__
+    if not isinstance(value, Mapping):
+        raise InputError(f"{owner}.inputs returned {describe(value)}; expected a dict of names to tensors")
+    marked = {name: entry if isinstance(entry, StepInput) else StepInput(entry) for name, entry in value.items()}
+    _names_fit(layer, tuple(marked))
+    lane_axis = () if lanes is None else (lanes,)
+    for name, entry in marked.items():
+        leading = (tuple(x.shape[:2]) if entry.per_time else ()) + (lane_axis if entry.per_lane else ())
+        if not isinstance(entry.tensor, Tensor) or tuple(entry.tensor.shape[: len(leading)]) != leading:
+            axes = ("B, T, " if entry.per_time else "") + ("lanes, " if entry.per_lane and lanes is not None else "")
+            raise InputError(
+                f"{owner}.inputs returned {name!r} as {describe(entry.tensor)}; expected [{axes}...] with leading "
+                f"{list(leading)} (mark it shared(...) or constant(...) if it has no lane or time axis)"
+            )
+    return marked
+
+
+def _names_fit(layer: Recurrence, names: tuple[str, ...]) -> None:
+    parameters = list(inspect.signature(layer.step).parameters.values())
+    if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
+        return
+    states = len(layer.start())
+    expected = [p.name for p in parameters[states:]]
+    if sorted(expected) != sorted(names):
+        raise InputError(
+            f"{type(layer).__name__}.inputs returned {list(names)}; step takes {expected} after its {states} state(s)"
+        )
+
+
+def step_result(
+    owner: str, names: tuple[str, ...], before: tuple[Tensor, ...], result: object
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """What `step` returned: (state or states, output), the states with the shape and dtype they came in with."""
+    wanted = names[0] if len(names) == 1 else f"({', '.join(names)})"
+    if not isinstance(result, tuple) or len(result) != 2:
+        came = f"{len(result)} values" if isinstance(result, tuple) else describe(result)
+        raise InputError(f"{owner}.step returned {came}; expected two: the new state {wanted} and the output")
+    after, y = result
+    after = tuple(after) if isinstance(after, tuple | list) else (after,)
+    if len(after) != len(names):
+        raise InputError(f"{owner}.step returned {len(after)} state(s); expected {len(names)}: {wanted}")
+    for name, old, new in zip(names, before, after, strict=True):
+        if not isinstance(new, Tensor) or new.shape != old.shape or new.dtype != old.dtype:
+            raise InputError(f"{owner}.step returned {name} as {describe(new)}; it came in as {describe(old)}")
+    if not isinstance(y, Tensor):
+        raise InputError(f"{owner}.step returned {describe(y)} as output; expected a tensor")
+    return after, y

@@ -1,0 +1,65 @@
+"""From LLVM IR to machine code for this processor, and to a callable. Knows nothing of recurrences."""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+import llvmlite.binding as llvm
+
+_lock = threading.RLock()
+_engines: list[llvm.ExecutionEngine] = []
+
+
+@functools.cache
+def target() -> llvm.TargetMachine:
+    """This processor, with every instruction set it really has."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=features(), opt=3, reloc="pic", codemodel="default"
+    )
+
+
+@functools.cache
+def features() -> str:
+    """The processor's instruction sets as LLVM names them, e.g. "+avx2,+fma"; part of every cache key."""
+    return llvm.get_host_cpu_features().flatten()
+
+
+def vector_bytes() -> int:
+    """Width of a vector register in bytes."""
+    available = features().split(",")
+    return 64 if "+avx512f" in available else 32 if "+avx2" in available else 16
+
+
+def compile_object(ir: str) -> bytes:
+    """Verify, optimise and assemble IR text to an object file. Raises RuntimeError with LLVM's words if it is wrong."""
+    with _lock:
+        module = llvm.parse_assembly(ir)
+        module.triple, module.data_layout = target().triple, str(target().target_data)
+        module.verify()
+        options = llvm.create_pipeline_tuning_options(speed_level=2)
+        options.loop_vectorization = options.slp_vectorization = False
+        builder = llvm.create_pass_builder(target(), options)
+        builder.getModulePassManager().run(module, builder)
+        return target().emit_object(module)
+
+
+def load_function(code: bytes, name: str) -> int:
+    """Link an object file into this process and return the address of `name`; the code stays for good.
+
+    Raises RuntimeError or ValueError if `code` is not an object file or does not hold `name`.
+    """
+    with _lock:
+        target()
+        empty = llvm.parse_assembly("")
+        empty.triple = target().triple
+        engine = llvm.create_mcjit_compiler(empty, target())
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        engine.finalize_object()
+        address = engine.get_function_address(name)
+        if not address:
+            raise ValueError(f"the object file does not hold {name!r}")
+        _engines.append(engine)
+        return address

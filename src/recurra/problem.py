@@ -1,0 +1,119 @@
+"""What engines see and what they return: plain frozen data, no modules.
+
+Shape letters used in the whole project: B batch, T time, L lanes, D width, H heads, N state size,
+K and V key and value widths, C time steps in a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Lane(str, Enum):
+    """The smallest part of the state that evolves without looking at the others."""
+
+    CHANNEL = "channel"
+    HEAD = "head"
+    LAYER = "layer"
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """A tensor that `step` reads: by default one value per time step and lane, [B, T, L, ...].
+
+    Not `per_lane`: all lanes read the same, [B, T, ...]. Not `per_time`: it never changes, [L, ...].
+    """
+
+    tensor: Tensor
+    per_time: bool = True
+    per_lane: bool = True
+
+
+def shared(tensor: Tensor) -> StepInput:
+    """Mark an entry of `inputs` that every lane reads alike: [B, T, ...], without a lane axis."""
+    return StepInput(tensor, per_lane=False)
+
+
+def constant(tensor: Tensor) -> StepInput:
+    """Mark an entry of `inputs` that is the same at every time step and in every sequence: [L, ...]."""
+    return StepInput(tensor, per_time=False)
+
+
+class Step(Protocol):
+    """One time step of one lane: `step(states, inputs) -> (new states, output)`, all without batch axis."""
+
+    names: tuple[str, ...]
+    """Names of the states, in the order in which `step` takes and returns them."""
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """Parameters and buffers of the recurrence, by qualified name; `step` may read any of them."""
+        ...
+
+    def bind(self, weights: Mapping[str, Tensor]) -> Step:
+        """The same step reading these tensors in place of its own."""
+        ...
+
+    def __call__(
+        self, states: tuple[Tensor, ...], inputs: Mapping[str, Tensor]
+    ) -> tuple[tuple[Tensor, ...], Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call of a recurrence over a batch of sequences, with everything an engine may know of it."""
+
+    step: Step
+    inputs: Mapping[str, StepInput]
+    state: Mapping[str, Tensor]
+    """The state each sequence starts from, [B, L, ...]."""
+    start: Mapping[str, Tensor]
+    """The state that a reset selects, [L, ...]."""
+    resets: Tensor | None
+    """[B, T] bool: True where a packed sequence starts."""
+    lengths: Tensor | None
+    """[B] int64: the state stands still, and outputs are zero, from this time step on."""
+    batch: int
+    time: int
+    lanes: int
+    lane: Lane
+    dtype: torch.dtype
+    """Storage type of inputs and outputs; half types are computed in float32."""
+    device: torch.device
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The real type in which `step` runs and in which the state is held."""
+        return compute_dtype(self.dtype)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What an engine returns."""
+
+    y: Tensor
+    """[B, T, L, ...]"""
+    state: Mapping[str, Tensor]
+    """The state after the last time step, [B, L, ...]."""
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+Engine = Callable[[Problem], Rollout]
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 for half types, else the type itself."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor` in the real type `dtype`, or in the complex type of the same precision if it is complex."""
+    if tensor.is_complex():
+        return tensor.to(compute_dtype(dtype).to_complex())
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -1,0 +1,206 @@
+"""The contract: a recurrence is its step. Subclass `Recurrence`, write four short methods, get a whole layer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from recurra import check
+from recurra.engines.choose import run
+from recurra.errors import InputError
+from recurra.problem import Lane, Problem, StepInput, cast, compute_dtype
+from recurra.state import State
+from recurra.windows import Past
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a recurrence was published."""
+
+    title: str
+    authors: str
+    year: int
+    arxiv: str | None = None
+
+
+class Recurrence(nn.Module):
+    """A layer that maps x [B, T, D] to y [B, T, D'] by one `step` per time step.
+
+    A subclass says what its lane is and writes:
+
+    - `start(self)`: names to tensors [L, ...], the state before the first time step of any sequence.
+    - `inputs(self, x)`: names to what `step` reads, [B, T, L, ...], for all time steps at once. Wrap an entry in
+      `shared` ([B, T, ...]: all lanes read the same) or `constant` ([L, ...]: never changes) where that is so.
+    - `step(self, *states, **inputs)`: one time step of one lane of one sequence, in pure PyTorch without batch or
+      lane axis. Takes the states in the order of `start`, the inputs by name; returns `(state, output)`, or
+      `((state, state, ...), output)`. May read the module's parameters: every lane reads them whole.
+    - `outputs(self, y, x)`: from what the steps gave, [B, T, L, ...], to the layer's result. Optional.
+
+    A recurrence with one lane (`Lane.LAYER`) has no lane axis anywhere. A layer that looks back a few time steps
+    while preparing its inputs declares `windows`, and then writes `inputs(self, x, past)` (see `recurra.windows`).
+    """
+
+    lane: ClassVar[Lane]
+    paper: ClassVar[Paper | None] = None
+
+    def __init__(self, width: int):
+        super().__init__()
+        if not isinstance(width, int) or width < 1:
+            raise InputError(f"width is {width!r}; expected a positive int")
+        self.width = width
+        self.windows: dict[str, tuple[int, int]] = {}
+
+    def start(self) -> Mapping[str, Tensor]:
+        """The state before the first time step: names to tensors [L, ...]."""
+        raise NotImplementedError(f"{type(self).__name__} must define start(self)")
+
+    def inputs(self, x: Tensor, past: Any = None) -> Mapping[str, Tensor | StepInput]:
+        """What `step` reads, for all time steps at once."""
+        raise NotImplementedError(f"{type(self).__name__} must define inputs(self, x)")
+
+    def step(self, *states: Tensor, **inputs: Tensor) -> tuple[Any, Tensor]:
+        """One time step of one lane of one sequence."""
+        raise NotImplementedError(f"{type(self).__name__} must define step(self, *states, **inputs)")
+
+    def outputs(self, y: Tensor, x: Tensor) -> Tensor:
+        """The layer's result from what the steps gave; by default y with all its axes after time flattened."""
+        return y.flatten(2) if y.dim() > 2 else y[..., None]
+
+    def forward(
+        self,
+        x: Tensor,
+        state: Mapping[str, Tensor] | None = None,
+        *,
+        resets: Tensor | None = None,
+        lengths: Tensor | None = None,
+        engine: str = "auto",
+    ) -> tuple[Tensor, State]:
+        """Run the recurrence over whole sequences.
+
+        Args:
+            x: [B, T, D] in the layer's dtype and on its device.
+            state: where to continue from, as an earlier call returned it; None starts afresh.
+            resets: [B, T] bool, True where a packed sequence starts: the state before that step is the start state.
+            lengths: [B] integers in 0..T: what follows in a row is padding; its output is zero.
+            engine: which engine runs the steps; "auto" picks one.
+
+        Returns:
+            y [B, T, D'] and the State after the last valid time step of each row.
+
+        Raises:
+            InputError: an argument does not fit; the message names it.
+            EngineRefused: the engine named cannot run this recurrence.
+        """
+        check.sequence(self, x)
+        resets, lengths = check.resets(resets, x), check.lengths(lengths, x)
+        state = self.initial_state(x.shape[0]) if state is None else check.state(self, state, x)
+        if lengths is not None:
+            valid = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
+            x = torch.where(valid, x, 0)
+        past = Past({name: state[name] for name in self.windows}, resets, lengths)
+        inputs = self.inputs(x, past) if self.windows else self.inputs(x)
+        rollout = run(self._problem(x, inputs, state, resets, lengths), engine)
+        y = self.outputs(rollout.y.squeeze(2) if self.lane is Lane.LAYER else rollout.y, x)
+        if lengths is not None:
+            y = torch.where(valid, y, 0)
+        squeeze = (lambda s: s.squeeze(1)) if self.lane is Lane.LAYER else (lambda s: s)
+        return y, State({name: squeeze(value) for name, value in rollout.state.items()} | past.carry)
+
+    def advance(
+        self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, *, engine: str = "auto"
+    ) -> tuple[Tensor, State]:
+        """One time step: x_t [B, D] and the state so far to y_t [B, D'] and the next state."""
+        if not isinstance(x_t, Tensor) or x_t.dim() != 2:
+            raise InputError(f"x_t is {check.describe(x_t)}; expected [B, {self.width}]: one time step per sequence")
+        y, state = self(x_t[:, None], state, engine=engine)
+        return y[:, 0], state
+
+    def initial_state(self, batch: int) -> State:
+        """The state before the first time step, for `batch` sequences: tensors [batch, ...]."""
+        state = {name: value.expand(batch, *value.shape) for name, value in self._start().items()}
+        reference = next(self.parameters(), torch.empty(0))
+        for name, (channels, steps) in self.windows.items():
+            state[name] = reference.new_zeros(batch, steps, channels)
+        return State(state)
+
+    def _start(self) -> dict[str, Tensor]:
+        """`start()` in the dtype and on the device of the layer."""
+        reference = next(self.parameters(), torch.empty(0))
+        state = self.start()
+        if not isinstance(state, Mapping) or not state:
+            raise InputError(
+                f"{type(self).__name__}.start() returned {check.describe(state)}; expected a dict of tensors"
+            )
+        dtype = compute_dtype(reference.dtype)
+        return {name: cast(value.to(reference.device), dtype) for name, value in state.items()}
+
+    def _problem(
+        self, x: Tensor, inputs: Mapping[str, Any], state: State, resets: Tensor | None, lengths: Tensor | None
+    ) -> Problem:
+        start = self._start()
+        one_lane = self.lane is Lane.LAYER
+        lanes = 1 if one_lane else next(iter(start.values())).shape[0]
+        if one_lane:
+            start = {name: value[None] for name, value in start.items()}
+        marked = check.step_inputs(self, inputs, x, None if one_lane else lanes)
+        if one_lane:
+            marked = {name: _with_lane_axis(entry) for name, entry in marked.items()}
+        return Problem(
+            step=BoundStep(self, tuple(start)),
+            inputs=marked,
+            state={name: state[name][:, None] if one_lane else state[name] for name in start},
+            start=start,
+            resets=resets,
+            lengths=lengths,
+            batch=x.shape[0],
+            time=x.shape[1],
+            lanes=lanes,
+            lane=Lane(self.lane),
+            dtype=x.dtype,
+            device=x.device,
+        )
+
+
+def _with_lane_axis(entry: StepInput) -> StepInput:
+    if not entry.per_lane:
+        return entry
+    return StepInput(entry.tensor.unsqueeze(2 if entry.per_time else 0), entry.per_time)
+
+
+class BoundStep:
+    """`Recurrence.step` as the pure function that engines see: checked, and able to read other weights."""
+
+    def __init__(self, recurrence: Recurrence, names: tuple[str, ...]):
+        self.recurrence, self.names = recurrence, names
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Parameters and buffers by qualified name."""
+        return dict(self.recurrence.named_parameters()) | dict(self.recurrence.named_buffers())
+
+    def bind(self, weights: Mapping[str, Tensor]) -> BoundStep:
+        """The same step on a shallow copy of the module that holds these tensors; the module is not touched."""
+        return BoundStep(_with_tensors(self.recurrence, weights, ""), self.names)
+
+    def __call__(self, states: tuple[Tensor, ...], inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+        """One time step of one lane. Raises InputError if `step` does not return what the contract asks for."""
+        result = self.recurrence.step(*states, **inputs)
+        return check.step_result(type(self.recurrence).__name__, self.names, states, result)
+
+
+def _with_tensors(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> Any:
+    clone = copy.copy(module)
+    clone.__dict__ = dict(module.__dict__)
+    for kind in ("_parameters", "_buffers"):
+        own = getattr(module, kind)
+        clone.__dict__[kind] = {name: tensors.get(prefix + name, value) for name, value in own.items()}
+    clone.__dict__["_modules"] = {
+        name: child if child is None else _with_tensors(child, tensors, f"{prefix}{name}.")
+        for name, child in module._modules.items()
+    }
+    return clone

@@ -1,0 +1,1 @@
+"""One published recurrence per file, and nothing but its mathematics."""

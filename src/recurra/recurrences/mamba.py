@@ -1,0 +1,66 @@
+"""Mamba's selective state space layer (S6) with its short convolution and gate."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from recurra.problem import Lane, StepInput, constant, shared
+from recurra.recurrence import Paper, Recurrence
+from recurra.windows import Past
+
+
+class Mamba(Recurrence):
+    """h_t = exp(dt_t A) h_{t-1} + dt_t u_t B_t,  y_t = C_t . h_t + D u_t.
+
+    Lane: a channel with a state h: [N]. u = silu(conv(W_u x)); dt = softplus(W_dt u + b_dt) per channel; B_t and
+    C_t: [N], linear in u, shared between channels; A: [E, N] negative. The result is W_o (y * silu(W_g x)).
+
+    Source: Mamba: Linear-Time Sequence Modeling with Selective State Spaces, Gu, Dao, 2023, arXiv:2312.00752.
+    """
+
+    lane = Lane.CHANNEL
+    paper = Paper("Mamba: Linear-Time Sequence Modeling with Selective State Spaces", "Gu, Dao", 2023, "2312.00752")
+
+    def __init__(self, width: int, state_size: int = 16, expand: int = 2, kernel: int = 4, rank: int | None = None):
+        super().__init__(width)
+        inner, rank = expand * width, rank or math.ceil(width / 16)
+        self.inner, self.split = inner, [rank, state_size, state_size]
+        self.windows = {"conv": (inner, kernel - 1)}
+        self.to_signal = nn.Linear(width, inner, bias=False)
+        self.to_gate = nn.Linear(width, inner, bias=False)
+        self.conv_weight = nn.Parameter(torch.empty(inner, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
+        self.conv_bias = nn.Parameter(torch.empty(inner).uniform_(-(kernel**-0.5), kernel**-0.5))
+        self.to_selection = nn.Linear(inner, rank + 2 * state_size, bias=False)
+        self.to_dt = nn.Linear(rank, inner)
+        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, state_size + 1)).repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.to_output = nn.Linear(inner, width, bias=False)
+        # dt starts log-uniform in [0.001, 0.1]: the bias is the inverse of softplus there.
+        dt = torch.exp(torch.rand(inner) * math.log(100) + math.log(0.001)).clamp(min=1e-4)
+        with torch.no_grad():
+            self.to_dt.weight.uniform_(-(rank**-0.5), rank**-0.5)
+            self.to_dt.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+
+    def start(self) -> dict[str, Tensor]:
+        return {"h": torch.zeros(self.inner, self.split[1])}
+
+    def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
+        u = nn.functional.silu(past.convolve("conv", self.to_signal(x), self.conv_weight, self.conv_bias))
+        dt, B, C = self.to_selection(u).split(self.split, -1)
+        return {
+            "u": u,
+            "dt": self.to_dt(dt),
+            "B": shared(B),
+            "C": shared(C),
+            "A": constant(-torch.exp(self.A_log)),
+            "D": constant(self.D),
+        }
+
+    def step(self, h: Tensor, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor):
+        dt = nn.functional.softplus(dt)
+        h = torch.exp(dt * A) * h + dt * u * B
+        return h, (C * h).sum() + D * u
+
+    def outputs(self, y: Tensor, x: Tensor) -> Tensor:
+        return self.to_output(y * nn.functional.silu(self.to_gate(x)))

@@ -1,0 +1,37 @@
+"""minGRU: a GRU whose gates do not see the state."""
+
+import torch
+from torch import Tensor, nn
+
+from recurra.problem import Lane
+from recurra.recurrence import Paper, Recurrence
+
+
+class MinGRU(Recurrence):
+    """h_t = (1 - z_t) h_{t-1} + z_t v_t,  z_t = sigmoid(W_z x_t + b_z),  v_t = g(W_h x_t + b_h).
+
+    Lane: a channel, h is a scalar. g(v) = v + 1/2 for v >= 0 and sigmoid(v) below, which keeps h positive, as in
+    the paper's log-space form. y_t = h_t.
+
+    Source: Were RNNs All We Needed? Feng, Tung, Ahmed, Bengio, Hajimirsadeghi, 2024, arXiv:2410.01201.
+    """
+
+    lane = Lane.CHANNEL
+    paper = Paper("Were RNNs All We Needed?", "Feng, Tung, Ahmed, Bengio, Hajimirsadeghi", 2024, "2410.01201")
+
+    def __init__(self, width: int):
+        super().__init__(width)
+        self.to_gate = nn.Linear(width, width)
+        self.to_value = nn.Linear(width, width)
+
+    def start(self) -> dict[str, Tensor]:
+        return {"h": torch.zeros(self.width)}
+
+    def inputs(self, x: Tensor) -> dict[str, Tensor]:
+        return {"gate": self.to_gate(x), "value": self.to_value(x)}
+
+    def step(self, h: Tensor, gate: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        z = torch.sigmoid(gate)
+        v = torch.where(value >= 0, value + 0.5, torch.sigmoid(value))
+        h = h + z * (v - h)
+        return h, h

@@ -1,0 +1,59 @@
+"""Looking back a few time steps while preparing inputs: short causal convolutions and token shifts.
+
+A layer that needs it declares `windows = {name: (channels, steps)}` and its `inputs(x, past)` asks `past`.
+The window, the last `steps` values of a signal, is part of the layer's state, so that cutting a sequence
+anywhere, packing several into one row, and streaming give what one whole call gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class Past:
+    """The windows of one call: holds those carried in, gives lagged signals, collects those to carry out."""
+
+    def __init__(self, carried: Mapping[str, Tensor], resets: Tensor | None, lengths: Tensor | None):
+        self._carried, self._lengths = carried, lengths
+        # Segment number of every time step; what was carried in belongs to segment 0.
+        self._segment = None if resets is None else resets.cumsum(1)
+        self.carry: dict[str, Tensor] = {}
+
+    def lags(self, name: str, signal: Tensor) -> list[Tensor]:
+        """`signal` [B, T, channels] delayed by 0, 1, ..., steps; zero before the start of its own sequence."""
+        window = self._carried[name]
+        steps, time = window.shape[1], signal.shape[1]
+        extended = torch.cat([window.to(signal.dtype), signal], 1)
+        self.carry[name] = self._last(extended, steps).to(window.dtype)
+        delayed = [extended[:, steps - lag : steps - lag + time] for lag in range(steps + 1)]
+        if self._segment is None:
+            return delayed
+        segment = torch.nn.functional.pad(self._segment, (steps, 0))
+        return [
+            torch.where((segment[:, steps - lag : steps - lag + time] == self._segment)[..., None], value, 0)
+            for lag, value in enumerate(delayed)
+        ]
+
+    def convolve(self, name: str, signal: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Depthwise causal convolution of [B, T, channels] with `weight` [channels, steps + 1] (last tap: now)."""
+        delayed = self.lags(name, signal)
+        taps = weight.unbind(-1)
+        result = delayed[0] * taps[-1] if bias is None else torch.addcmul(bias, delayed[0], taps[-1])
+        for lag in range(1, len(delayed)):
+            result = torch.addcmul(result, delayed[lag], taps[-1 - lag])
+        return result
+
+    def _last(self, extended: Tensor, steps: int) -> Tensor:
+        """The last `steps` values of every sequence, zero where they lie before its start."""
+        batch, time = extended.shape[0], extended.shape[1] - steps
+        ends = torch.full((batch,), time, device=extended.device) if self._lengths is None else self._lengths
+        index = ends[:, None] + torch.arange(steps, device=extended.device)
+        last = extended.gather(1, index[..., None].expand(-1, -1, extended.shape[2]))
+        if self._segment is None:
+            return last
+        segment = torch.nn.functional.pad(self._segment, (steps, 0)).gather(1, index)
+        now = torch.nn.functional.pad(self._segment, (1, 0)).gather(1, ends[:, None])
+        return torch.where((segment == now)[..., None], last, 0)
