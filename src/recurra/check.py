@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -37,7 +37,8 @@ def sequence(layer: Recurrence, x: object) -> None:
         raise InputError(f"x is on {x.device}, {type(layer).__name__} on {parameter.device}: move one of them")
     if x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type):
         raise InputError(
-            f"x is {x.dtype}, {type(layer).__name__} holds {parameter.dtype}: use x.to({parameter.dtype}) or layer.to({x.dtype})"
+            f"x is {x.dtype}, {type(layer).__name__} holds {parameter.dtype}: "
+            f"use x.to({parameter.dtype}) or layer.to({x.dtype})"
         )
 
 

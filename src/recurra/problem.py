@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 
-class Lane(str, Enum):
+class Lane(StrEnum):
     """The smallest part of the state that evolves without looking at the others."""
 
     CHANNEL = "channel"

@@ -67,7 +67,7 @@ class Recurrence(nn.Module):
         """One time step of one lane of one sequence."""
         raise NotImplementedError(f"{type(self).__name__} must define step(self, *states, **inputs)")
 
-    def outputs(self, y: Tensor, x: Tensor) -> Tensor:
+    def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
         """The layer's result from what the steps gave; by default y with all its axes after time flattened."""
         return y.flatten(2) if y.dim() > 2 else y[..., None]
 
@@ -103,8 +103,7 @@ class Recurrence(nn.Module):
             valid = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
             x = torch.where(valid, x, 0)
         past = Past({name: state[name] for name in self.windows}, resets, lengths)
-        inputs = self.inputs(x, past) if self.windows else self.inputs(x)
-        rollout = run(self._problem(x, inputs, state, resets, lengths), engine)
+        rollout = run(self._problem(x, state, resets, lengths, past), engine)
         y = self.outputs(rollout.y.squeeze(2) if self.lane is Lane.LAYER else rollout.y, x)
         if lengths is not None:
             y = torch.where(valid, y, 0)
@@ -117,8 +116,8 @@ class Recurrence(nn.Module):
         """One time step: x_t [B, D] and the state so far to y_t [B, D'] and the next state."""
         if not isinstance(x_t, Tensor) or x_t.dim() != 2:
             raise InputError(f"x_t is {check.describe(x_t)}; expected [B, {self.width}]: one time step per sequence")
-        y, state = self(x_t[:, None], state, engine=engine)
-        return y[:, 0], state
+        y, after = self(x_t[:, None], state, engine=engine)
+        return y[:, 0], after
 
     def initial_state(self, batch: int) -> State:
         """The state before the first time step, for `batch` sequences: tensors [batch, ...]."""
@@ -139,9 +138,14 @@ class Recurrence(nn.Module):
         dtype = compute_dtype(reference.dtype)
         return {name: cast(value.to(reference.device), dtype) for name, value in state.items()}
 
-    def _problem(
-        self, x: Tensor, inputs: Mapping[str, Any], state: State, resets: Tensor | None, lengths: Tensor | None
-    ) -> Problem:
+    def problem(self, x: Tensor) -> Problem:
+        """What an engine would be given for x [B, T, D], from the start state, without resets and lengths."""
+        check.sequence(self, x)
+        state = self.initial_state(x.shape[0])
+        return self._problem(x, state, None, None, Past({name: state[name] for name in self.windows}, None, None))
+
+    def _problem(self, x: Tensor, state: State, resets: Tensor | None, lengths: Tensor | None, past: Past) -> Problem:
+        inputs = self.inputs(x, past) if self.windows else self.inputs(x)
         start = self._start()
         one_lane = self.lane is Lane.LAYER
         lanes = 1 if one_lane else next(iter(start.values())).shape[0]

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recurra.errors import InputError
 from recurra.recurrence import Recurrence
 
+if TYPE_CHECKING:
+    from recurra.models.stacked import Stacked
+
 REGISTRY = {
     "rnn": "rnn.RNN",
+    "lstm": "lstm.LSTM",
+    "gru": "gru.GRU",
     "min-gru": "min_gru.MinGRU",
+    "min-lstm": "min_lstm.MinLSTM",
+    "lru": "lru.LRU",
     "mamba": "mamba.Mamba",
+    "rg-lru": "rg_lru.RGLRU",
+    "slstm": "slstm.SLSTM",
+    "diagonal-gru": "diagonal_gru.DiagonalGRU",
+    "diagonal-lstm": "diagonal_lstm.DiagonalLSTM",
 }
 """Public name -> file and class in `recurra.recurrences`."""
 
@@ -29,16 +40,31 @@ def layer_class(name: str) -> type[Recurrence]:
     return _load(plain[_plain(name)])
 
 
-def layer(name: str, width: int, **options: Any) -> Recurrence:
+def layer(
+    name: str, width: int, *, num_layers: int = 1, bidirectional: bool = False, **options: Any
+) -> Recurrence | Stacked:
     """Build the layer registered under `name` for inputs of `width` channels.
 
-    Raises InputError for an unknown name or an option the layer does not have.
+    Args:
+        num_layers, bidirectional: more than one layer, or both directions, give a `Stacked`.
+        options: of the recurrence itself.
+
+    Raises:
+        InputError: an unknown name, or an option the layer does not have.
     """
-    built = layer_class(name)
-    try:
-        return built(width, **options)
-    except TypeError as error:
-        raise InputError(f"layer {name!r}: {error}") from error
+    kind = layer_class(name)
+
+    def make(width: int) -> Recurrence:
+        try:
+            return kind(width, **options)
+        except TypeError as error:
+            raise InputError(f"layer {name!r}: {error}") from error
+
+    if num_layers == 1 and not bidirectional:
+        return make(width)
+    from recurra.models.stacked import Stacked
+
+    return Stacked(make, width, num_layers, bidirectional)
 
 
 def _load(where: str) -> type[Recurrence]:

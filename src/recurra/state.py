@@ -57,7 +57,9 @@ class State(dict[str, Tensor]):
         """Write the state as safetensors; the file appears whole or not at all."""
         from safetensors.torch import save
 
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.items()}
+        tensors = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in self.items()
+        }
         write_atomically(path, save(tensors, metadata))
 
     @classmethod

@@ -35,6 +35,11 @@ def choose(problem: Problem) -> str:
     return next(name for name, engine in ENGINES.items() if engine.refuses(problem) is None)
 
 
+def reasons_to_refuse(problem: Problem) -> dict[str, str | None]:
+    """For every engine, why it cannot run this problem, or None if it can."""
+    return {name: engine.refuses(problem) for name, engine in ENGINES.items()}
+
+
 @contextmanager
 def observe() -> Iterator[list[str]]:
     """Collect the name of every engine that runs inside the `with` block, in order."""

@@ -1,0 +1,37 @@
+PYTHON ?= python3
+RUN := .venv/bin/python
+OUT ?= runs/default
+
+.PHONY: setup run test slow lint bench figures clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+# A finished run is only shown again; an interrupted one goes on where it stopped.
+run: setup
+	@if [ -e $(OUT)/config.json ]; then .venv/bin/recurra train --out $(OUT) --resume; \
+	else .venv/bin/recurra train --out $(OUT); fi
+
+test: setup
+	$(RUN) -m pytest -n 2
+
+slow: setup
+	$(RUN) -m pytest -n 2 -m slow
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: setup
+	$(RUN) -m benchmarks
+
+figures: setup
+	$(RUN) docs/figures.py
+
+clean:
+	rm -rf .venv build src/*.egg-info

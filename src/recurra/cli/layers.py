@@ -1,0 +1,49 @@
+"""`recurra layers`: every recurrence there is a name for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from recurra.cli import show
+
+Option = typer.Option
+
+
+def layers(
+    width: Annotated[int, Option(help="Channels for which parameters and state are counted.")] = 256,
+    json: Annotated[bool, Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List the recurrences: name, paper, lane, numbers of state per channel, parameters.
+
+    Example:
+
+      recurra layers --width 512
+    """
+    from recurra import registry
+
+    rows: list[dict[str, Any]] = []
+    for name, kind in registry.layers().items():
+        layer = kind(width)
+        state = sum(value.numel() * (2 if value.is_complex() else 1) for value in layer.initial_state(1).values())
+        rows.append(
+            {
+                "name": name,
+                "paper": kind.paper.title if kind.paper else "",
+                "year": kind.paper.year if kind.paper else None,
+                "arxiv": kind.paper.arxiv if kind.paper else None,
+                "lane": str(layer.lane.value),
+                "state_per_channel": state / width,
+                "parameters": sum(p.numel() for p in layer.parameters()),
+            }
+        )
+    if json:
+        show.as_json(rows)
+        return
+    shown = [
+        [r["name"], f"{r['paper']} ({r['year']})", r["arxiv"] or "", r["lane"], f"{r['state_per_channel']:g}",
+         f"{r['parameters']:,}"]
+        for r in rows
+    ]  # fmt: skip
+    show.table(f"Layers at width {width}", ["name", "paper", "arXiv", "lane", "state/channel", "parameters"], shown)

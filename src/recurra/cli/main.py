@@ -1,0 +1,38 @@
+"""`recurra`: the verbs, and what happens when one fails."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from recurra.cli import evaluate, generate, layers, train
+from recurra.errors import RecurraError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Train, run and look into recurrent sequence models. Begin with [bold]recurra train[/bold].",
+)
+app.command("train")(train.train)
+app.command("generate")(generate.generate)
+app.command("evaluate")(evaluate.evaluate)
+app.command("layers")(layers.layers)
+
+
+def main() -> None:
+    """Run the command line. Bad input is one clear message and exit code 2."""
+    try:
+        app()
+    except RecurraError as error:
+        print(f"recurra: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"recurra: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""`recurra train`: from a text to a run folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recurra.cli import show
+
+Option = typer.Option
+
+
+def train(
+    data: Annotated[
+        Path | None, Option(help="A file or folder of text. Without it: the Python language reference, 0.5 MB.")
+    ] = None,
+    out: Annotated[Path, Option(help="The run folder to fill.")] = Path("runs/default"),
+    pattern: Annotated[str | None, Option(help="Recurrences from bottom to top, such as mamba*3+lstm.")] = None,
+    width: Annotated[int | None, Option(help="Channels between blocks.")] = None,
+    mlp: Annotated[int | None, Option(help="Hidden width of the gated MLPs.")] = None,
+    dropout: Annotated[float | None, Option(help="Dropout while training.")] = None,
+    batch: Annotated[int | None, Option(help="Streams of text side by side.")] = None,
+    window: Annotated[int | None, Option(help="Bytes between two updates.")] = None,
+    steps: Annotated[int | None, Option(help="Updates in all.")] = None,
+    learning_rate: Annotated[float | None, Option(help="Highest learning rate.")] = None,
+    seed: Annotated[int | None, Option(help="Of initialisation and dropout.")] = None,
+    engine: Annotated[str | None, Option(help="Engine that runs the steps; auto picks one.")] = None,
+    checkpoint_every: Annotated[int | None, Option(help="Steps between checkpoints.")] = None,
+    resume: Annotated[bool, Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
+    sample: Annotated[int, Option(help="Bytes of sample text to stream at the end.")] = 400,
+    json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train a byte-level language model and compare it with gzip, xz and a trigram model.
+
+    Examples:
+
+      recurra train
+
+      recurra train --data my.txt --out runs/mine --pattern "mamba*2+lstm" --width 192
+
+      recurra train --data my.txt --out runs/mine --pattern "mamba*2+lstm" --width 192 --resume
+    """
+    from recurra.data.baselines import baselines
+    from recurra.data.text import default_text, read, split
+    from recurra.training import trainer
+
+    given = {
+        "pattern": pattern, "width": width, "mlp": mlp, "dropout": dropout, "batch": batch, "window": window,
+        "steps": steps, "learning_rate": learning_rate, "seed": seed, "engine": engine,
+        "checkpoint_every": checkpoint_every,
+    }  # fmt: skip
+    text = default_text() if data is None else read(data)
+    config = _config({name: value for name, value in given.items() if value is not None}, out, resume)
+    with show.progress("training", config.steps) as update:
+
+        def progress(metrics: dict[str, float]) -> None:
+            note = f"{metrics['bits_per_byte']:.3f} bits/byte  {metrics['tokens_per_second']:,.0f} bytes/s"
+            update(metrics["step"], note)
+
+        try:
+            result = trainer.train(config, text, out, resume, progress)
+        except KeyboardInterrupt:
+            print(f"recurra: interrupted; go on with: recurra train --out {out} --resume", file=sys.stderr)
+            raise typer.Exit(130) from None
+    result |= {"others": baselines(*split(text))}
+    if json:
+        show.as_json(result)
+        return
+    _report(result, out)
+    if sample:
+        _sample(out, split(text)[1], sample)
+
+
+def _config(given: dict[str, Any], out: Path, resume: bool) -> Any:
+    """The config as asked for; on resume, what is not given is taken from the run."""
+    from recurra.training.checkpoint import read_config
+    from recurra.training.config import TrainConfig
+
+    if resume and (out / "config.json").exists():
+        given = read_config(out / "config.json").as_dict() | given
+    return TrainConfig(**given)
+
+
+def _report(result: dict[str, Any], out: Path) -> None:
+    rows = [["this model", f"{result['bits_per_byte']:.3f}"]]
+    rows += [[name, f"{bits:.3f}"] for name, bits in result["others"].items()]
+    show.table("Bits per byte on the held-out tenth", ["", "bits per byte"], rows)
+    print(
+        f"{result['layer']}: {result['parameters']:,} parameters, {result['tokens']:,} bytes in "
+        f"{result['training_seconds']:.0f} s of training. Everything is in {out}/"
+    )
+
+
+def _sample(out: Path, prompt: bytes, count: int) -> None:
+    from recurra.cli.generate import stream
+    from recurra.models.files import load
+
+    print("\nA sample:")
+    session = load(out).stream()
+    session.feed(prompt[:200])
+    stream(session.generate(count, temperature=0.7))

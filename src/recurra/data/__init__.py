@@ -1,0 +1,1 @@
+"""Text to learn from, cut into windows, and simple compressors to be compared with."""

@@ -1,0 +1,80 @@
+"""Text as bytes: the built-in text, the user's own files, and windows over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from recurra.errors import InputError
+
+
+def default_text() -> bytes:
+    """The Python language reference that every CPython carries in `pydoc_data.topics`, about 0.5 MB."""
+    from pydoc_data.topics import topics
+
+    return "\n".join(topics[name] for name in sorted(topics)).encode()
+
+
+def read(path: str | Path) -> bytes:
+    """All bytes of a file, or of every file below a folder in the order of their names.
+
+    Raises InputError if there is nothing to read or it cannot be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"data {str(path)!r} does not exist; expected a file or a folder")
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    try:
+        data = b"\n".join(file.read_bytes() for file in files)
+    except OSError as error:
+        raise InputError(f"data {str(path)!r} cannot be read: {error.strerror}: {error.filename}") from error
+    if not data:
+        raise InputError(f"data {str(path)!r} is empty; expected text to learn from")
+    return data
+
+
+def split(data: bytes) -> tuple[bytes, bytes]:
+    """(training text, held-out text): the last tenth is held out."""
+    cut = len(data) - len(data) // 10
+    return data[:cut], data[cut:]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Training text as `batch` streams side by side, read `length` bytes at a time.
+
+    Window number n is the same whenever it is asked for. Every pass over the text starts a few bytes further on, so
+    that windows do not fall on the same bytes each time.
+    """
+
+    data: bytes
+    batch: int
+    length: int
+
+    def __post_init__(self) -> None:
+        if self.per_pass < 1:
+            need = self.batch * (2 * self.length + 1)
+            raise InputError(
+                f"data holds {len(self.data)} bytes for training; {self.batch} streams of windows of {self.length} "
+                f"need {need}: use a smaller batch or window"
+            )
+
+    @property
+    def per_pass(self) -> int:
+        """Windows in one pass over the text."""
+        return (len(self.data) // self.batch - 1) // self.length - 1
+
+    def starts(self, number: int) -> bool:
+        """Whether this window begins a pass, so that no state is carried into it."""
+        return number % self.per_pass == 0
+
+    def window(self, number: int) -> Tensor:
+        """[batch, length + 1] int64: each row goes on where it ended in the window before, one byte overlapping."""
+        epoch, place = divmod(number, self.per_pass)
+        each = len(self.data) // self.batch
+        text = torch.frombuffer(bytearray(self.data), dtype=torch.uint8)[: each * self.batch].view(self.batch, each)
+        first = epoch * 97 % self.length + place * self.length
+        return text[:, first : first + self.length + 1].long()

@@ -1,0 +1,128 @@
+"""Any recurrence in depth and in both directions, as `torch.nn.LSTM(num_layers=..., bidirectional=...)` has it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recurra import check
+from recurra.errors import InputError
+from recurra.recurrence import Recurrence
+from recurra.state import State
+
+
+class Stacked(nn.Module):
+    """`num_layers` recurrences on top of one another; with `bidirectional`, each beside one that runs backwards.
+
+    The same call as a single layer: `y, state = stacked(x, state, resets=..., lengths=...)`. Bidirectional outputs are
+    [forward, backward] along the last axis. A state_dict of `torch.nn.RNN`, `LSTM` or `GRU` of the same depth and
+    directions loads as it is.
+
+    Args:
+        make: builds one recurrence for a given input width.
+        width: channels of x.
+    """
+
+    def __init__(self, make: Callable[[int], Recurrence], width: int, num_layers: int = 1, bidirectional: bool = False):
+        super().__init__()
+        if num_layers < 1:
+            raise InputError(f"num_layers is {num_layers}; expected at least 1")
+        self.width, self.bidirectional = width, bidirectional
+        self.layers = nn.ModuleList()
+        for _ in range(num_layers):
+            directions = [make(width) for _ in range(2 if bidirectional else 1)]
+            self.layers.append(nn.ModuleList(directions))
+            width = sum(map(_features, directions))
+        self.register_load_state_dict_pre_hook(_accept_torch_names)
+
+    @property
+    def _directions(self) -> list[list[Recurrence]]:
+        """Per layer the forward and, if there is one, the backward recurrence."""
+        return [list(directions) for directions in self.layers]  # type: ignore[call-overload]
+
+    def initial_state(self, batch: int) -> State:
+        """The state before the first time step; names start with the layer's number."""
+        state = State()
+        for i, directions in enumerate(self._directions):
+            state |= directions[0].initial_state(batch).prefixed(str(i))
+        return State(state)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: Mapping[str, Tensor] | None = None,
+        *,
+        resets: Tensor | None = None,
+        lengths: Tensor | None = None,
+        engine: str = "auto",
+    ) -> tuple[Tensor, State]:
+        """As `Recurrence.forward`. Raises InputError if a state is given to a bidirectional stack."""
+        if self.bidirectional and state is not None:
+            raise InputError(
+                "state was given to a bidirectional stack; the backward direction starts at the end: pass None"
+            )
+        check.sequence(self._directions[0][0], x)
+        carried, out = None if state is None else State(state), State()
+        lengths = check.lengths(lengths, x)
+        for i, directions in enumerate(self._directions):
+            own = None if carried is None else carried.under(str(i))
+            y, new = directions[0](x, own, resets=resets, lengths=lengths, engine=engine)
+            out |= new.prefixed(str(i))
+            if self.bidirectional:
+                order = _reversal(x, lengths)
+                back, new = directions[1](_take(x, order), resets=_ends(resets, order), lengths=lengths, engine=engine)
+                out |= new.prefixed(f"{i}.reverse")
+                y = torch.cat([y, _take(back, order)], -1)
+            x = y
+        return x, State(out)
+
+    def advance(
+        self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, *, engine: str = "auto"
+    ) -> tuple[Tensor, State]:
+        """One time step: x_t [B, D] to y_t. Raises InputError for a bidirectional stack, which cannot be streamed."""
+        if self.bidirectional:
+            raise InputError(
+                "advance was called on a bidirectional stack, which needs the whole sequence: call forward"
+            )
+        y, after = self(x_t[:, None], state, engine=engine)
+        return y[:, 0], after
+
+
+def _features(layer: Recurrence) -> int:
+    """Channels of a layer's output."""
+    reference = next(layer.parameters())
+    with torch.no_grad():
+        return layer(reference.new_zeros(1, 0, layer.width), engine="loop")[0].shape[-1]
+
+
+def _reversal(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """[B, T] positions that turn the valid part of every row around."""
+    steps = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
+    if lengths is None:
+        return x.shape[1] - 1 - steps
+    return torch.where(steps < lengths[:, None], lengths[:, None] - 1 - steps, steps)
+
+
+def _take(x: Tensor, order: Tensor) -> Tensor:
+    return x.gather(1, order[..., None].expand(-1, -1, x.shape[2]))
+
+
+def _ends(resets: Tensor | None, order: Tensor) -> Tensor | None:
+    """Where sequences start when read backwards: at their last time step."""
+    if resets is None:
+        return None
+    ends = torch.cat([resets[:, 1:], torch.zeros_like(resets[:, :1])], 1)
+    return ends.gather(1, order)
+
+
+def _accept_torch_names(_: nn.Module, state_dict: dict[str, Any], prefix: str, *_rest: Any) -> None:
+    """Rename `weight_ih_l1_reverse` of `torch.nn` to `layers.1.1.weight_ih_l0`."""
+    for name in list(state_dict):
+        match = re.fullmatch(re.escape(prefix) + r"((?:weight|bias)_[ih]h)_l(\d+)(_reverse)?", name)
+        if match:
+            kind, depth, back = match.groups()
+            state_dict[f"{prefix}layers.{depth}.{int(back is not None)}.{kind}_l0"] = state_dict.pop(name)

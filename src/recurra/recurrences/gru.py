@@ -1,0 +1,43 @@
+"""The GRU, with one recurrent matrix per head; with one head, the parameters of `torch.nn.GRU`."""
+
+import torch
+from torch import Tensor
+
+from recurra.problem import Lane, StepInput, constant
+from recurra.recurrence import Paper
+from recurra.recurrences.gated import GatedNetwork
+
+
+class GRU(GatedNetwork):
+    """r, z = sigmoid(W_i x_t + b_i + W_h h_{t-1} + b_h),  n = tanh(W_in x_t + b_in + r (W_hn h_{t-1} + b_hn))
+    h_t = (1 - z) n + z h_{t-1},  y_t = h_t.
+
+    Lane: a head, h: [H/heads]; W_hh: [3 H, H/heads], one block of rows per head. The reset gate acts after the
+    product, as in `torch.nn.GRU` and cuDNN (the paper applies it before). With one head (the default) parameters are
+    named and laid out as in a one-layer `torch.nn.GRU`.
+
+    Source: Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation, Cho et al.,
+    2014, arXiv:1406.1078.
+    """
+
+    lane = Lane.HEAD
+    paper = Paper("Learning Phrase Representations using RNN Encoder-Decoder", "Cho et al.", 2014, "1406.1078")
+    gates = 3
+
+    def start(self) -> dict[str, Tensor]:
+        return {"h": torch.zeros(self.heads, self.hidden // self.heads)}
+
+    def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
+        return {
+            "gates": self.project(x, self.bias_ih_l0),
+            "weight": constant(self.head_weights()),
+            "bias": constant(self.bias_hh_l0.unflatten(0, (self.heads, -1))),
+        }
+
+    def step(self, h: Tensor, gates: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        ir, iz, candidate = gates.chunk(3)
+        hr, hz, hidden = (weight @ h + bias).chunk(3)
+        z = torch.sigmoid(iz + hz)
+        n = torch.tanh(candidate + torch.sigmoid(ir + hr) * hidden)
+        h = n + z * (h - n)
+        return h, h

@@ -1,0 +1,38 @@
+"""minLSTM: an LSTM whose gates do not see the state."""
+
+import torch
+from torch import Tensor, nn
+
+from recurra.problem import Lane
+from recurra.recurrence import Paper, Recurrence
+
+
+class MinLSTM(Recurrence):
+    """h_t = f'_t h_{t-1} + i'_t v_t,  f' = f / (f + i),  i' = i / (f + i),  f, i = sigmoid(.),  v = g(.) of x_t.
+
+    Lane: a channel, h is a scalar. f' is computed as sigmoid(softplus(-i) - softplus(-f)) of the gates before their
+    sigmoid, which is the same number without 0 / 0. g(v) = v + 1/2 for v >= 0 and sigmoid(v) below. y_t = h_t.
+
+    Source: Were RNNs All We Needed? Feng, Tung, Ahmed, Bengio, Hajimirsadeghi, 2024, arXiv:2410.01201.
+    """
+
+    lane = Lane.CHANNEL
+    paper = Paper("Were RNNs All We Needed?", "Feng, Tung, Ahmed, Bengio, Hajimirsadeghi", 2024, "2410.01201")
+
+    def __init__(self, width: int):
+        super().__init__(width)
+        self.to_forget = nn.Linear(width, width)
+        self.to_input = nn.Linear(width, width)
+        self.to_value = nn.Linear(width, width)
+
+    def start(self) -> dict[str, Tensor]:
+        return {"h": torch.zeros(self.width)}
+
+    def inputs(self, x: Tensor) -> dict[str, Tensor]:
+        return {"forget": self.to_forget(x), "admit": self.to_input(x), "value": self.to_value(x)}
+
+    def step(self, h: Tensor, forget: Tensor, admit: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        keep = torch.sigmoid(nn.functional.softplus(-admit) - nn.functional.softplus(-forget))
+        v = torch.where(value >= 0, value + 0.5, torch.sigmoid(value))
+        h = v + keep * (h - v)
+        return h, h

@@ -1,0 +1,35 @@
+"""How far two ways of computing the same thing may differ: one table, in multiples of rounding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ROUNDINGS = {torch.float64: 1e5, torch.float32: 2e3, torch.bfloat16: 64}
+"""Allowed difference, in units of the dtype's rounding relative to the largest value compared.
+
+Sums over a few dozen steps and products reassociate, and a gate may amplify a difference from step to step; float64
+allows more roundings since they cost nothing in digits that matter (1e5 roundings are 2e-11).
+"""
+
+
+def assert_close(what: str, got: Tensor, expected: Tensor, dtype: torch.dtype | None = None) -> None:
+    """Raise AssertionError, naming `what`, if two tensors differ by more than rounding, or in where they are NaN.
+
+    Args:
+        dtype: the type whose rounding counts; by default that of `got`.
+    """
+    if got.shape != expected.shape:
+        raise AssertionError(f"{what}: shape {list(got.shape)}, expected {list(expected.shape)}")
+    real = dtype or (got.real.dtype if got.is_complex() else got.dtype)
+    got, expected = got.detach().to(torch.complex128), expected.detach().to(torch.complex128)
+    bad, wrong = ~got.isfinite(), ~expected.isfinite()
+    if not torch.equal(bad, wrong):
+        raise AssertionError(f"{what}: NaN or Inf in {int(bad.sum())} places, expected in {int(wrong.sum())}")
+    if not (~bad).any():
+        return
+    got, expected = got[~bad], expected[~bad]
+    limit = ROUNDINGS[real] * torch.finfo(real).eps * max(1.0, float(expected.abs().max()))
+    off = float((got - expected).abs().max())
+    if not off <= limit:
+        raise AssertionError(f"{what}: off by {off:.3g}, allowed {limit:.3g}")

@@ -1,0 +1,1 @@
+"""Training a language model: windows, optimiser, checkpoints, metrics."""

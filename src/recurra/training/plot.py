@@ -1,0 +1,36 @@
+"""The loss curve of a run as a picture."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+from recurra.files import write_atomically
+
+
+def loss_curve(metrics: Path, picture: Path) -> None:
+    """Draw bits per byte over training from a metrics.jsonl into a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    steps, bits = [row["step"] for row in rows], [row["bits_per_byte"] for row in rows]
+    smooth, mean = [], None
+    for value in bits:
+        mean = value if mean is None else 0.9 * mean + 0.1 * value
+        smooth.append(mean)
+    figure, axes = plt.subplots(figsize=(7, 3.5), dpi=120)
+    axes.plot(steps, bits, color="#9ecae1", linewidth=1, label="every logged step")
+    axes.plot(steps, smooth, color="#08519c", linewidth=2, label="smoothed")
+    axes.set_xlabel("step")
+    axes.set_ylabel("bits per byte, training text")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    plt.close(figure)
+    write_atomically(picture, buffer.getvalue())

@@ -1,0 +1,114 @@
+"""The command line as a person meets it: help, bad input, JSON, silence when nobody watches."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import recurra
+
+SMALL = ["--pattern", "min-gru", "--width", "16", "--mlp", "16", "--batch", "4", "--window", "16"]
+
+
+def run(*args, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "recurra.cli.main", *map(str, args)], capture_output=True, text=True, **options
+    )
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog. " * 60)
+    return path
+
+
+def test_help_teaches():
+    overview = run("--help").stdout
+    for verb in ("train", "generate", "evaluate", "layers"):
+        assert verb in overview
+        shown = run(verb, "--help").stdout
+        assert f"recurra {verb}" in shown.split("Options")[0]
+
+
+def test_train_evaluate_generate(tmp_path, text):
+    out = tmp_path / "run"
+    trained = run("train", "--data", text, "--out", out, "--steps", 5, *SMALL, "--json")
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stderr == ""
+    result = json.loads(trained.stdout)
+    assert set(result["others"]) == {"gzip", "xz", "trigram"}
+    evaluated = run("evaluate", out, "--data", text, "--json")
+    assert json.loads(evaluated.stdout)["bits_per_byte"] > 0
+    one = run("generate", out, "--prompt", "the ", "--count", 20, "--save", tmp_path / "session")
+    assert one.stdout.startswith("the ")
+    two = run("generate", out, "--load", tmp_path / "session", "--count", 5)
+    assert two.returncode == 0, two.stderr
+    shown = run("train", "--out", out, "--data", text, "--resume")
+    assert "bits per byte" in shown.stdout
+    assert "A sample:" in shown.stdout
+
+
+def test_layers_lists_the_registry():
+    rows = json.loads(run("layers", "--width", 16, "--json").stdout)
+    assert [row["name"] for row in rows] == list(recurra.layers())
+    assert all(row["parameters"] > 0 and row["lane"] in ("channel", "head", "layer") for row in rows)
+    table = run("layers").stdout
+    assert all(name in table for name in recurra.layers())
+
+
+def test_bad_input_is_one_message_and_exit_code_2(tmp_path, text):
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "short").write_bytes(b"short")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/file").write_text("precious")
+    (tmp_path / "plain").write_text("a file")
+    new = tmp_path / "new"
+    cases = [
+        (["train", "--data", tmp_path / "none", "--out", new], "does not exist"),
+        (["train", "--data", tmp_path / "empty", "--out", new], "is empty"),
+        (["train", "--data", tmp_path / "short", "--out", new], "use a smaller batch or window"),
+        (["train", "--data", text, "--out", tmp_path / "used", *SMALL], "not empty"),
+        (["train", "--data", text, "--out", new, *SMALL, "--pattern", "lsmt"], "layer 'lsmt' is not known"),
+        (["train", "--data", text, "--out", new, *SMALL, "--width", "0"], "width is 0"),
+        (["train", "--data", text, "--out", new, "--engine", "warp", *SMALL], "engine is 'warp'"),
+        (["train", "--data", text, "--out", new, *SMALL, "--steps", "0"], "steps is 0"),
+        (["generate", tmp_path / "none"], "config.json"),
+        (["generate", tmp_path / "used"], "config.json"),
+        (["evaluate", tmp_path / "none"], "config.json"),
+        (["train", "--data", text, "--out", tmp_path / "plain", *SMALL], "plain"),
+    ]
+    for args, words in cases:
+        result = run(*args)
+        assert result.returncode == 2, (args, result.stderr)
+        assert words in result.stderr, (args, result.stderr)
+        assert "Traceback" not in result.stderr, args
+        assert len(result.stderr.splitlines()) <= 2, args
+    assert (tmp_path / "used/file").read_text() == "precious"
+    assert (tmp_path / "plain").read_text() == "a file"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file(tmp_path):
+    path = tmp_path / "secret"
+    path.write_text("x")
+    path.chmod(0)
+    result = run("train", "--data", path, "--out", tmp_path / "run")
+    assert result.returncode == 2
+    assert "cannot be read" in result.stderr
+
+
+def test_interrupted_it_tells_how_to_go_on(tmp_path, text):
+    command = [sys.executable, "-m", "recurra.cli.main", "train", "--data", str(text), "--out", str(tmp_path / "run"),
+               "--steps", "100000", "--checkpoint-every", "1", *SMALL]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run/checkpoint.safetensors").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "--resume" in errors

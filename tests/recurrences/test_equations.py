@@ -1,0 +1,194 @@
+"""Each recurrence against its paper's equations, written out here over the whole batch, step by step."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import linear, logsigmoid, silu, softplus
+
+import recurra
+from recurra.testing.tolerances import assert_close
+
+D, B, T = 8, 3, 11
+
+
+def heads(x, n):
+    return x.unflatten(-1, (n, -1))
+
+
+def mingru(layer, x):
+    z = torch.sigmoid(layer.to_gate(x))
+    raw = layer.to_value(x)
+    v = torch.where(raw >= 0, raw + 0.5, torch.sigmoid(raw))
+    h, out = torch.zeros(B, D), []
+    for t in range(T):
+        h = (1 - z[:, t]) * h + z[:, t] * v[:, t]
+        out.append(h)
+    return torch.stack(out, 1)
+
+
+def minlstm(layer, x):
+    f, i = torch.sigmoid(layer.to_forget(x)), torch.sigmoid(layer.to_input(x))
+    raw = layer.to_value(x)
+    v = torch.where(raw >= 0, raw + 0.5, torch.sigmoid(raw))
+    h, out = torch.zeros(B, D), []
+    for t in range(T):
+        h = (f / (f + i))[:, t] * h + (i / (f + i))[:, t] * v[:, t]
+        out.append(h)
+    return torch.stack(out, 1)
+
+
+def lru(layer, x):
+    n = layer.state_size
+    decay = torch.exp(torch.complex(-torch.exp(layer.nu_log), torch.exp(layer.theta_log)))
+    inward = torch.complex(layer.B[:n], layer.B[n:]) * torch.exp(layer.gamma_log)[:, None]
+    outward = torch.complex(layer.C[:, :n], layer.C[:, n:])
+    h, out = torch.zeros(B, n, dtype=torch.complex64), []
+    for t in range(T):
+        h = decay * h + x[:, t].to(torch.complex64) @ inward.T
+        out.append((h @ outward.T).real + layer.D * x[:, t])
+    return torch.stack(out, 1)
+
+
+def mamba(layer, x):
+    signal, kernel = layer.to_signal(x), layer.conv_weight.shape[1]
+    padded = torch.nn.functional.pad(signal, (0, 0, kernel - 1, 0))
+    u = silu(sum(padded[:, k : k + T] * layer.conv_weight[:, k] for k in range(kernel)) + layer.conv_bias)
+    rank, n, _ = layer.split
+    dt, bb, cc = layer.to_selection(u).split([rank, n, n], -1)
+    dt = softplus(layer.to_dt(dt))
+    h, out = torch.zeros(B, layer.inner, n), []
+    for t in range(T):
+        h = torch.exp(dt[:, t, :, None] * -torch.exp(layer.A_log)) * h
+        h = h + (dt[:, t] * u[:, t])[..., None] * bb[:, t, None]
+        out.append((h * cc[:, t, None]).sum(-1) + layer.D * u[:, t])
+    return layer.to_output(torch.stack(out, 1) * silu(layer.to_gate(x)))
+
+
+def rglru(layer, x):
+    n = layer.gate_weight.shape[1]
+    r, i = (
+        torch.sigmoid(torch.einsum("bthi,hij->bthj", heads(x, n), w).flatten(2) + b)
+        for w, b in zip(layer.gate_weight, layer.gate_bias, strict=True)
+    )
+    a = torch.sigmoid(-layer.Lambda) ** (8 * r)
+    h, out = torch.zeros(B, D), []
+    for t in range(T):
+        h = a[:, t] * h + torch.sqrt(1 - a[:, t] ** 2) * i[:, t] * x[:, t]
+        out.append(h)
+    return torch.stack(out, 1)
+
+
+def slstm(layer, x):
+    pre = torch.einsum("bthi,hji->bthj", heads(x, layer.heads), layer.weight) + layer.bias
+    c = n = h = torch.zeros(B, layer.heads, layer.size)
+    m, out = torch.full_like(c, -math.inf), []
+    for t in range(T):
+        i, f, z, o = (pre[:, t] + torch.einsum("bhi,hji->bhj", h, layer.recurrent)).chunk(4, -1)
+        new = torch.maximum(logsigmoid(f) + m, i)
+        keep, admit = torch.exp(logsigmoid(f) + m - new), torch.exp(i - new)
+        c, n, m = keep * c + admit * torch.tanh(z), keep * n + admit, new
+        h = torch.sigmoid(o) * c / n
+        out.append(h.flatten(1))
+    return torch.stack(out, 1)
+
+
+def diagonal_gru(layer, x):
+    z, r, n = layer.to_gates(x).chunk(3, -1)
+    a, h, out = layer.recurrent, torch.zeros(B, D), []
+    for t in range(T):
+        update, reset = torch.sigmoid(z[:, t] + a[:, 0] * h), torch.sigmoid(r[:, t] + a[:, 1] * h)
+        h = (1 - update) * h + update * torch.tanh(n[:, t] + a[:, 2] * (reset * h))
+        out.append(h)
+    return torch.stack(out, 1)
+
+
+def diagonal_lstm(layer, x):
+    f, z, o = layer.to_gates(x).chunk(3, -1)
+    a, p = layer.recurrent, layer.peephole
+    h, c, out = torch.zeros(B, D), torch.zeros(B, D), []
+    for t in range(T):
+        keep = torch.sigmoid(f[:, t] + a[:, 0] * h + p[:, 0] * c)
+        c = keep * c + (1 - keep) * torch.tanh(z[:, t] + a[:, 1] * h)
+        h = torch.sigmoid(o[:, t] + a[:, 2] * h + p[:, 1] * c) * torch.tanh(c)
+        out.append(h)
+    return torch.stack(out, 1)
+
+
+def multi_head_lstm(layer, x):
+    pre = heads(linear(x, layer.weight_ih_l0, layer.bias_ih_l0 + layer.bias_hh_l0), 2)
+    weight = layer.weight_hh_l0.unflatten(0, (2, -1))
+    h = c = torch.zeros(B, 2, D // 2)
+    out = []
+    for t in range(T):
+        i, f, g, o = (pre[:, t] + torch.einsum("bhi,hji->bhj", h, weight)).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        out.append(h.flatten(1))
+    return torch.stack(out, 1)
+
+
+EQUATIONS = {
+    "min-gru": (mingru, {}),
+    "min-lstm": (minlstm, {}),
+    "lru": (lru, {"state_size": 5}),
+    "mamba": (mamba, {"state_size": 3}),
+    "rg-lru": (rglru, {"heads": 2}),
+    "slstm": (slstm, {"heads": 2}),
+    "diagonal-gru": (diagonal_gru, {}),
+    "diagonal-lstm": (diagonal_lstm, {}),
+    "lstm": (multi_head_lstm, {"heads": 2}),
+}
+"""RNN, GRU and the LSTM with one head are held to torch.nn instead."""
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_layer_is_its_paper(name):
+    equations, options = EQUATIONS[name]
+    layer = recurra.layer(name, D, **options)
+    x = torch.randn(B, T, D)
+    assert_close("y", layer(x)[0], equations(layer, x))
+
+
+def test_every_layer_is_held_to_something():
+    assert set(EQUATIONS) | {"rnn", "gru"} == set(recurra.layers())
+
+
+def test_lru_starts_on_its_ring():
+    layer = recurra.layer("lru", 4000, state_size=4000, r_min=0.4, r_max=0.8)
+    radius = torch.exp(-torch.exp(layer.nu_log))
+    assert 0.4 <= radius.min() < 0.42
+    assert 0.78 < radius.max() <= 0.8001
+    assert abs((radius**2).mean() - (0.4**2 + 0.8**2) / 2) < 0.02
+    assert_close("gamma", torch.exp(layer.gamma_log), torch.sqrt(1 - radius**2))
+
+
+def test_mamba_starts_with_its_step_sizes():
+    dt = softplus(recurra.layer("mamba", 500).to_dt.bias)
+    assert dt.min() >= 9e-4
+    assert dt.max() <= 0.11
+    assert abs(torch.log(dt).mean() - math.log(0.01)) < 0.15
+
+
+def test_rg_lru_starts_with_its_decays():
+    layer = recurra.layer("rg-lru", 2000)
+    a = torch.exp(-8 * softplus(layer.Lambda))
+    assert 0.9 <= a.min() < 0.91
+    assert 0.99 < a.max() <= 0.9991
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("lstm", {"heads": 3}, "heads is 3"),
+        ("slstm", {"heads": 5}, "heads is 5"),
+        ("rg-lru", {"heads": 0}, "heads is 0"),
+        ("rnn", {"nonlinearity": "sigmoid"}, "nonlinearity is 'sigmoid'"),
+        ("lru", {"r_min": 0.9, "r_max": 0.5}, "r_min, r_max are 0.9, 0.5"),
+        ("mamba", {"nonsense": 1}, "nonsense"),
+        ("lstm", {"num_layers": 0}, "num_layers is 0"),
+    ],
+)
+def test_wrong_options_are_named(name, options, words):
+    with pytest.raises(recurra.InputError, match=words):
+        recurra.layer(name, D, **options)

@@ -1,0 +1,102 @@
+"""The house rules that a test can hold: which way imports point, sizes, docstrings, start-up time."""
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import recurra
+from recurra.recurrence import Recurrence
+
+ROOT = Path(recurra.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+TREES = {file: ast.parse(file.read_text()) for file in FILES}
+
+ALLOWED = {
+    "errors": set(),
+    "files": set(),
+    "problem": set(),
+    "compiler": {"compiler", "errors", "files", "problem"},
+    "engines": {"engines", "compiler", "errors", "problem"},
+    "state": {"errors", "files"},
+    "windows": set(),
+    "check": {"errors", "problem", "state", "recurrence"},
+    "recurrence": {"check", "engines", "errors", "problem", "state", "windows"},
+    "recurrences": {"recurrences", "recurrence", "problem", "windows", "errors"},
+    "registry": {"errors", "recurrence", "models"},
+}
+"""Part of the package -> parts it may import; parts not named here are on top and may import everything."""
+
+
+def part(file):
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_parts(tree):
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            pieces = name.split(".")
+            if pieces[0] == "recurra" and len(pieces) > 1:
+                yield pieces[1]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_imports_point_one_way(file):
+    if part(file) in ALLOWED:
+        assert set(imported_parts(TREES[file])) <= ALLOWED[part(file)]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_sizes_and_docstrings(file):
+    assert len(file.read_text().splitlines()) <= 400
+    assert file.stat().st_size == 0 or ast.get_docstring(TREES[file])
+    for node in ast.walk(TREES[file]):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            lines = node.end_lineno - node.lineno + 1
+            assert isinstance(node, ast.ClassDef) or lines <= 75, f"{node.name} is {lines} lines long"
+    for node in TREES[file].body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+def test_the_registry_is_the_folder():
+    found = {}
+    for file in (ROOT / "recurrences").glob("*.py"):
+        module = import_module(f"recurra.recurrences.{file.stem}")
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Recurrence) and value.__module__ == module.__name__:
+                found[value.__name__] = value
+    registered = recurra.layers()
+    assert {kind.__name__ for kind in registered.values()} == {n for n, kind in found.items() if "lane" in vars(kind)}
+    assert all(kind.paper is not None for kind in registered.values())
+
+
+def seconds(code):
+    program = f"import time; t = time.perf_counter(); {code}; print(time.perf_counter() - t)"
+    runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, check=True) for _ in range(3)]
+    return min(float(run.stdout) for run in runs)
+
+
+def test_import_is_quick():
+    assert seconds("import recurra, sys; assert 'torch' not in sys.modules") < 0.1
+    program = (
+        "import torch, time; t = time.perf_counter(); import recurra; recurra.layers(); print(time.perf_counter() - t)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, check=True) for _ in range(3)]
+    assert min(float(run.stdout) for run in runs) < 0.3
+
+
+def test_help_is_quick():
+    code = (
+        "import subprocess, sys; "
+        "subprocess.run([sys.executable, '-m', 'recurra.cli.main', '--help'], check=True, stdout=subprocess.DEVNULL)"
+    )
+    assert seconds(code) < 1.0
