@@ -76,7 +76,7 @@ def state(layer: Recurrence, value: object, x: Tensor) -> State:
     owner = type(layer).__name__
     if not isinstance(value, Mapping):
         raise InputError(f"state is {describe(value)}; expected the State that {owner} returned, or None")
-    expected = layer.initial_state(x.shape[0])
+    expected = layer.initial_state(x.shape[0], x)
     if set(value) != set(expected):
         raise InputError(f"state holds {sorted(value)}; {owner} expects {sorted(expected)}: is it another layer's?")
     for name, like in expected.items():

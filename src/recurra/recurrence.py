@@ -98,7 +98,7 @@ class Recurrence(nn.Module):
         """
         check.sequence(self, x)
         resets, lengths = check.resets(resets, x), check.lengths(lengths, x)
-        state = self.initial_state(x.shape[0]) if state is None else check.state(self, state, x)
+        state = self.initial_state(x.shape[0], x) if state is None else check.state(self, state, x)
         if lengths is not None:
             valid = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
             x = torch.where(valid, x, 0)
@@ -119,17 +119,23 @@ class Recurrence(nn.Module):
         y, after = self(x_t[:, None], state, engine=engine)
         return y[:, 0], after
 
-    def initial_state(self, batch: int) -> State:
-        """The state before the first time step, for `batch` sequences: tensors [batch, ...]."""
-        state = {name: value.expand(batch, *value.shape) for name, value in self._start().items()}
-        reference = next(self.parameters(), torch.empty(0))
+    def initial_state(self, batch: int, like: Tensor | None = None) -> State:
+        """The state before the first time step, for `batch` sequences: tensors [batch, ...].
+
+        A layer without parameters takes dtype and device from `like`.
+        """
+        reference = self._reference(like)
+        state = {name: value.expand(batch, *value.shape) for name, value in self._start(reference).items()}
         for name, (channels, steps) in self.windows.items():
             state[name] = reference.new_zeros(batch, steps, channels)
         return State(state)
 
-    def _start(self) -> dict[str, Tensor]:
+    def _reference(self, like: Tensor | None) -> Tensor:
+        """A tensor of the layer's dtype and device."""
+        return next(self.parameters(), torch.empty(0) if like is None else like)
+
+    def _start(self, reference: Tensor) -> dict[str, Tensor]:
         """`start()` in the dtype and on the device of the layer."""
-        reference = next(self.parameters(), torch.empty(0))
         state = self.start()
         if not isinstance(state, Mapping) or not state:
             raise InputError(
@@ -141,12 +147,12 @@ class Recurrence(nn.Module):
     def problem(self, x: Tensor) -> Problem:
         """What an engine would be given for x [B, T, D], from the start state, without resets and lengths."""
         check.sequence(self, x)
-        state = self.initial_state(x.shape[0])
+        state = self.initial_state(x.shape[0], x)
         return self._problem(x, state, None, None, Past({name: state[name] for name in self.windows}, None, None))
 
     def _problem(self, x: Tensor, state: State, resets: Tensor | None, lengths: Tensor | None, past: Past) -> Problem:
         inputs = self.inputs(x, past) if self.windows else self.inputs(x)
-        start = self._start()
+        start = self._start(self._reference(x))
         one_lane = self.lane is Lane.LAYER
         lanes = 1 if one_lane else next(iter(start.values())).shape[0]
         if one_lane:
