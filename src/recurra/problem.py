@@ -6,7 +6,7 @@ K and V key and value widths, C time steps in a chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -50,6 +50,11 @@ class Step(Protocol):
 
     names: tuple[str, ...]
     """Names of the states, in the order in which `step` takes and returns them."""
+
+    @property
+    def owner(self) -> tuple[Any, Hashable]:
+        """Whose step this is, and the plain settings it was built with: the same pair means the same function."""
+        ...
 
     @property
     def weights(self) -> Mapping[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -187,6 +187,12 @@ class BoundStep:
 
     def __init__(self, recurrence: Recurrence, names: tuple[str, ...]):
         self.recurrence, self.names = recurrence, names
+
+    @property
+    def owner(self) -> tuple[Recurrence, Hashable]:
+        """The recurrence, and those of its attributes that are plain values."""
+        plain = (int, float, str, bool, tuple, type(None))
+        return self.recurrence, tuple((k, v) for k, v in vars(self.recurrence).items() if isinstance(v, plain))
 
     @property
     def weights(self) -> dict[str, Tensor]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from recurra.engines import loop
+from recurra.engines import compiled, loop
 from recurra.errors import EngineRefused, InputError
 from recurra.problem import Problem, Rollout
 
-ENGINES = {"loop": loop}
+ENGINES = {"compiled": compiled, "loop": loop}
 """Every engine by its public name: a module with `refuses(problem) -> reason or None` and `run(problem)`."""
 
 _observers: list[list[str]] = []

@@ -27,6 +27,7 @@ def run(problem: Problem) -> Rollout:
     state = tuple(problem.state[name] for name in step.names)
     outputs = []
     for t in range(problem.time):
+        before = state
         if problem.resets is not None:
             restarted = (problem.start[name] for name in step.names)
             state = tuple(_select(problem.resets[:, t], a, b) for a, b in zip(restarted, state, strict=True))
@@ -34,7 +35,7 @@ def run(problem: Problem) -> Rollout:
         after, y = over_batch(state, now)
         if problem.lengths is not None:
             valid = t < problem.lengths
-            after = tuple(_select(valid, a, b) for a, b in zip(after, state, strict=True))
+            after = tuple(_select(valid, a, b) for a, b in zip(after, before, strict=True))
             y = _select(valid, y, torch.zeros((), dtype=y.dtype, device=y.device))
         state = after
         outputs.append(cast(y, problem.dtype))

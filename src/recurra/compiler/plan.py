@@ -1,0 +1,173 @@
+"""A recurrence made ready for code generation: its step and the derivative of its step as schedules.
+
+Two schedules come out. "forward" computes `next.<state>` and `y` from `state.<state>`, `input.<name>` and
+`weight.<name>`. "reverse" computes, from the same and from `adjoint.<state>` (the gradient of the next
+state) and `grad.y`, `before.<state>` (the gradient of the state before) and `grad.<leaf>`. Complex values appear as `<name>.real` and `<name>.imag`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from recurra.compiler.derive import vector_jacobian
+from recurra.compiler.graph import Graph, Node, listing, topological
+from recurra.compiler.lowering import Pair, Value
+from recurra.compiler.schedule import Schedule, expand_products, rebuild, schedule
+from recurra.compiler.trace import Traced
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """Something `step` reads besides the state."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of one lane of one sequence."""
+    per_time: bool
+    per_lane: bool
+    scalar: str
+    """How it is stored: float, double, bfloat, half or i8."""
+
+
+@dataclass(frozen=True)
+class Outer:
+    """A gradient that is a sum over time of outer products: taken after the loop as one matrix product."""
+
+    leaf: str
+    left: str
+    right: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that code generation needs to know."""
+
+    channel: bool
+    """Whether lanes are channels (vectorised across lanes) or hold vectors themselves (vectorised within)."""
+    lanes: int
+    real: str
+    states: dict[str, tuple[int, ...]]
+    leaves: dict[str, Leaf]
+    outputs: dict[str, tuple[tuple[int, ...], str]]
+    """The parts of y by name, with how they are stored."""
+    graph: Graph
+    forward: Schedule
+    recompute: Schedule
+    """Forward without y."""
+    reverse: Schedule
+    products: dict[str, Node]
+    """`saved.<i>` -> the product of the forward schedule whose result the reverse schedule reads under that name."""
+    outers: list[Outer]
+    listing: str
+    """Both graphs as text; the same text means the same kernel."""
+
+    def leaf(self, name: str) -> Node:
+        """The input of the graph that holds a state or an adjoint."""
+        return self.graph.input(name, self.states[name.split(".", 1)[1]])
+
+
+def parts(name: str, value: Value) -> dict[str, Node]:
+    """A real value under its name, a complex one as two."""
+    if isinstance(value, Pair):
+        return {f"{name}.real": value.real, f"{name}.imag": value.imag}
+    return {name: value}
+
+
+def make_plan(
+    traced: Traced, leaves: Mapping[str, Leaf], channel: bool, lanes: int, storage: str, needs: frozenset[str]
+) -> Plan:
+    """Derive, expand and schedule.
+
+    Args:
+        storage: how y is stored: float, double, bfloat or half.
+        leaves: every leaf of the trace that is not a state, by the name it has in the graph.
+        needs: names of the leaves whose gradient will be asked for.
+    """
+    graph = traced.graph
+    after = {k: n for name, value in traced.states.items() for k, n in parts(f"next.{name}", value).items()}
+    y = parts("y", traced.y)
+    fixed = set() if channel else {leaf.name for leaf in leaves.values() if not leaf.per_time}
+    outputs = expand_products(graph, after | y, fixed)
+    kept = {f"saved.{i}": node for i, node in enumerate(n for n in topological(outputs.values()) if n.op == "matvec")}
+
+    states = {name.removeprefix("next."): outputs[name].shape for name in after}
+    gradients = _gradients(graph, outputs, states, [leaves[name] for name in sorted(needs)])
+    gradients = expand_products(graph, gradients, fixed)
+    gradients = _replace(graph, gradients, {node: graph.input(name, node.shape) for name, node in kept.items()})
+    gradients, outers = _outer_products(graph, gradients, fixed)
+    real = "double" if storage == "double" else "float"
+    return Plan(
+        channel,
+        lanes,
+        real,
+        states,
+        {name: leaf for name, leaf in leaves.items() if _used(name, outputs)},
+        {name: (node.shape, storage if len(y) == 1 else real) for name, node in y.items()},
+        graph,
+        schedule(outputs),
+        schedule({name: node for name, node in outputs.items() if name.startswith("next.")}),
+        schedule(gradients),
+        kept,
+        outers,
+        listing(outputs) + listing(gradients),
+    )
+
+
+def _used(name: str, outputs: Mapping[str, Node]) -> bool:
+    return any(node.op == "input" and node.attr == name for node in topological(outputs.values()))
+
+
+def _gradients(
+    graph: Graph, outputs: Mapping[str, Node], states: Mapping[str, tuple[int, ...]], leaves: list[Leaf]
+) -> dict[str, Node]:
+    """`before.<state>` and `grad.<leaf>`: the vector-Jacobian product of one step."""
+    cotangents: dict[Node, Node] = {}
+    for name, node in outputs.items():
+        incoming = graph.input(
+            name.replace("next.", "adjoint.") if name.startswith("next.") else f"grad.{name}", node.shape
+        )
+        cotangents[node] = graph.pointwise("add", cotangents[node], incoming) if node in cotangents else incoming
+    names = [f"before.{name}" for name in states] + [f"grad.{leaf.name}" for leaf in leaves]
+    inputs = [graph.input(f"state.{name}", shape) for name, shape in states.items()]
+    inputs += [graph.input(leaf.name, leaf.shape) for leaf in leaves]
+    return dict(zip(names, vector_jacobian(graph, cotangents, inputs), strict=True))
+
+
+def _replace(graph: Graph, outputs: Mapping[str, Node], by: Mapping[Node, Node]) -> dict[str, Node]:
+    made: dict[Node, Node] = {}
+    for node in topological(outputs.values()):
+        made[node] = by.get(node) or rebuild(graph, node, tuple(made[arg] for arg in node.args))
+    return {name: made[node] for name, node in outputs.items()}
+
+
+def _outer_products(graph: Graph, gradients: dict[str, Node], fixed: set[str]) -> tuple[dict[str, Node], list[Outer]]:
+    """Take every gradient of a fixed leaf that is a sum of outer products of vectors apart into those vectors."""
+    result: dict[str, Node] = {}
+    outers: list[Outer] = []
+    for name, node in gradients.items():
+        leaf = name.removeprefix("grad.")
+        pairs = _pairs(graph, node) if leaf in fixed and name.startswith("grad.") else None
+        if pairs is None:
+            result[name] = node
+            continue
+        for left, right in pairs:
+            outer = Outer(leaf, f"left.{len(outers)}", f"right.{len(outers)}")
+            result[outer.left], result[outer.right] = left, right
+            outers.append(outer)
+    return result, outers
+
+
+def _pairs(graph: Graph, node: Node) -> list[tuple[Node, Node]] | None:
+    """(left, right) vectors whose outer products sum to `node`, or None."""
+    if node.op == "add" and all(arg.shape == node.shape for arg in node.args):
+        first, second = (_pairs(graph, arg) for arg in node.args)
+        return None if first is None or second is None else first + second
+    if node.op != "mul" or len(node.shape) != 2:
+        return None
+    (m, k), (a, b) = node.shape, node.args
+    if a.shape == (1, k) and b.shape == (m, 1):
+        a, b = b, a
+    if a.shape != (m, 1) or b.shape != (1, k):
+        return None
+    return [(graph.reshape(a, (m,)), graph.reshape(b, (k,)))]

@@ -1,0 +1,249 @@
+"""From a graph to an ordered list of loops and products; nothing here knows a device or a source language.
+
+Pointwise operations of one shape whose arguments are ready at the same time share one loop. A view is never computed:
+it is an offset and strides into what it looks at. A value is put into memory only if another loop reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from recurra.compiler.graph import POINTWISE, REDUCTIONS, VIEWS, Graph, Node, topological
+
+
+@dataclass(frozen=True)
+class View:
+    """Where the elements of a node lie: in the row-major storage of `base`, at offset + index . strides."""
+
+    base: Node
+    offset: int
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Part of the storage of an output or of an assembled value, to be written by the node that has this place."""
+
+    target: str | Node
+    offset: int
+    strides: tuple[int, ...]
+
+
+@dataclass
+class Loop:
+    """One loop nest over `shape`: pointwise nodes in order, and reductions of what it computes or reads."""
+
+    shape: tuple[int, ...]
+    nodes: list[Node] = field(default_factory=list)
+    reductions: list[Node] = field(default_factory=list)
+
+
+@dataclass
+class Schedule:
+    """What to do in one time step, in order."""
+
+    steps: list[Loop | Node]
+    """Loops, and nodes that are products."""
+    buffers: list[Node]
+    """Values that need memory for the length of one time step."""
+    places: dict[Node, list[Place]]
+    """Where else a pointwise value is written."""
+    views: dict[Node, View]
+    stage: dict[Node, int]
+
+    @property
+    def products(self) -> list[Node]:
+        """Matrix-vector products whose matrix is a leaf that does not change in time."""
+        return [step for step in self.steps if isinstance(step, Node)]
+
+    def writes_in_place(self, leaf: Node, output: str) -> bool:
+        """Whether `output` may be written over `leaf`: every read comes before, or at the same element."""
+        writers = [n for n, places in self.places.items() if any(p.target == output for p in places)]
+        loops = {n: i for i, step in enumerate(self.steps) if isinstance(step, Loop) for n in step.nodes}
+        first = min(loops[n] for n in writers)
+        for i, step in enumerate(self.steps):
+            for reader in [step] if isinstance(step, Node) else step.nodes + step.reductions:
+                for view in (self.views[arg] for arg in reader.args):
+                    if view.base is leaf and (i > first or (i == first and not _identity(view, step.shape))):
+                        return False
+        return len({loops[n] for n in writers}) == 1
+
+
+def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides, in elements, of a contiguous block; 0 along axes of length 1."""
+    strides, size = [], 1
+    for n in reversed(shape):
+        strides.append(0 if n == 1 else size)
+        size *= n
+    return tuple(reversed(strides))
+
+
+def _identity(view: View, shape: tuple[int, ...]) -> bool:
+    return view.offset == 0 and view.base.shape == shape and view.strides == row_major(shape)
+
+
+def expand_products(graph: Graph, outputs: Mapping[str, Node], fixed: set[str]) -> dict[str, Node]:
+    """Write every matrix-vector product as multiply and sum, unless its matrix is a view of a leaf in `fixed`."""
+    made: dict[Node, Node] = {}
+    for node in topological(outputs.values()):
+        args = tuple(made[arg] for arg in node.args)
+        if node.op == "matvec" and _leaf_name(node.args[0]) not in fixed:
+            made[node] = graph.reduce("sum", graph.pointwise("mul", args[0], args[1]), (1,))
+        elif node.op == "matvec" and args[1].op in VIEWS:
+            made[node] = graph.matvec(args[0], graph.pointwise("copy", args[1]))
+        else:
+            made[node] = rebuild(graph, node, args)
+    return {name: made[node] for name, node in outputs.items()}
+
+
+def rebuild(graph: Graph, node: Node, args: tuple[Node, ...]) -> Node:
+    """`node` with other arguments of the same shapes."""
+    return node if args == node.args else graph._node(node.op, args, node.shape, node.attr, node.is_bool)
+
+
+def _leaf_name(node: Node) -> str | None:
+    while node.op in ("reshape", "permute", "slice"):
+        node = node.args[0]
+    return node.attr if node.op == "input" else None
+
+
+def schedule(outputs: Mapping[str, Node]) -> Schedule:
+    """Order the computation of `outputs`, each of which will be written to storage of its own shape."""
+    return _Scheduler(outputs).run()
+
+
+class _Scheduler:
+    def __init__(self, outputs: Mapping[str, Node]):
+        self.views: dict[Node, View] = {}
+        self.places: dict[Node, list[Place]] = {}
+        self.writers: dict[Node, list[Node]] = {}
+        self.nodes: list[Node] = []
+        for node in topological(outputs.values()):
+            self._enter(node)
+        for name, node in outputs.items():
+            self._place(node, Place(name, 0, row_major(node.shape)))
+
+    # --- views and places -----------------------------------------------------------------------------------------
+    def _enter(self, node: Node) -> None:
+        if node.op in VIEWS:
+            self.views[node] = _compose(node, self.views[node.args[0]]) or self._computed(node)
+            return
+        self.views[node] = View(node, 0, row_major(node.shape))
+        if node.op == "assemble":
+            strides = row_major(node.shape)
+            self.writers[node] = [
+                self._place(part, Place(node, sum(a * s for a, s in zip(at, strides, strict=True)), strides))
+                for part, at in zip(node.args, node.attr, strict=True)
+            ]
+        elif node.op not in ("input", "constant"):
+            self.nodes.append(node)
+
+    def _computed(self, node: Node) -> View:
+        """A view that strides cannot express is copied element by element into its argument's order first."""
+        copy = Node("copy", node.args, node.args[0].shape, None, node.is_bool)
+        self.nodes.append(copy)
+        self.views[copy] = View(copy, 0, row_major(copy.shape))
+        view = _compose(node, self.views[copy])
+        assert view is not None
+        return view
+
+    def _place(self, node: Node, place: Place) -> Node:
+        """Have `node` written to `place`; anything but a pointwise value goes through a copy. Gives the writer."""
+        if node.op not in POINTWISE or node.is_bool:
+            node = Node("copy", (node,), node.shape, None, False)
+            self.nodes.append(node)
+            self.views[node] = View(node, 0, row_major(node.shape))
+        self.places.setdefault(node, []).append(place)
+        return node
+
+    # --- stages ---------------------------------------------------------------------------------------------------
+    def _dependencies(self, user: Node) -> Iterable[tuple[Node, int]]:
+        """What must be computed before `user`, and by how many stages (0: in the same loop will do)."""
+        for view in (self.views[arg] for arg in user.args):
+            base = view.base
+            if base.op == "assemble":
+                yield from ((writer, 1) for writer in self.writers[base])
+            elif base.op in POINTWISE:
+                yield base, 0 if user.op != "matvec" and _identity(view, _space(user)) else 1
+            elif base.op not in ("input", "constant"):
+                yield base, 1
+
+    def run(self) -> Schedule:
+        stage: dict[Node, int] = {}
+        latest: dict[Node, int] = {}
+        for node in self.nodes:
+            stage[node] = max((stage[dep] + gap for dep, gap in self._dependencies(node)), default=0)
+        for node in reversed(self.nodes):
+            stage[node] = latest.get(node, stage[node])
+            for dep, gap in self._dependencies(node):
+                latest[dep] = min(latest.get(dep, stage[node] - gap), stage[node] - gap)
+        loops: dict[tuple[int, tuple[int, ...]], Loop] = {}
+        products: list[tuple[int, Node]] = []
+        for node in self.nodes:
+            if node.op == "matvec":
+                products.append((stage[node], node))
+                continue
+            loop = loops.setdefault((stage[node], _space(node)), Loop(_space(node)))
+            (loop.reductions if node.op in REDUCTIONS else loop.nodes).append(node)
+        order = [(at, 0, i, n) for i, (at, n) in enumerate(products)]
+        order += [(at, 1, i, loop) for i, ((at, _), loop) in enumerate(loops.items())]
+        steps = [step for *_, step in sorted(order, key=lambda entry: entry[:3])]
+        return Schedule(steps, self._buffers(steps), self.places, self.views, stage)
+
+    def _buffers(self, steps: list[Loop | Node]) -> list[Node]:
+        needed: dict[Node, None] = {}
+        for step in steps:
+            here = set() if isinstance(step, Node) else set(step.nodes)
+            for user in [step] if isinstance(step, Node) else step.nodes + step.reductions:
+                if user.op in REDUCTIONS or user.op == "matvec":
+                    needed[user] = None
+                for view in (self.views[arg] for arg in user.args):
+                    if view.base.op not in ("input", "constant") and view.base not in here:
+                        needed[view.base] = None
+                    elif view.base in here and not _identity(view, _space(user)):
+                        raise AssertionError("a loop reads another element of what it computes")
+        return list(needed)
+
+
+def _space(node: Node) -> tuple[int, ...]:
+    """The shape a node's loop runs over."""
+    return node.args[0].shape if node.op in REDUCTIONS else node.shape
+
+
+def _compose(node: Node, under: View) -> View | None:
+    """The view `node` of something that itself lies at `under`; None if strides cannot express it."""
+    shape, strides = node.args[0].shape, under.strides
+    if node.op == "permute":
+        return View(under.base, under.offset, tuple(strides[i] for i in node.attr))
+    if node.op == "expand":
+        return View(under.base, under.offset, tuple(0 if n == 1 else s for n, s in zip(shape, strides, strict=True)))
+    if node.op == "slice":
+        offset = under.offset + sum(a * s for a, s in zip(node.attr, strides, strict=True))
+        return View(under.base, offset, tuple(0 if n == 1 else s for n, s in zip(node.shape, strides, strict=True)))
+    new = _reshaped_strides(shape, strides, node.shape)
+    return None if new is None else View(under.base, under.offset, new)
+
+
+def _reshaped_strides(old: tuple[int, ...], strides: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Strides of the same elements under another shape, or None where they are not evenly spaced."""
+    axes = [(n, s) for n, s in zip(old, strides, strict=True) if n != 1]
+    result: list[int] = []
+    at, left, step = len(axes), 1, 0
+    for n in reversed(new):
+        if n == 1:
+            result.append(0)
+            continue
+        if left == 1:
+            at -= 1
+            left, step = axes[at]
+        while left < n:
+            if at == 0 or axes[at - 1][1] != step * left:
+                return None
+            at -= 1
+            left *= axes[at][0]
+        if left % n:
+            return None
+        result.append(step)
+        left, step = left // n, step * n
+    return tuple(reversed(result))

@@ -1,0 +1,343 @@
+"""The operator `recurra::rollout`: a plan's kernels on real tensors, with its gradient and its shapes for tracers."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recurra.compiler import cache, machine
+from recurra.compiler.kernels import Output, Variant, gradient_outputs, packed_name, padded, write_kernel
+from recurra.compiler.plan import Plan
+from recurra.compiler.schedule import Schedule
+from recurra.engines import threads
+from recurra.problem import Problem
+
+REAL = {"float": torch.float32, "double": torch.float64, "bfloat": torch.bfloat16, "half": torch.float16}
+SMALL = 20_000
+"""Numbers computed below which a second thread costs more than it brings."""
+CACHE_BYTES = 192 * 1024
+"""Bytes of states that one thread keeps while it goes back over a chunk of time steps."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A kind of call: all that decides which kernels run, but no tensors."""
+
+    plan: Plan
+    names: tuple[str, ...]
+    """Of the tensors given, in order."""
+    save: bool
+    resets: bool
+    lengths: bool
+    width: int
+    rows: int
+    pitch: int
+    chunk: int
+
+    def variant(self, reverse: bool) -> Variant:
+        return Variant(reverse, self.resets, self.lengths, self.save and not reverse, self.rows, self.pitch, self.chunk)
+
+    @property
+    def stored(self) -> list[tuple[str, int]]:
+        """What the forward kernel keeps for the reverse one: names and numbers per lane."""
+        if not self.save:
+            return []
+        states = [(f"stored.{name}", math.prod(shape)) for name, shape in self.plan.states.items()]
+        return states + [(name, padded(node.size, self.width)) for name, node in self.plan.products.items()]
+
+
+_calls: list[Call] = []
+_numbers: dict[tuple, int] = {}
+
+
+def rollout(plan: Plan, tensors: Mapping[str, Tensor], problem: Problem, save: bool) -> dict[str, Tensor]:
+    """Run a plan. Gives y and `last.<state>`, in the layout of the kernels."""
+    names = tuple(name for name in tensors if not name.startswith("start.") or problem.resets is not None)
+    number = _number(plan, names, problem, save)
+    results = torch.ops.recurra.rollout(
+        [tensors[n] for n in names], problem.resets, problem.lengths, problem.time, number
+    )
+    wanted = [*plan.outputs, *(f"last.{name}" for name in plan.states)]
+    return dict(zip(wanted, results, strict=False))
+
+
+def _number(plan: Plan, names: tuple[str, ...], problem: Problem, save: bool) -> int:
+    """The number under which the operator finds this kind of call."""
+    width = machine.vector_bytes() // (8 if plan.real == "double" else 4)
+    states = sum(math.prod(shape) for shape in plan.states.values())
+    resets, lengths = problem.resets is not None, problem.lengths is not None
+    rows = _rows(plan, problem.batch, lengths)
+    pitch = min(padded(plan.lanes, width), max(8 * width, padded(1024 // max(2, states), width)))
+    per_step = states * (pitch if plan.channel else 1) * (8 if plan.real == "double" else 4)
+    chunk = 1 if plan.products else max(4, min(64, 2 ** int(math.log2(max(1, CACHE_BYTES // per_step)))))
+    key = (id(plan), names, save, resets, lengths, rows)
+    if key not in _numbers:
+        _calls.append(Call(plan, names, save, resets, lengths, width, rows, pitch, chunk))
+        _numbers[key] = len(_calls) - 1
+    return _numbers[key]
+
+
+def _rows(plan: Plan, batch: int, lengths: bool) -> int:
+    """Sequences that share one reading of the recurrent matrices."""
+    sums = any(output.kind.startswith("part") and output.kind != "part time" for output in gradient_outputs(plan))
+    if plan.channel or not plan.products or (lengths and sums):
+        return 1
+    tiles = -(-threads.count() // plan.lanes)
+    return max(1, min(8, -(-batch // tiles)))
+
+
+# --- shapes -------------------------------------------------------------------------------------------------------
+def _shape(call: Call, kind: str, size: tuple[int, ...], batch: int, time: int, items: int, blocks: int) -> list[int]:
+    """The shape of an argument of a kind, in the layout of the kernels."""
+    lanes = call.plan.lanes
+    inner = [*size, lanes] if call.plan.channel else [lanes, *size]
+    tiles = batch if call.plan.channel else -(-batch // call.rows)
+    parts = blocks if call.plan.channel else lanes
+    return {
+        "time lane": [batch, time, *inner],
+        "batch lane": [batch, *inner],
+        "chunk": [batch, -(-time // call.chunk), *inner],
+        "part time": [parts, batch, time, *size],
+        "part lane": [tiles, *inner],
+        "part": [items, *size],
+    }[kind]
+
+
+def _results(call: Call, like: Tensor, batch: int, time: int, zero: bool) -> dict[str, Tensor]:
+    """Memory for everything the forward kernel writes."""
+    make = torch.zeros if zero else torch.empty
+    plan, real = call.plan, REAL[call.plan.real]
+    results = {}
+    for name, (shape, scalar) in plan.outputs.items():
+        full = _shape(call, "time lane", shape, batch, time, 0, 0)
+        results[name] = make(full, dtype=REAL[scalar], device=like.device)
+    for name, shape in plan.states.items():
+        full = _shape(call, "batch lane", shape, batch, time, 0, 0)
+        results[f"last.{name}"] = torch.empty(full, dtype=real, device=like.device)
+    for name, size in call.stored:
+        kind = "chunk" if name.startswith("stored.") else "time lane"
+        full = _shape(call, kind, (size,), batch, time, 0, 0)
+        results[name] = torch.empty(full, dtype=real, device=like.device)
+    return results
+
+
+# --- launching ----------------------------------------------------------------------------------------------------
+def _kernel(call: Call, reverse: bool) -> cache.Loaded:
+    variant, plan = call.variant(reverse), call.plan
+    facts = [plan.channel, plan.lanes, plan.real, call.width, variant, sorted(plan.states.items())]
+    facts += [sorted(plan.leaves.items()), sorted(plan.outputs.items()), plan.outers]
+    about = f"{plan.listing}\n{variant}"
+    return cache.get(plan.listing + repr(facts), lambda: write_kernel(plan, variant, call.width), about)
+
+
+def _blocks(call: Call, batch: int) -> tuple[int, int, int]:
+    """(items, blocks of lanes per sequence, lanes per block)."""
+    if not call.plan.channel:
+        return -(-batch // call.rows) * call.plan.lanes, 1, 1
+    lanes = call.plan.lanes
+    blocks = max(-(-lanes // call.pitch), -(-threads.count() // batch))
+    block = min(padded(-(-lanes // blocks), call.width), call.pitch)
+    blocks = -(-lanes // block)
+    return batch * blocks, blocks, block
+
+
+def _launch(call: Call, reverse: bool, memory: Mapping[str, Tensor], batch: int, time: int) -> None:
+    """Run a kernel over all items; `memory` holds every argument by name."""
+    kernel = _kernel(call, reverse)
+    items, blocks, block = _blocks(call, batch)
+    integers = {"time": time, "batch": batch, "blocks": blocks, "block": block, "chunks": -(-time // call.chunk)}
+    for name in kernel.integers:
+        if ":" in name:
+            of, axis = name.rsplit(":", 1)
+            integers[name] = memory[of].stride("pbt".index(axis) if f"{of}:p" in kernel.integers else "bth".index(axis))
+    pointers = (ctypes.c_void_p * len(kernel.pointers))(*(memory[name].data_ptr() for name in kernel.pointers))
+    numbers = (ctypes.c_int64 * len(kernel.integers))(*(integers[name] for name in kernel.integers))
+    work = batch * time * call.plan.lanes * max(1, sum(math.prod(s) for s in call.plan.states.values()))
+    wanted = threads.count() if work * (1 + len(call.plan.products) * 50) > SMALL else 1
+    scratch = torch.empty(wanted, max(16, kernel.scratch + 16), dtype=REAL[call.plan.real])
+    size = scratch.stride(0) * scratch.element_size()
+
+    def share(i: int, first: int, last: int) -> None:
+        kernel.run(pointers, numbers, scratch.data_ptr() + i * size, first, last)
+
+    threads.run(share, items, wanted)
+
+
+def _packed(call: Call, schedule: Schedule, memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The matrices of the products as [lanes, k, m], m padded to whole vectors."""
+    packed = {}
+    for product in schedule.products:
+        view = schedule.views[product.args[0]]
+        leaf, (m, k) = call.plan.leaves[view.base.attr], product.args[0].shape
+        source = memory[leaf.name]
+        source = source if leaf.per_lane else source[None]
+        matrix = source.as_strided(
+            (source.shape[0], m, k), (source.stride(0), *view.strides), source.storage_offset() + view.offset
+        )
+        target = source.new_zeros(source.shape[0], k, padded(m, call.width))
+        target[:, :, :m] = matrix.transpose(1, 2)
+        packed[packed_name(schedule, product)] = target
+    return packed
+
+
+def _context(call: Call, tensors: Sequence[Tensor], resets: Tensor | None, lengths: Tensor | None) -> dict[str, Tensor]:
+    memory = dict(zip(call.names, tensors, strict=True))
+    if resets is not None:
+        memory["resets"] = resets.contiguous().view(torch.uint8)
+    if lengths is not None:
+        memory["lengths"] = lengths.contiguous()
+    return memory
+
+
+def _batch(call: Call, tensors: Sequence[Tensor]) -> int:
+    return tensors[call.names.index(f"state.{next(iter(call.plan.states))}")].shape[0]
+
+
+def _forward(
+    tensors: Sequence[Tensor], resets: Tensor | None, lengths: Tensor | None, time: int, number: int
+) -> list[Tensor]:
+    call = _calls[number]
+    batch = _batch(call, tensors)
+    memory = _context(call, tensors, resets, lengths)
+    results = _results(call, tensors[0], batch, time, lengths is not None)
+    if batch * time == 0:
+        for name in call.plan.states:
+            results[f"last.{name}"].copy_(memory[f"state.{name}"])
+        return list(results.values())
+    memory |= _packed(call, call.plan.forward, memory)
+    _launch(call, False, memory | results, batch, time)
+    if call.lengths and call.rows > 1:
+        for name in call.plan.outputs:
+            _clear_padding(results[name], lengths)
+    return list(results.values())
+
+
+def _clear_padding(t: Tensor, lengths: Tensor | None) -> None:
+    """Zero from each row's length on."""
+    assert lengths is not None
+    padding = torch.arange(t.shape[1]) >= lengths[:, None]
+    t.masked_fill_(padding.view(*padding.shape, *[1] * (t.dim() - 2)), 0)
+
+
+def _gradients(call: Call, batch: int, time: int, zero: bool) -> dict[str, Tensor]:
+    """Memory for everything the reverse kernel writes."""
+    items, blocks, _ = _blocks(call, batch) if batch else (0, 1, 1)
+    real, gradients = REAL[call.plan.real], {}
+    for output in gradient_outputs(call.plan):
+        full = _shape(call, output.kind, output.shape, batch, time, items, blocks)
+        make = torch.zeros if zero or output.kind in ("part lane", "part") else torch.empty
+        gradients[output.name] = make(full, dtype=REAL[output.scalar])
+    for name, shape in call.plan.states.items():
+        gradients[f"first.{name}"] = torch.empty(_shape(call, "batch lane", shape, batch, time, 0, 0), dtype=real)
+        if call.resets:
+            full = _shape(call, "part lane", shape, batch, time, 0, 0)
+            gradients[f"start gradient.{name}"] = torch.zeros(full, dtype=real)
+    return gradients
+
+
+def _backward(
+    grads: Sequence[Tensor], saved: Sequence[Tensor], tensors: Sequence[Tensor], resets: Tensor | None,
+    lengths: Tensor | None, time: int, number: int,
+) -> list[Tensor]:  # fmt: skip
+    call = _calls[number]
+    batch = _batch(call, tensors)
+    names = [f"grad.{n}" for n in call.plan.outputs] + [f"adjoint.{n}" for n in call.plan.states]
+    memory = _context(call, tensors, resets, lengths)
+    memory |= {name: grad.contiguous() for name, grad in zip(names, grads, strict=True)}
+    memory |= {name: value for (name, _), value in zip(call.stored, saved, strict=True)}
+    gradients = _gradients(call, batch, time, batch * time == 0 or lengths is not None)
+    if batch * time:
+        memory |= _packed(call, call.plan.reverse, memory)
+        _launch(call, True, memory | gradients, batch, time)
+    else:
+        for name in call.plan.states:
+            gradients[f"first.{name}"].copy_(memory[f"adjoint.{name}"])
+    if call.lengths and call.rows > 1:
+        for output in gradient_outputs(call.plan):
+            _clear_padding(gradients[output.name], lengths)
+    return [_collected(call, name, gradients, t) for name, t in zip(call.names, tensors, strict=True)]
+
+
+def _collected(call: Call, name: str, gradients: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    """The gradient of one argument of the operator from what the kernel wrote."""
+    kind, own = name.split(".", 1)
+    if kind == "state":
+        return gradients[f"first.{own}"]
+    if kind == "start":
+        return gradients[f"start gradient.{own}"].sum(0)
+    outers = [outer for outer in call.plan.outers if outer.leaf == name]
+    if outers:
+        return _outer(call, outers, gradients, like)
+    output = next((o for o in gradient_outputs(call.plan) if o.name == f"grad.{name}"), None)
+    if output is None:
+        return torch.zeros_like(like)
+    value = gradients[output.name]
+    return (value if output.kind == "time lane" else value.sum(0)).to(like.dtype)
+
+
+def _outer(call: Call, outers: Sequence, gradients: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    """The sum over sequences and time of outer products, as one matrix product per lane."""
+    total = None
+    for outer in outers:
+        left, right = (gradients[side].flatten(0, 1).movedim(1, 0) for side in (outer.left, outer.right))
+        product = torch.bmm(left.transpose(1, 2), right)
+        total = product if total is None else total + product
+    assert total is not None
+    per_lane = call.plan.leaves[outers[0].leaf].per_lane
+    return (total if per_lane else total.sum(0)).to(like.dtype)
+
+
+# --- registration -------------------------------------------------------------------------------------------------
+_library = torch.library.Library("recurra", "FRAGMENT")
+_library.define("rollout(Tensor[] tensors, Tensor? resets, Tensor? lengths, int time, int number) -> Tensor[]")
+_library.define(
+    "rollout_backward(Tensor[] grads, Tensor[] saved, Tensor[] tensors, Tensor? resets, Tensor? lengths, int time, "
+    "int number) -> Tensor[]"
+)
+_library.impl("rollout", _forward, "CPU")
+_library.impl("rollout_backward", _backward, "CPU")
+
+
+def _fake_forward(tensors, resets, lengths, time, number):  # type: ignore[no-untyped-def]
+    call = _calls[number]
+    return list(_results(call, tensors[0], _batch(call, tensors), time, False).values())
+
+
+def _fake_backward(grads, saved, tensors, resets, lengths, time, number):  # type: ignore[no-untyped-def]
+    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors]
+
+
+torch.library.register_fake("recurra::rollout", _fake_forward, lib=_library)
+torch.library.register_fake("recurra::rollout_backward", _fake_backward, lib=_library)
+
+
+def _setup(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    tensors, resets, lengths, time, number = inputs
+    call = _calls[number]
+    first = len(call.plan.outputs) + len(call.plan.states)
+    ctx.facts = (time, number, len(tensors), len(output) - first, resets is not None, lengths is not None)
+    ctx.shapes = [(o.shape, o.dtype) for o in output[:first]]
+    optional = [t for t in (resets, lengths) if t is not None]
+    ctx.save_for_backward(*tensors, *output[first:], *optional)
+
+
+def _gradient(ctx, grads):  # type: ignore[no-untyped-def]
+    time, number, given, kept, has_resets, has_lengths = ctx.facts
+    values = list(ctx.saved_tensors)
+    tensors, saved, optional = values[:given], values[given : given + kept], values[given + kept :]
+    resets = optional.pop(0) if has_resets else None
+    lengths = optional.pop(0) if has_lengths else None
+    full = [
+        torch.zeros(shape, dtype=dtype) if grad is None else grad
+        for grad, (shape, dtype) in zip(grads, ctx.shapes, strict=False)
+    ]
+    back = torch.ops.recurra.rollout_backward(full, saved, tensors, resets, lengths, time, number)
+    return [g if t.is_floating_point() else None for g, t in zip(back, tensors, strict=True)], None, None, None, None
+
+
+torch.library.register_autograd("recurra::rollout", _gradient, setup_context=_setup, lib=_library)

@@ -1,0 +1,172 @@
+"""Every elementary function against exact values over its whole range."""
+
+import ctypes
+
+import mpmath
+import numpy as np
+import pytest
+
+from recurra.compiler import machine
+from recurra.compiler.elementary import ELEMENTARY
+from recurra.compiler.emitter import I64, PTR, Emitter, Type, Value
+
+EXACT = {
+    "exp": mpmath.exp,
+    "expm1": mpmath.expm1,
+    "log": mpmath.log,
+    "log1p": mpmath.log1p,
+    "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
+    "tanh": mpmath.tanh,
+    "softplus": lambda x: mpmath.log1p(mpmath.exp(x)),
+    "erf": mpmath.erf,
+}
+ULPS = 4
+NUMPY = {"float": np.float32, "double": np.float64}
+
+
+def compiled(name, scalar, width, arity=1):
+    """The function as a loop over arrays whose length is a multiple of `width`."""
+    e = Emitter()
+    type = Type(scalar, width)
+    with e.loop(0, Value("%n", I64), width) as i:
+        args = [e.load(e.offset(Value(f"%x{k}", PTR), i, scalar), type) for k in range(arity)]
+        e.store(ELEMENTARY[name](e, *args), e.offset(Value("%y", PTR), i, scalar))
+    ir = e.function("run", [("y", PTR), *((f"x{k}", PTR) for k in range(arity)), ("n", I64)])
+    address = machine.load_function(machine.compile_object(ir), "run")
+    run = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (arity + 1), ctypes.c_int64)(address)
+
+    def call(*xs):
+        xs = [np.ascontiguousarray(np.resize(x, -(-len(x) // width) * width)) for x in xs]
+        y = np.full_like(xs[0], np.nan)
+        run(y.ctypes.data, *(x.ctypes.data for x in xs), len(y))
+        return y
+
+    return lambda *xs: call(*xs)[: len(xs[0])]
+
+
+def native(scalar):
+    return machine.vector_bytes() // NUMPY[scalar]().itemsize
+
+
+def samples(name, dtype, count):
+    """Random numbers over the whole range, log-spaced and uniform, and the special ones."""
+    info, rng = np.finfo(dtype), np.random.default_rng()
+    spread = 10.0 ** rng.uniform(np.log10(float(info.smallest_subnormal)), np.log10(float(info.max)) - 0.01, count)
+    limits = np.array([87.3, 88.7, 88.8, 103.9, 104.1, 708.3, 709.7, 709.8, 745.1, 745.2, 0.3465, 0.3467, 1, 0.5, 20])
+    # Beyond these the result is 0, 1, x or inf; most samples go where something happens.
+    busy = rng.uniform(0, 110 if dtype is np.float32 else 760, count)
+    near = rng.uniform(0, 6.5, count)
+    around_one = 1 + rng.normal(size=count) * 10.0 ** rng.uniform(-12, -0.5, count)
+    x = np.concatenate([spread, busy, near, around_one, limits, limits * (1 + float(info.eps)), [0.0, float(info.tiny)]])
+    x = x.astype(dtype)
+    if name == "log":
+        return x
+    x = np.concatenate([x, -x])
+    return x[x > -1] if name == "log1p" else x
+
+
+def ulps(got, x, name):
+    """Errors in units of the last place of the exact result."""
+    info = np.finfo(got.dtype)
+    errors = []
+    mpmath.mp.prec = 200
+    for value, argument in zip(got, x, strict=True):
+        if argument == 0 and name == "log":
+            assert value == -np.inf
+            continue
+        exact = EXACT[name](mpmath.mpf(float(argument)))
+        if abs(exact) > float(info.max):
+            assert value in (np.inf, -np.inf) or abs(abs(float(value)) - float(info.max)) <= 8 * float(np.spacing(info.max))
+            continue
+        unit = float(np.spacing(np.abs(got.dtype.type(float(exact)))))
+        errors.append(float(abs(mpmath.mpf(float(value)) - exact)) / unit)
+    return np.array(errors)
+
+
+@pytest.mark.parametrize("scalar", ["float", "double"])
+@pytest.mark.parametrize("name", EXACT)
+def test_within_four_ulp(name, scalar):
+    dtype = NUMPY[scalar]
+    x = samples(name, dtype, 400)
+    for width in (1, native(scalar)):
+        got = compiled(name, scalar, width)(x)
+        assert not np.isnan(got).any()
+        errors = ulps(got, x, name)
+        assert errors.max() <= ULPS, (x[errors.argmax()], errors.max())
+
+
+@pytest.mark.parametrize("scalar", ["float", "double"])
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_circular(name, scalar):
+    dtype = NUMPY[scalar]
+    x = np.random.default_rng().uniform(-1e3, 1e3, 4000).astype(dtype)
+    got = compiled(name, scalar, native(scalar))(x)
+    exact = getattr(np, name)(x.astype(np.longdouble))
+    assert np.abs(got - exact).max() <= ULPS * np.finfo(dtype).eps
+
+
+def test_power():
+    rng = np.random.default_rng()
+    x, y = rng.uniform(0.01, 20, 4000).astype(np.float32), rng.uniform(-9, 9, 4000).astype(np.float32)
+    got = compiled("pow", "float", native("float"), 2)(x, y)
+    exact = np.power(x.astype(np.float64), y.astype(np.float64))
+    assert (np.abs(got - exact) / np.spacing(exact.astype(np.float32))).max() <= 1
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    got, exact = compiled("pow", "double", native("double"), 2)(x, y), np.power(x.astype(np.longdouble), y)
+    bound = (4 + 2 * np.abs(y * np.log(x))) * np.spacing(exact.astype(np.float64))
+    assert (np.abs(got - exact) <= bound).all()
+
+
+@pytest.mark.parametrize("scalar", ["float", "double"])
+def test_power_of_special_numbers(scalar):
+    special = np.array([0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, np.inf, -np.inf, np.nan], NUMPY[scalar])
+    x, y = (a.ravel() for a in np.meshgrid(special, special))
+    with np.errstate(all="ignore"):
+        expected = np.power(x, y)
+    got = compiled("pow", scalar, 1, 2)(x, y)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    zero = expected == 0
+    np.testing.assert_array_equal(np.signbit(got[zero]), np.signbit(expected[zero]))
+
+
+SPECIAL = {
+    "exp": [np.inf, 0.0, 1.0],
+    "expm1": [np.inf, -1.0, 0.0],
+    "log": [np.inf, np.nan, -np.inf],
+    "log1p": [np.inf, np.nan, 0.0],
+    "sigmoid": [1.0, 0.0, 0.5],
+    "tanh": [1.0, -1.0, 0.0],
+    "softplus": [np.inf, 0.0, np.log(2)],
+    "erf": [1.0, -1.0, 0.0],
+}
+
+
+@pytest.mark.parametrize("scalar", ["float", "double"])
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special_numbers(name, scalar):
+    dtype = NUMPY[scalar]
+    for width in (1, native(scalar)):
+        got = compiled(name, scalar, width)(np.array([np.inf, -np.inf, 0.0, np.nan], dtype))
+        np.testing.assert_allclose(got[:3], np.array(SPECIAL[name], dtype), rtol=np.finfo(dtype).eps)
+        assert np.isnan(got[3])
+
+
+def test_log1p_below_its_range():
+    got = compiled("log1p", "float", 1)(np.array([-1.0, -1.5], np.float32))
+    assert got[0] == -np.inf
+    assert np.isnan(got[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "exact"), [("exp", np.exp), ("tanh", np.tanh), ("log", np.log)])
+def test_every_float(name, exact):
+    function = compiled(name, "float", native("float"))
+    for start in range(0, 2**32, 2**24):
+        x = np.arange(start, start + 2**24, dtype=np.uint32).view(np.float32)
+        with np.errstate(all="ignore"):
+            y, expected = function(x), exact(x.astype(np.float64))
+            rounded = expected.astype(np.float32)
+            finite = np.isfinite(rounded) & np.isfinite(y)
+            assert (np.isfinite(rounded) == np.isfinite(y)).all()
+            error = np.abs(y[finite] - expected[finite]) / np.spacing(np.abs(rounded[finite]))
+        assert error.max(initial=0) <= ULPS
