@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import torch
 
 from recurra.engines import compiled, loop
 from recurra.errors import EngineRefused, InputError
@@ -16,6 +21,21 @@ _observers: list[list[str]] = []
 
 
 def run(problem: Problem, engine: str) -> Rollout:
+    """`run_eagerly`, out of sight of torch.compile: generated kernels are compiled already."""
+    # Importing torch._dynamo takes a second; nobody who has not imported it is compiling.
+    return (_hidden() if "torch._dynamo" in sys.modules else run_eagerly)(problem, engine)
+
+
+# What torch.compiler.disable sets, without importing the compiler.
+run._torchdynamo_disable = True  # type: ignore[attr-defined]
+
+
+@functools.cache
+def _hidden() -> Callable[[Problem, str], Rollout]:
+    return torch.compiler.disable(run_eagerly)
+
+
+def run_eagerly(problem: Problem, engine: str) -> Rollout:
     """Run `problem` on the engine named, or for "auto" on the first of `ENGINES` that does not refuse.
 
     Raises InputError for an unknown name and EngineRefused, with the reason, if the engine named cannot run it.
@@ -31,8 +51,21 @@ def run(problem: Problem, engine: str) -> Rollout:
 
 
 def choose(problem: Problem) -> str:
-    """The engine that "auto" means for this problem."""
-    return next(name for name, engine in ENGINES.items() if engine.refuses(problem) is None)
+    """The engine that "auto" means for this problem.
+
+    On the CPU the compiled loop; elsewhere, and for a step that cannot be traced, the reference loop. The latter is said
+    once, as a warning.
+    """
+    reason = compiled.refuses(problem)
+    if reason is None:
+        return "compiled"
+    if reason not in _warned and compiled.runs_on(problem.device):
+        _warned.add(reason)
+        warnings.warn(f"running the slow reference loop, since the step cannot be compiled: {reason}", stacklevel=2)
+    return "loop"
+
+
+_warned: set[str] = set()
 
 
 def reasons_to_refuse(problem: Problem) -> dict[str, str | None]:

@@ -46,9 +46,14 @@ def compilations() -> int:
     return cache.built()
 
 
+def runs_on(device: torch.device) -> bool:
+    """Whether there are kernels for a device."""
+    return device.type == "cpu"
+
+
 def refuses(problem: Problem) -> str | None:
     """The reason why this problem cannot be compiled, or None."""
-    if problem.device.type != "cpu":
+    if not runs_on(problem.device):
         return f"it runs on the CPU, the layer is on {problem.device}"
     if problem.dtype not in STORAGE:
         return f"it knows {', '.join(str(d)[6:] for d in STORAGE)}, the layer is {problem.dtype}"
