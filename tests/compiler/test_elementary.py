@@ -32,7 +32,7 @@ def compiled(name, scalar, width, arity=1):
         args = [e.load(e.offset(Value(f"%x{k}", PTR), i, scalar), type) for k in range(arity)]
         e.store(ELEMENTARY[name](e, *args), e.offset(Value("%y", PTR), i, scalar))
     ir = e.function("run", [("y", PTR), *((f"x{k}", PTR) for k in range(arity)), ("n", I64)])
-    address = machine.load_function(machine.compile_object(ir), "run")
+    address = machine.load_functions(machine.compile_object(ir), "run")[0]
     run = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (arity + 1), ctypes.c_int64)(address)
 
     def call(*xs):

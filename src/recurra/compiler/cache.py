@@ -20,7 +20,7 @@ from recurra.compiler import machine
 from recurra.compiler.kernels import Kernel
 from recurra.files import write_atomically
 
-VERSION = "1"
+VERSION = "3"
 """Raised whenever the same graph would be written differently."""
 
 _kernels: dict[str, Loaded] = {}
@@ -36,6 +36,8 @@ class Loaded:
     """run(pointers, integers, scratch, first item, last item); the interpreter is free meanwhile."""
     pointers: list[str]
     integers: list[str]
+    share: int
+    """Address of the function that runs one thread's share; see `kernels.SHARE`."""
     scratch: int
     source: Path
 
@@ -96,6 +98,7 @@ def _make(path: Path, kernel: Kernel, about: str) -> Loaded:
 
 
 def _load(path: Path, code: bytes, facts: dict) -> Loaded:
-    address = machine.load_function(code, "run")
+    run, share = machine.load_functions(code, "run", "share")
     kind = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2)
-    return Loaded(kind(address), facts["pointers"], facts["integers"], facts["scratch"], path.with_suffix(".ll"))
+    names = facts["pointers"], facts["integers"]
+    return Loaded(kind(run), *names, share, facts["scratch"], path.with_suffix(".ll"))

@@ -91,6 +91,39 @@ def packed_name(schedule: Schedule, product: Node) -> str:
     return f"matrix:{view.base.attr}:{view.offset}:{view.strides}:{product.args[0].shape}"
 
 
+SHARE = """
+; What every thread of an OpenMP team runs: its share of the items, with its part of the scratch memory.
+; task: pointers, integers, scratch, bytes of scratch per thread, items, omp_get_thread_num, omp_get_num_threads.
+define void @share(ptr %task) {
+  %p1 = getelementptr i64, ptr %task, i64 1
+  %p2 = getelementptr i64, ptr %task, i64 2
+  %p3 = getelementptr i64, ptr %task, i64 3
+  %p4 = getelementptr i64, ptr %task, i64 4
+  %p5 = getelementptr i64, ptr %task, i64 5
+  %p6 = getelementptr i64, ptr %task, i64 6
+  %pointers = load ptr, ptr %task
+  %integers = load ptr, ptr %p1
+  %memory = load ptr, ptr %p2
+  %size = load i64, ptr %p3
+  %items = load i64, ptr %p4
+  %get_number = load ptr, ptr %p5
+  %get_count = load ptr, ptr %p6
+  %short_number = call i32 %get_number()
+  %short_count = call i32 %get_count()
+  %number = sext i32 %short_number to i64
+  %count = sext i32 %short_count to i64
+  %offset = mul i64 %number, %size
+  %scratch = getelementptr i8, ptr %memory, i64 %offset
+  %begin = mul i64 %items, %number
+  %end = add i64 %begin, %items
+  %first = sdiv i64 %begin, %count
+  %last = sdiv i64 %end, %count
+  call void @run(ptr %pointers, ptr %integers, ptr %scratch, i64 %first, i64 %last)
+  ret void
+}
+"""
+
+
 def write_kernel(plan: Plan, variant: Variant, width: int) -> Kernel:
     """The kernel `run(pointers, integers, scratch, first item, last item)` of a plan, for vectors of `width` numbers."""
     e = Emitter()
@@ -99,7 +132,7 @@ def write_kernel(plan: Plan, variant: Variant, width: int) -> Kernel:
         layout.begin(item)
         (_Reverse if variant.reverse else _Forward)(e, layout, plan, variant).write()
     ir = e.function("run", [("pointers", PTR), ("integers", PTR), ("scratch", PTR), ("first", I64), ("last", I64)])
-    return Kernel(ir, list(layout.args.pointers), list(layout.args.integers), layout.scratch_size)
+    return Kernel(ir + SHARE, list(layout.args.pointers), list(layout.args.integers), layout.scratch_size)
 
 
 class _Kernel:

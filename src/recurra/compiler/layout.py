@@ -17,8 +17,6 @@ from recurra.compiler.plan import Plan
 from recurra.compiler.schedule import Schedule
 from recurra.compiler.writer import StepWriter, Storage
 
-BYTES = {"float": 4, "double": 8}
-
 
 class Arguments:
     """A kernel's arguments: an array of pointers and one of integers, both by name, read once at the start."""

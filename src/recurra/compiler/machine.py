@@ -46,10 +46,10 @@ def compile_object(ir: str) -> bytes:
         return target().emit_object(module)
 
 
-def load_function(code: bytes, name: str) -> int:
-    """Link an object file into this process and return the address of `name`; the code stays for good.
+def load_functions(code: bytes, *names: str) -> list[int]:
+    """Link an object file into this process and return the addresses of functions; the code stays for good.
 
-    Raises RuntimeError or ValueError if `code` is not an object file or does not hold `name`.
+    Raises RuntimeError or ValueError if `code` is not an object file or does not hold one of them.
     """
     with _lock:
         target()
@@ -58,8 +58,8 @@ def load_function(code: bytes, name: str) -> int:
         engine = llvm.create_mcjit_compiler(empty, target())
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
-        address = engine.get_function_address(name)
-        if not address:
-            raise ValueError(f"the object file does not hold {name!r}")
+        addresses = [engine.get_function_address(name) for name in names]
+        if not all(addresses):
+            raise ValueError(f"the object file does not hold all of {names}")
         _engines.append(engine)
-        return address
+        return addresses

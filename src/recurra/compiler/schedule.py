@@ -6,10 +6,16 @@ it is an offset and strides into what it looks at. A value is put into memory on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from recurra.compiler.graph import POINTWISE, REDUCTIONS, VIEWS, Graph, Node, topological
+
+
+COST = {"exp": 22, "expm1": 20, "log": 30, "log1p": 65, "sigmoid": 26, "tanh": 26, "softplus": 90, "erf": 50, "sin": 30,
+        "cos": 30, "pow": 120, "div": 5, "sqrt": 6}  # fmt: skip
+"""Instructions of the operations that take more than one."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,18 @@ class Schedule:
     """Where else a pointwise value is written."""
     views: dict[Node, View]
     stage: dict[Node, int]
+
+    @property
+    def instructions(self) -> int:
+        """About how many instructions one lane takes for one time step, were it alone in its vector."""
+        total = 0
+        for step in self.steps:
+            if isinstance(step, Node):
+                total += step.args[0].size
+            else:
+                each = sum(COST.get(n.op, 1) for n in step.nodes) + len(step.reductions)
+                total += each * math.prod(step.shape)
+        return total
 
     @property
     def products(self) -> list[Node]:

@@ -72,7 +72,9 @@ def _number(plan: Plan, names: tuple[str, ...], problem: Problem, save: bool) ->
     states = sum(math.prod(shape) for shape in plan.states.values())
     resets, lengths = problem.resets is not None, problem.lengths is not None
     rows = _rows(plan, problem.batch, lengths)
-    pitch = min(padded(plan.lanes, width), max(8 * width, padded(1024 // max(2, states), width)))
+    pitch = min(
+        padded(plan.lanes, width), max(8 * width, padded((8192 if states < 3 else 2048) // max(1, states), width))
+    )
     per_step = states * (pitch if plan.channel else 1) * (8 if plan.real == "double" else 4)
     chunk = 1 if plan.products else max(4, min(64, 2 ** int(math.log2(max(1, CACHE_BYTES // per_step)))))
     key = (id(plan), names, save, resets, lengths, rows)
@@ -135,21 +137,34 @@ def _kernel(call: Call, reverse: bool) -> cache.Loaded:
     return cache.get(plan.listing + repr(facts), lambda: write_kernel(plan, variant, call.width), about)
 
 
-def _blocks(call: Call, batch: int) -> tuple[int, int, int]:
+def _blocks(call: Call, batch: int, reverse: bool) -> tuple[int, int, int]:
     """(items, blocks of lanes per sequence, lanes per block)."""
     if not call.plan.channel:
         return -(-batch // call.rows) * call.plan.lanes, 1, 1
     lanes = call.plan.lanes
-    blocks = max(-(-lanes // call.pitch), -(-threads.count() // batch))
+    blocks = -(-lanes // call.pitch)
+    if reverse or _worth_splitting(call):
+        blocks = max(blocks, -(-threads.count() // batch))
     block = min(padded(-(-lanes // blocks), call.width), call.pitch)
     blocks = -(-lanes // block)
     return batch * blocks, blocks, block
 
 
+def _worth_splitting(call: Call) -> bool:
+    """Whether parts of a row of lanes may go to several threads on the way forward.
+
+    One thread nearly fills the memory bus, and two that each read half of every row fetch most lines twice: it only
+    pays where computing takes longer than fetching.
+    """
+    streams = sum(leaf.per_time and leaf.per_lane for leaf in call.plan.leaves.values()) + len(call.plan.outputs)
+    cycles, fetching = call.plan.forward.instructions / (2 * call.width), streams * 4 / 8
+    return cycles > 2 * fetching
+
+
 def _launch(call: Call, reverse: bool, memory: Mapping[str, Tensor], batch: int, time: int) -> None:
     """Run a kernel over all items; `memory` holds every argument by name."""
     kernel = _kernel(call, reverse)
-    items, blocks, block = _blocks(call, batch)
+    items, blocks, block = _blocks(call, batch, reverse)
     integers = {"time": time, "batch": batch, "blocks": blocks, "block": block, "chunks": -(-time // call.chunk)}
     for name in kernel.integers:
         if ":" in name:
@@ -159,13 +174,9 @@ def _launch(call: Call, reverse: bool, memory: Mapping[str, Tensor], batch: int,
     numbers = (ctypes.c_int64 * len(kernel.integers))(*(integers[name] for name in kernel.integers))
     work = batch * time * call.plan.lanes * max(1, sum(math.prod(s) for s in call.plan.states.values()))
     wanted = threads.count() if work * (1 + len(call.plan.products) * 50) > SMALL else 1
-    scratch = torch.empty(wanted, max(16, kernel.scratch + 16), dtype=REAL[call.plan.real])
+    scratch = torch.empty(wanted, kernel.scratch + 16, dtype=REAL[call.plan.real])
     size = scratch.stride(0) * scratch.element_size()
-
-    def share(i: int, first: int, last: int) -> None:
-        kernel.run(pointers, numbers, scratch.data_ptr() + i * size, first, last)
-
-    threads.run(share, items, wanted)
+    threads.run(kernel, threads.Task(pointers, numbers, scratch.data_ptr(), size, items), wanted)
 
 
 def _packed(call: Call, schedule: Schedule, memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -226,7 +237,7 @@ def _clear_padding(t: Tensor, lengths: Tensor | None) -> None:
 
 def _gradients(call: Call, batch: int, time: int, zero: bool) -> dict[str, Tensor]:
     """Memory for everything the reverse kernel writes."""
-    items, blocks, _ = _blocks(call, batch) if batch else (0, 1, 1)
+    items, blocks, _ = _blocks(call, batch, True) if batch else (0, 1, 1)
     real, gradients = REAL[call.plan.real], {}
     for output in gradient_outputs(call.plan):
         full = _shape(call, output.kind, output.shape, batch, time, items, blocks)

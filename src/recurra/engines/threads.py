@@ -1,43 +1,92 @@
-"""Running a kernel's items on as many threads as PyTorch is told to use."""
+"""Running a kernel's items on as many threads as PyTorch is told to use.
+
+The threads are PyTorch's own: its OpenMP library is asked to run a team. Threads of another kind would fight for the
+cores with those, which keep spinning for a while after each operation.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
-_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+from recurra.compiler.cache import Loaded
+
+_process = os.getpid()
 
 
-def split(items: int, threads: int) -> list[tuple[int, int]]:
-    """(first, last) of nearly equal shares of `items`, none empty."""
-    threads = max(1, min(items, threads))
-    cuts = [items * i // threads for i in range(threads + 1)]
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+@dataclass(frozen=True)
+class Task:
+    """Arguments of a kernel."""
+
+    pointers: Any
+    integers: Any
+    scratch: int
+    scratch_bytes: int
+    """Per thread."""
+    items: int
 
 
-def run(work: Callable[[int, int, int], None], items: int, threads: int) -> None:
-    """Call `work(share number, first, last)` for every share at once; the caller's thread does the first."""
-    shares = split(items, threads)
-    if len(shares) == 1:
-        work(0, *shares[0])
-        return
-    others = [_pool(len(shares) - 1).submit(work, i, *share) for i, share in enumerate(shares) if i]
-    work(0, *shares[0])
-    for other in others:
-        other.result()
+@dataclass(frozen=True)
+class _OpenMP:
+    parallel: Any
+    number: int
+    count: int
+
+
+@functools.cache
+def _openmp() -> _OpenMP | None:
+    """PyTorch's OpenMP library, if it is GNU's."""
+    for path in (Path(torch.__file__).parent / "lib").glob("libgomp*.so*"):
+        library = ctypes.CDLL(str(path))
+        parallel = library.GOMP_parallel
+        parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        parallel.restype = None
+        number, count = (
+            ctypes.cast(getattr(library, f"omp_get_{what}"), ctypes.c_void_p).value
+            for what in ("thread_num", "num_threads")
+        )
+        assert number and count
+        return _OpenMP(parallel, number, count)
+    return None
 
 
 def count() -> int:
-    """Threads to use."""
-    return torch.get_num_threads()
+    """Threads to use: as many as PyTorch, and one in a process that was forked, where OpenMP cannot start more."""
+    return torch.get_num_threads() if os.getpid() == _process else 1
 
 
+def run(kernel: Loaded, task: Task, threads: int) -> None:
+    """Run all items of a task; the interpreter is free for other Python threads meanwhile."""
+    threads = min(threads, task.items)
+    if threads == 1:
+        kernel.run(task.pointers, task.integers, task.scratch, 0, task.items)
+        return
+    openmp = _openmp()
+    if openmp is None:
+        _run_on_pool(kernel, task, threads)
+        return
+    fields = (ctypes.addressof(task.pointers), ctypes.addressof(task.integers), task.scratch, task.scratch_bytes)
+    packed = (ctypes.c_int64 * 7)(*fields, task.items, openmp.number, openmp.count)
+    openmp.parallel(kernel.share, packed, threads, 0)
+
+
+def _run_on_pool(kernel: Loaded, task: Task, threads: int) -> None:
+    """Where PyTorch comes with another threading library."""
+
+    def share(i: int) -> None:
+        first, last = task.items * i // threads, task.items * (i + 1) // threads
+        kernel.run(task.pointers, task.integers, task.scratch + i * task.scratch_bytes, first, last)
+
+    list(_pool(threads).map(share, range(threads)))
+
+
+@functools.cache
 def _pool(size: int) -> ThreadPoolExecutor:
-    """A pool of this process; one that a fork copied has no threads behind it and is not used."""
-    key = (os.getpid(), size)
-    if key not in _pools:
-        _pools[key] = ThreadPoolExecutor(size, thread_name_prefix="recurra")
-    return _pools[key]
+    return ThreadPoolExecutor(size, thread_name_prefix="recurra")
