@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from recurra.errors import EngineRefused as EngineRefused
     from recurra.errors import InputError as InputError
     from recurra.errors import RecurraError as RecurraError
+    from recurra.models.files import load as load
+    from recurra.models.language_model import LanguageModel as LanguageModel
     from recurra.problem import Lane as Lane
     from recurra.problem import constant as constant
     from recurra.problem import shared as shared
@@ -21,6 +23,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Lane": "problem",
+    "LanguageModel": "models.language_model",
     "Paper": "recurrence",
     "Recurrence": "recurrence",
     "State": "state",
@@ -28,6 +31,7 @@ _PUBLIC = {
     "shared": "problem",
     "layer": "registry",
     "layers": "registry",
+    "load": "models.files",
     "observe": "engines.choose",
     "EngineRefused": "errors",
     "InputError": "errors",

@@ -57,7 +57,9 @@ def samples(name, dtype, count):
     busy = rng.uniform(0, 110 if dtype is np.float32 else 760, count)
     near = rng.uniform(0, 6.5, count)
     around_one = 1 + rng.normal(size=count) * 10.0 ** rng.uniform(-12, -0.5, count)
-    x = np.concatenate([spread, busy, near, around_one, limits, limits * (1 + float(info.eps)), [0.0, float(info.tiny)]])
+    x = np.concatenate(
+        [spread, busy, near, around_one, limits, limits * (1 + float(info.eps)), [0.0, float(info.tiny)]]
+    )
     x = x.astype(dtype)
     if name == "log":
         return x
@@ -76,7 +78,9 @@ def ulps(got, x, name):
             continue
         exact = EXACT[name](mpmath.mpf(float(argument)))
         if abs(exact) > float(info.max):
-            assert value in (np.inf, -np.inf) or abs(abs(float(value)) - float(info.max)) <= 8 * float(np.spacing(info.max))
+            assert value in (np.inf, -np.inf) or abs(abs(float(value)) - float(info.max)) <= 8 * float(
+                np.spacing(info.max)
+            )
             continue
         unit = float(np.spacing(np.abs(got.dtype.type(float(exact)))))
         errors.append(float(abs(mpmath.mpf(float(value)) - exact)) / unit)

@@ -1,35 +1,46 @@
 """The language model: patterns, packing, state, files."""
 
+import json
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import recurra
 from recurra.models import files
 from recurra.models.language_model import LanguageModel
-from recurra.models.pattern import parse
+from recurra.models.pattern import MOST_LAYERS, parse
 from recurra.testing.tolerances import assert_close
 
 
-def model(pattern="mamba+lstm"):
-    return LanguageModel(vocabulary=11, width=8, pattern=pattern).eval()
+def model(pattern="mamba+lstm", **options):
+    return LanguageModel(vocabulary=11, width=8, pattern=pattern, **options).eval()
 
 
-def test_pattern():
-    assert parse("mamba*3+lstm") == ["mamba", "mamba", "mamba", "lstm"]
-    assert parse(" min-gru ") == ["min-gru"]
+@given(st.lists(st.tuples(st.sampled_from(["mamba", "lstm", "min-gru"]), st.integers(1, 9)), min_size=1, max_size=4))
+def test_pattern(parts):
+    expected = [name for name, count in parts for _ in range(count)]
+    assert parse("+".join(f"{name}*{count}" for name, count in parts)) == expected
+    assert parse(" + ".join(expected)) == expected
 
 
-@pytest.mark.parametrize("bad", ["", "mamba**2", "mamba*0", "mamba+", "nope*2", "3*mamba", None])
+@pytest.mark.parametrize(
+    "bad", ["", "mamba**2", "mamba*0", "mamba+", "nope*2", "3*mamba", None, f"lstm*{MOST_LAYERS + 1}", "lstm*999999999"]
+)
 def test_bad_pattern(bad):
-    with pytest.raises(recurra.InputError):
+    with pytest.raises(recurra.InputError, match=r"pattern|not known"):
         parse(bad)
 
 
-def test_cut_and_advance_equal_the_whole():
+@settings(max_examples=10, deadline=None)
+@given(cut=st.integers(0, 8), seed=st.integers(0, 1000))
+def test_cut_and_advance_equal_the_whole(cut, seed):
+    torch.manual_seed(seed)
     net, tokens = model(), torch.randint(0, 11, (2, 9))
     whole, end = net(tokens)
-    first, state = net(tokens[:, :4])
-    second, state = net(tokens[:, 4:8], state)
+    first, state = net(tokens[:, :cut])
+    second, state = net(tokens[:, cut:8], state)
     last, state = net.advance(tokens[:, 8], state)
     assert_close("logits", torch.cat([first, second, last[:, None]], 1), whole)
     assert set(state) == set(end) == set(net.initial_state(2))
@@ -43,34 +54,109 @@ def test_packed_and_padded():
     resets[0, 3] = True
     packed, _ = net(tokens, resets=resets)
     assert_close("second sequence", packed[:, 3:], net(tokens[:, 3:])[0])
-    padded, _ = net(tokens, lengths=torch.tensor([5]))
-    assert_close("valid part", padded[:, :5], net(tokens[:, :5])[0])
+    padded, state = net(tokens, lengths=torch.tensor([5]))
+    valid, end = net(tokens[:, :5])
+    assert_close("valid part", padded[:, :5], valid)
+    for name in end:
+        assert_close(name, state[name], end[name])
+
+
+def test_the_engine_named_runs_every_block():
+    with recurra.observe() as seen:
+        model("mamba*2+lstm")(torch.zeros(1, 2, dtype=torch.int64), engine="loop")
+    assert seen == ["loop"] * 3
+    with pytest.raises(recurra.InputError, match="engine"):
+        model()(torch.zeros(1, 2, dtype=torch.int64), engine="warp")
 
 
 @pytest.mark.parametrize(
-    "tokens", [torch.zeros(3, dtype=torch.int64), torch.zeros(1, 3), torch.tensor([[11]]), torch.tensor([[-1]]), "text"]
+    "tokens",
+    [torch.zeros(3, dtype=torch.int64), torch.zeros(1, 3), torch.tensor([[11]]), torch.tensor([[-1]]), "text"],
+    ids=str,
 )
 def test_bad_tokens(tokens):
     with pytest.raises(recurra.InputError, match="tokens"):
         model()(tokens)
 
 
-def test_files_round_trip(tmp_path):
-    net, tokens = model(), torch.randint(0, 11, (1, 5))
+@pytest.mark.parametrize("token", [3, "a", torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1)], ids=str)
+def test_bad_token(token):
+    with pytest.raises(recurra.InputError, match="token"):
+        model().advance(token)
+
+
+def test_a_state_that_does_not_fit():
+    tokens = torch.zeros(2, 3, dtype=torch.int64)
+    states = [
+        model("lstm+mamba").initial_state(2),
+        model("mamba").initial_state(2),
+        model("mamba+lstm*2").initial_state(2),
+        model().initial_state(3),
+        [1],
+    ]
+    for state in states:
+        with pytest.raises(recurra.InputError, match="state"):
+            model()(tokens, state)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("vocabulary", 0), ("width", 8.5), ("width", -1), ("mlp", 0), ("mlp", "a"), ("dropout", 1.0), ("dropout", None)],
+)
+def test_bad_settings(name, value):
+    with pytest.raises(recurra.InputError, match=f"{name} is"):
+        LanguageModel(**{name: value})
+
+
+def test_dropout_is_for_training_only():
+    net, tokens = model(dropout=0.5), torch.randint(0, 11, (1, 5))
+    assert torch.equal(net(tokens)[0], net(tokens)[0])
+    net.train()
+    assert not torch.equal(net(tokens)[0], net(tokens)[0])
+
+
+@pytest.mark.parametrize("name", recurra.layers())
+def test_files_round_trip(tmp_path, name):
+    net, tokens = model(f"{name}+min-gru"), torch.randint(0, 11, (1, 5))
+    files.save(net, tmp_path / "new")
+    loaded = recurra.load(tmp_path / "new")
+    assert loaded.config == net.config == json.loads((tmp_path / "new/config.json").read_text())["model"]
+    assert not loaded.training
+    assert torch.equal(loaded(tokens)[0], net(tokens)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_files_keep_the_dtype(tmp_path, dtype):
+    net, tokens = model().to(dtype), torch.randint(0, 11, (1, 5))
     files.save(net, tmp_path)
     assert torch.equal(files.load(tmp_path)(tokens)[0], net(tokens)[0])
 
 
-def test_files_that_are_not_a_model(tmp_path):
-    with pytest.raises(recurra.InputError, match=r"config\.json"):
-        files.load(tmp_path)
+@pytest.mark.parametrize(
+    "config", ["", "{}", "[]", "null", '{"model": 3}', '{"model": {"width": -1}}', '{"model": {"depth": 2}}', "\xff"]
+)
+def test_a_config_that_is_none(tmp_path, config):
     files.save(model(), tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"rubbish")
-    with pytest.raises(recurra.InputError, match=r"model\.safetensors"):
+    (tmp_path / "config.json").write_bytes(config.encode("latin-1"))
+    with pytest.raises(recurra.InputError, match=r"config\.json does not describe a model"):
         files.load(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(recurra.InputError, match=r"config\.json"):
-        files.load(tmp_path)
+
+
+def test_weights_that_are_missing_damaged_or_foreign(tmp_path):
+    for missing in ("config.json", "model.safetensors"):
+        files.save(model(), tmp_path)
+        (tmp_path / missing).unlink()
+        with pytest.raises(recurra.InputError, match=missing):
+            files.load(tmp_path)
+    files.save(model(), tmp_path / "whole")
+    content = (tmp_path / "whole/model.safetensors").read_bytes()
+    files.save(model("lstm"), tmp_path / "other")
+    foreign = (tmp_path / "other/model.safetensors").read_bytes()
+    for damage in (b"", b"rubbish", content[:-5], content[:50], foreign):
+        (tmp_path / "whole/model.safetensors").write_bytes(damage)
+        with pytest.raises(recurra.InputError, match=r"model\.safetensors does not fit") as raised:
+            files.load(tmp_path / "whole")
+        assert "\n" not in str(raised.value)
 
 
 def test_the_head_is_tied_and_everything_learns():

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from recurra.cli import evaluate, generate, layers, train
+from recurra.cli import evaluate, explain, generate, layers, train
 from recurra.errors import RecurraError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("evaluate")(evaluate.evaluate)
 app.command("layers")(layers.layers)
+app.command("explain")(explain.explain)
 
 
 def main() -> None:

@@ -86,8 +86,12 @@ def _maximum(g: Graph, node: Node, d: Node) -> tuple[Node, Node]:
     return (to_a, to_b) if node.op == "maximum" else (to_b, to_a)
 
 
-def _pow(g: Graph, node: Node, d: Node) -> tuple[Node, Node]:
+def _pow(g: Graph, node: Node, d: Node) -> tuple[Node, Node | None]:
     base, exponent = node.args
+    known = g.value(exponent)
+    if known is not None:
+        slope = g.pointwise("mul", g.constant(known), g.pointwise("pow", base, g.constant(known - 1)))
+        return g.pointwise("mul", d, slope), None
     one, zero = g.constant(1.0), g.constant(0.0)
     slope = g.pointwise("mul", exponent, g.pointwise("pow", base, g.pointwise("sub", exponent, one)))
     to_base = g.pointwise("where", g.pointwise("eq", exponent, zero), zero, g.pointwise("mul", d, slope))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,7 @@ class Graph:
         if simpler is not None:
             return simpler
         shape = broadcast_shape(*(a.shape for a in args))
+        args = tuple(self.reshape(a, (1,) * (len(shape) - len(a.shape)) + a.shape) for a in args)
         is_bool = op in COMPARE | LOGIC or (op in ("where", "copy") and args[-1].is_bool)
         return self._node(op, args, shape, None, is_bool)
 
@@ -93,6 +94,8 @@ class Graph:
             return self.expand(args[0], shape)
         if op == "mul" and -1.0 in known:
             return self.pointwise("neg", self.expand(args[1 - known.index(-1.0)], shape))
+        if op == "pow" and known[1] is not None:
+            return self._power(self.expand(args[0], shape), known[1])
         if op == "neg" and args[0].op == "neg":
             return args[0].args[0]
         if op == "not" and args[0].op == "not":
@@ -100,6 +103,19 @@ class Graph:
         if op == "where" and args[1] is args[2]:
             return self.expand(args[1], shape)
         return None
+
+    def _power(self, x: Node, exponent: float) -> Node | None:
+        """Powers that are cheaper as something else."""
+        one = self.constant(1.0)
+        ways: dict[float, Callable[[], Node]] = {
+            0.0: lambda: self.expand(one, x.shape),
+            1.0: lambda: x,
+            2.0: lambda: self.pointwise("mul", x, x),
+            3.0: lambda: self.pointwise("mul", self.pointwise("mul", x, x), x),
+            0.5: lambda: self.pointwise("sqrt", x),
+            -1.0: lambda: self.pointwise("div", one, x),
+        }
+        return ways[exponent]() if exponent in ways else None
 
     def reshape(self, x: Node, shape: tuple[int, ...]) -> Node:
         """The same elements in the same order under another shape."""

@@ -89,7 +89,7 @@ class Layout(ABC):
 
     @abstractmethod
     def at(self, name: str, kind: str, size: int, scalar: str, t: Value | None = None) -> Storage:
-        """An argument as storage; `kind` says which axes it has (see `recurra.compiler.kernels`)."""
+        """An argument as storage; `kind` says which axes it has (see `recurra.compiler.arguments`)."""
 
     @abstractmethod
     def transfer(self, to: Storage, source: Storage | None, size: int, row: Value | None = None) -> None:
@@ -141,7 +141,7 @@ class Channel(Layout):
         terms = terms if self._lane is None else (*terms, self._lane)
         return self.e.offset(pointer, self.sum(*terms), scalar) if terms else pointer
 
-    def own(self, block: Value, size: int) -> Storage:
+    def own(self, block: Value, size: int) -> Storage:  # noqa: ARG002
         return Storage(self._lanes_at(block, self.plan.real), self.plan.real, self.pitch, True)
 
     def at(self, name: str, kind: str, size: int, scalar: str, t: Value | None = None) -> Storage:
@@ -169,7 +169,7 @@ class Channel(Layout):
             b = self.sum((b, self.args.integer("chunks")), t)
         return Storage(self._lanes_at(pointer, scalar, (b, size * lanes), self.first), scalar, lanes, True)
 
-    def transfer(self, to: Storage, source: Storage | None, size: int, row: Value | None = None) -> None:
+    def transfer(self, to: Storage, source: Storage | None, size: int, row: Value | None = None) -> None:  # noqa: ARG002
         e = self.e
         writer = StepWriter(e, Schedule([], [], {}, {}, {}), {}, self.plan.real, 1, True)
         with e.loop(0, size) as i:
@@ -199,7 +199,7 @@ class Channel(Layout):
     def each_row(self) -> Iterator[Value | None]:  # type: ignore[override]
         yield None
 
-    def sequence(self, row: Value | None) -> Value:
+    def sequence(self, row: Value | None) -> Value:  # noqa: ARG002
         return self.sequence_number
 
     def lane_sum(self, name: str, size: int) -> Value:
@@ -224,7 +224,10 @@ class Channel(Layout):
         return Storage(self.lane_sum(name, size), self.plan.real, self.width, True, add=True)
 
     def step(
-        self, schedule: Schedule, storages: Callable[[], Mapping[str | Node, Storage]], matrices: Mapping[Node, str]
+        self,
+        schedule: Schedule,
+        storages: Callable[[], Mapping[str | Node, Storage]],
+        matrices: Mapping[Node, str],  # noqa: ARG002
     ) -> None:
         for start, stop, width in self._lane_spans():
             with self.e.loop(start, stop, width) as d:

@@ -1,8 +1,9 @@
 """A recurrence made ready for code generation: its step and the derivative of its step as schedules.
 
 Two schedules come out. "forward" computes `next.<state>` and `y` from `state.<state>`, `input.<name>` and
-`weight.<name>`. "reverse" computes, from the same and from `adjoint.<state>` (the gradient of the next
-state) and `grad.y`, `before.<state>` (the gradient of the state before) and `grad.<leaf>`. Complex values appear as `<name>.real` and `<name>.imag`.
+`weight.<name>`. "reverse" computes, from the same and from `adjoint.<state>` (the gradient of the next state) and
+`grad.y`, `before.<state>` (the gradient of the state before) and `grad.<leaf>`. Complex values appear as
+`<name>.real` and `<name>.imag`.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def make_plan(
     kept = {f"saved.{i}": node for i, node in enumerate(n for n in topological(outputs.values()) if n.op == "matvec")}
 
     states = {name.removeprefix("next."): outputs[name].shape for name in after}
-    gradients = _gradients(graph, outputs, states, [leaves[name] for name in sorted(needs)])
+    used = [leaf for name, leaf in sorted(leaves.items()) if name in needs and _used(name, outputs)]
+    gradients = _gradients(graph, outputs, states, used)
     gradients = expand_products(graph, gradients, fixed)
     gradients = _replace(graph, gradients, {node: graph.input(name, node.shape) for name, node in kept.items()})
     gradients, outers = _outer_products(graph, gradients, fixed)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from recurra.compiler.graph import POINTWISE, REDUCTIONS, VIEWS, Graph, Node, topological
 
-
 COST = {"exp": 22, "expm1": 20, "log": 30, "log1p": 65, "sigmoid": 26, "tanh": 26, "softplus": 90, "erf": 50, "sin": 30,
         "cos": 30, "pow": 120, "div": 5, "sqrt": 6}  # fmt: skip
 """Instructions of the operations that take more than one."""
@@ -57,6 +56,23 @@ class Schedule:
     """Where else a pointwise value is written."""
     views: dict[Node, View]
     stage: dict[Node, int]
+
+    def lines(self) -> list[str]:
+        """The schedule for a person: one line per loop or product."""
+        described = []
+        for step in self.steps:
+            if isinstance(step, Node):
+                m, k = step.args[0].shape
+                described.append(f"product [{m}, {k}] by a vector")
+                continue
+            kept = [node for node in step.nodes if node in self.buffers]
+            written = [str(p.target) for n in step.nodes for p in self.places.get(n, []) if isinstance(p.target, str)]
+            over = f"loop over {list(step.shape)}" if step.shape else "once"
+            parts = [f"{over}: {', '.join(n.op for n in [*step.nodes, *step.reductions])}"]
+            parts += [f"keeps {len(kept)} value(s)"] if kept else []
+            parts += [f"writes {', '.join(written)}"] if written else []
+            described.append("; ".join(parts))
+        return described
 
     @property
     def instructions(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from recurra.compiler import lowering_shapes  # noqa: F401  (fills the table)
 from recurra.compiler.graph import Graph, Node
 from recurra.compiler.lowering import LOWERING, Pair, Value
 from recurra.errors import RecurraError

@@ -165,10 +165,8 @@ class StepWriter:
         storage = self.storages[base.attr if base.op == "input" else base]
         address = self._address(storage, self._element(view.offset, view.strides, index))
         step = view.strides[-1] if view.strides and len(index) == len(view.strides) else 0
-        if self.lanes:
-            count = self.width if storage.lanes else 1
-        else:
-            count = width if step else 1
+        several = storage.lanes if self.lanes else step != 0
+        count = (self.width if self.lanes else width) if several else 1
         if not self.lanes and count > 1 and step * storage.scale != 1:
             parts = [
                 self.load(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -19,21 +20,34 @@ def default_text() -> bytes:
 
 
 def read(path: str | Path) -> bytes:
-    """All bytes of a file, or of every file below a folder in the order of their names.
+    """All bytes of a file, or of every text file below a folder in the order of their names.
+
+    In a folder, what is hidden (its name begins with a dot) and what is binary (it holds a zero byte) is passed over.
 
     Raises InputError if there is nothing to read or it cannot be read.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"data {str(path)!r} does not exist; expected a file or a folder")
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     try:
-        data = b"\n".join(file.read_bytes() for file in files)
+        if not path.exists():
+            raise InputError(f"data {str(path)!r} does not exist; expected a file or a folder")
+        data = b"\n".join(_texts(path)) if path.is_dir() else path.read_bytes()
     except OSError as error:
         raise InputError(f"data {str(path)!r} cannot be read: {error.strerror}: {error.filename}") from error
     if not data:
-        raise InputError(f"data {str(path)!r} is empty; expected text to learn from")
+        what = "holds no text file" if path.is_dir() else "is empty"
+        raise InputError(f"data {str(path)!r} {what}; expected text to learn from")
     return data
+
+
+def _texts(folder: Path) -> list[bytes]:
+    """The content of every text file below `folder`, in the order of their names."""
+    found = (p for p in folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(folder)))
+    contents = (file.read_bytes() for file in sorted(found))
+    return [content for content in contents if content and b"\0" not in content]
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def split(data: bytes) -> tuple[bytes, bytes]:
@@ -42,12 +56,20 @@ def split(data: bytes) -> tuple[bytes, bytes]:
     return data[:cut], data[cut:]
 
 
+def as_tensor(data: bytes) -> Tensor:
+    """[len(data)] uint8."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+
+
 @dataclass(frozen=True)
 class Windows:
     """Training text as `batch` streams side by side, read `length` bytes at a time.
 
     Window number n is the same whenever it is asked for. Every pass over the text starts a few bytes further on, so
     that windows do not fall on the same bytes each time.
+
+    Raises:
+        InputError: the text is too short for a single window of every stream.
     """
 
     data: bytes
@@ -55,6 +77,8 @@ class Windows:
     length: int
 
     def __post_init__(self) -> None:
+        if self.batch < 1 or self.length < 1:
+            raise InputError(f"batch is {self.batch} and window {self.length}; expected both at least 1")
         if self.per_pass < 1:
             need = self.batch * (2 * self.length + 1)
             raise InputError(
@@ -74,7 +98,11 @@ class Windows:
     def window(self, number: int) -> Tensor:
         """[batch, length + 1] int64: each row goes on where it ended in the window before, one byte overlapping."""
         epoch, place = divmod(number, self.per_pass)
-        each = len(self.data) // self.batch
-        text = torch.frombuffer(bytearray(self.data), dtype=torch.uint8)[: each * self.batch].view(self.batch, each)
         first = epoch * 97 % self.length + place * self.length
-        return text[:, first : first + self.length + 1].long()
+        return self._streams[:, first : first + self.length + 1].long()
+
+    @cached_property
+    def _streams(self) -> Tensor:
+        """[batch, bytes of one stream] uint8."""
+        each = len(self.data) // self.batch
+        return as_tensor(self.data)[: each * self.batch].view(self.batch, each)

@@ -53,8 +53,8 @@ def run_eagerly(problem: Problem, engine: str) -> Rollout:
 def choose(problem: Problem) -> str:
     """The engine that "auto" means for this problem.
 
-    On the CPU the compiled loop; elsewhere, and for a step that cannot be traced, the reference loop. The latter is said
-    once, as a warning.
+    On the CPU the compiled loop; elsewhere, and for a step that cannot be traced, the reference loop. The latter is
+    said once, as a warning.
     """
     reason = compiled.refuses(problem)
     if reason is None:

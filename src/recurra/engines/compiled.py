@@ -7,6 +7,7 @@ reverse one.
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from dataclasses import dataclass
@@ -86,6 +87,25 @@ def plan_of(problem: Problem) -> Plan:
         raise Untraceable(step)
     real = frozenset(name for name, leaf in step.leaves.items() if leaf.scalar != "i8")
     return _plan(problem, step, real)
+
+
+def explain(problem: Problem) -> dict[str, Any]:
+    """What the compiler makes of a problem: equations, schedules, cost per lane and time step, generated source.
+
+    Raises Untraceable, with the reason, if the step cannot be compiled.
+    """
+    plan = plan_of(problem)
+    sizes = {"float": 4, "double": 8, "bfloat": 2, "half": 2, "i8": 1}
+    read = [math.prod(leaf.shape) * sizes[leaf.scalar] for leaf in plan.leaves.values() if leaf.per_time]
+    written = [math.prod(shape) * sizes[scalar] for shape, scalar in plan.outputs.values()]
+    return {
+        "equations": plan.listing,
+        "schedule": {"forward": plan.forward.lines(), "reverse": plan.reverse.lines()},
+        "bytes_read": sum(read),
+        "bytes_written": sum(written),
+        "instructions": plan.forward.instructions,
+        "source": operator.sources(plan, problem),
+    }
 
 
 # --- from problem to plan -----------------------------------------------------------------------------------------

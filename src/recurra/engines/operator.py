@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from recurra.compiler import cache, machine
-from recurra.compiler.kernels import Output, Variant, gradient_outputs, packed_name, padded, write_kernel
+from recurra.compiler.arguments import Variant, gradient_outputs, packed_name, padded
+from recurra.compiler.kernels import write_kernel
 from recurra.compiler.plan import Plan
 from recurra.compiler.schedule import Schedule
 from recurra.engines import threads
@@ -64,6 +65,13 @@ def rollout(plan: Plan, tensors: Mapping[str, Tensor], problem: Problem, save: b
     )
     wanted = [*plan.outputs, *(f"last.{name}" for name in plan.states)]
     return dict(zip(wanted, results, strict=False))
+
+
+def sources(plan: Plan, problem: Problem) -> dict[str, str]:
+    """The files that hold the generated source of both directions; made if they are not there."""
+    names = tuple(plan.leaves) + tuple(f"state.{name}" for name in plan.states)
+    call = _calls[_number(plan, names, problem, True)]
+    return {"forward": str(_kernel(call, False).source), "reverse": str(_kernel(call, True).source)}
 
 
 def _number(plan: Plan, names: tuple[str, ...], problem: Problem, save: bool) -> int:
@@ -314,12 +322,12 @@ _library.impl("rollout", _forward, "CPU")
 _library.impl("rollout_backward", _backward, "CPU")
 
 
-def _fake_forward(tensors, resets, lengths, time, number):  # type: ignore[no-untyped-def]
+def _fake_forward(tensors, _resets, _lengths, time, number):  # type: ignore[no-untyped-def]
     call = _calls[number]
     return list(_results(call, tensors[0], _batch(call, tensors), time, False).values())
 
 
-def _fake_backward(grads, saved, tensors, resets, lengths, time, number):  # type: ignore[no-untyped-def]
+def _fake_backward(_grads, _saved, tensors, *_rest):  # type: ignore[no-untyped-def]
     return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors]
 
 

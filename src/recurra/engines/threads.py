@@ -52,7 +52,8 @@ def _openmp() -> _OpenMP | None:
             ctypes.cast(getattr(library, f"omp_get_{what}"), ctypes.c_void_p).value
             for what in ("thread_num", "num_threads")
         )
-        assert number and count
+        assert number is not None
+        assert count is not None
         return _OpenMP(parallel, number, count)
     return None
 

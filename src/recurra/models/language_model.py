@@ -8,34 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from recurra import registry
 from recurra.check import describe
 from recurra.errors import InputError
+from recurra.models.block import Block
 from recurra.models.pattern import parse
 from recurra.state import State
 
 if TYPE_CHECKING:
     from recurra.streaming.session import Session
-
-
-class Block(nn.Module):
-    """x + recurrence(norm(x)), then x + gated MLP(norm(x))."""
-
-    def __init__(self, name: str, width: int, mlp: int, dropout: float):
-        super().__init__()
-        self.recurrence_norm = nn.RMSNorm(width, eps=1e-6)
-        self.recurrence = registry.layer(name, width)
-        self.mlp_norm = nn.RMSNorm(width, eps=1e-6)
-        self.mlp_in = nn.Linear(width, 2 * mlp, bias=False)
-        self.mlp_out = nn.Linear(mlp, width, bias=False)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, state: State | None, **options: Any) -> tuple[Tensor, State]:
-        """x [B, T, D] and the recurrence's state to the same."""
-        y, state = self.recurrence(self.recurrence_norm(x), state, **options)
-        x = x + self.dropout(y)
-        gate, value = self.mlp_in(self.mlp_norm(x)).chunk(2, -1)
-        return x + self.dropout(self.mlp_out(nn.functional.silu(gate) * value)), state
 
 
 class LanguageModel(nn.Module):
@@ -47,6 +27,9 @@ class LanguageModel(nn.Module):
         pattern: which recurrence each block holds, such as "mamba*3+lstm".
         mlp: hidden width of the gated MLPs; by default twice the width.
         dropout: of what each block adds, while training.
+
+    Raises:
+        InputError: an argument is out of range, or the pattern names no known layers.
     """
 
     def __init__(
@@ -59,7 +42,12 @@ class LanguageModel(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        mlp = mlp or 2 * width
+        mlp = 2 * width if mlp is None else mlp
+        for name, value in (("vocabulary", vocabulary), ("width", width), ("mlp", mlp)):
+            if type(value) is not int or value < 1:
+                raise InputError(f"{name} is {value!r}; expected a positive int")
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise InputError(f"dropout is {dropout!r}; expected 0 or more, below 1")
         self.config: dict[str, Any] = {
             "vocabulary": vocabulary, "width": width, "pattern": pattern, "mlp": mlp, "dropout": dropout,
         }  # fmt: skip
@@ -102,7 +90,7 @@ class LanguageModel(nn.Module):
         Raises:
             InputError: an argument does not fit.
         """
-        self._check(tokens)
+        self._check(tokens, state)
         x = nn.functional.embedding(tokens, self.embedding.weight) * self.config["width"] ** 0.5
         carried, out = None if state is None else State(state), State()
         for i, block in enumerate(self.blocks):
@@ -113,19 +101,28 @@ class LanguageModel(nn.Module):
 
     def advance(self, token: Tensor, state: Mapping[str, Tensor] | None = None) -> tuple[Tensor, State]:
         """One token per sequence, [B] int64, to logits [B, vocabulary] and the next state."""
+        if not isinstance(token, Tensor) or token.dim() != 1:
+            raise InputError(f"token is {describe(token)}; expected [B] int64: one token per sequence")
         logits, after = self(token[:, None], state)
         return logits[:, 0], after
 
-    def stream(self, seed: int = 0) -> Session:
-        """A session that takes and gives tokens one by one in constant memory."""
+    def stream(self, state: Mapping[str, Tensor] | None = None, seed: int = 0) -> Session:
+        """A session that takes and gives tokens one by one in constant memory, from `state` (of one sequence) on."""
         from recurra.streaming.session import Session
 
-        return Session(self, seed=seed)
+        return Session(self, seed, state=state)
 
-    def _check(self, tokens: Tensor) -> None:
+    def _check(self, tokens: Tensor, state: Mapping[str, Tensor] | None) -> None:
         vocabulary = self.config["vocabulary"]
         if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.dtype != torch.int64:
             raise InputError(f"tokens is {describe(tokens)}; expected [B, T] int64")
+        if tokens.device != self.embedding.weight.device:
+            raise InputError(f"tokens is on {tokens.device}, the model on {self.embedding.weight.device}: move one")
+        if state is not None and not isinstance(state, Mapping):
+            raise InputError(f"state is {describe(state)}; expected the State that this model returned, or None")
+        ours = tuple(f"blocks.{i}." for i in range(len(self.blocks)))
+        if strange := [name for name in state or () if not name.startswith(ours)]:
+            raise InputError(f"state holds {strange}, but the model has {len(ours)} block(s): is it another model's?")
         if tokens.numel() and not torch.compiler.is_compiling():
             low, high = (int(v) for v in tokens.aminmax())
             if low < 0 or high >= vocabulary:

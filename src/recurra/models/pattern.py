@@ -7,6 +7,9 @@ import re
 from recurra.errors import InputError
 from recurra.registry import layer_class
 
+MOST_LAYERS = 1000
+"""More than this is a slip of the finger."""
+
 
 def parse(pattern: str) -> list[str]:
     """The layer names of a pattern, in order. Raises InputError if it cannot be read or names an unknown layer."""
@@ -14,9 +17,12 @@ def parse(pattern: str) -> list[str]:
         raise InputError(f"pattern is {pattern!r}; expected layer names, such as 'mamba*3+lstm'")
     names: list[str] = []
     for part in pattern.split("+"):
-        match = re.fullmatch(r"\s*([\w-]+)\s*(?:\*\s*(\d+))?\s*", part)
-        if not match or match[2] == "0":
+        match = re.fullmatch(r"\s*([\w-]+)\s*(?:\*\s*([0-9]{1,9}))?\s*", part)
+        if not match:
             raise InputError(f"pattern {pattern!r}: {part.strip()!r} is not NAME or NAME*COUNT")
         layer_class(match[1])
-        names += [match[1]] * int(match[2] or 1)
+        count = int(match[2] or 1)
+        if not 1 <= count <= MOST_LAYERS - len(names):
+            raise InputError(f"pattern {pattern!r}: {part.strip()!r}; expected 1 to {MOST_LAYERS} layers in all")
+        names += [match[1]] * count
     return names

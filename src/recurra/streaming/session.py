@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count as endless
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from recurra.check import describe
-from recurra.errors import InputError
+from recurra.errors import InputError, RecurraError
 from recurra.models.language_model import LanguageModel
 from recurra.state import State
+
+PIECE = 1024
+"""Tokens read in one call of the model."""
 
 
 class Session:
@@ -21,69 +24,111 @@ class Session:
     Args:
         model: put into evaluation mode by the caller, if it has dropout.
         seed: of the random choice of tokens.
+        state: of one sequence, to go on from; by default nothing has been read.
     """
 
-    def __init__(self, model: LanguageModel, seed: int = 0):
+    def __init__(self, model: LanguageModel, seed: int = 0, *, state: Mapping[str, Tensor] | None = None):
         self.model = model
-        self.state = model.initial_state(1)
-        self.logits = torch.zeros(model.config["vocabulary"], device=model.embedding.weight.device)
+        self.state = model.initial_state(1) if state is None else State(state)
+        weight = model.embedding.weight
+        self.logits = torch.zeros(model.config["vocabulary"], dtype=weight.dtype, device=weight.device)
         self.generator = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
-    def feed(self, tokens: bytes | Iterable[int]) -> Tensor:
-        """Read tokens (bytes, or integers) and return the scores of the next one, [vocabulary]."""
-        sequence = torch.tensor(list(tokens), dtype=torch.int64, device=self.logits.device)
-        for piece in sequence.split(1024):
-            logits, self.state = self.model(piece[None], self.state)
-            self.logits = logits[0, -1]
+    def feed(self, tokens: bytes | Tensor | Iterable[int]) -> Tensor:
+        """Read tokens and return the scores of the next one, [vocabulary].
+
+        Args:
+            tokens: bytes, integers one after another, however many, or int64 [T].
+
+        Raises:
+            InputError: something that is not a token of this model; the session is then as it was before.
+        """
+        if isinstance(tokens, str):
+            raise InputError("tokens is a str; expected bytes or integers: use text.encode()")
+        before = self.state, self.logits
+        sequence = iter(tokens.tolist() if isinstance(tokens, Tensor) else tokens)
+        try:
+            while piece := list(islice(sequence, PIECE)):
+                logits, self.state = self.model(self._batch(piece), self.state)
+                self.logits = logits[0, -1].clone()
+        except BaseException:
+            self.state, self.logits = before
+            raise
         return self.logits
 
-    def generate(self, count: int | None = None, temperature: float = 1.0, top_k: int | None = None) -> Iterator[int]:
+    def generate(
+        self, count: int | None = None, temperature: float = 1.0, top_k: int | None = None, seed: int | None = None
+    ) -> Iterator[int]:
         """Draw tokens one after another, each fed back; `count` of them, or without end.
 
         Args:
             temperature: above 1 bolder, below 1 more cautious; 0 always takes the likeliest.
             top_k: only the k likeliest tokens are drawn from.
+            seed: start the dice anew; without it they go on from where they are.
+
+        Raises:
+            InputError: an argument is out of range.
+            RecurraError: the model's scores are not finite.
         """
+        if count is not None and count < 0:
+            raise InputError(f"count is {count}; expected 0 or more, or None for no end")
         if not temperature >= 0:
             raise InputError(f"temperature is {temperature}; expected 0 or more")
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k is {top_k}; expected at least 1")
+        if seed is not None:
+            self.generator.manual_seed(seed)
+        return self._generate(count, temperature, top_k)
+
+    def _generate(self, count: int | None, temperature: float, top_k: int | None) -> Iterator[int]:
         for _ in endless() if count is None else range(count):
             token = self._draw(temperature, top_k)
-            self._take(token)
+            self.feed((token,))
             yield token
 
-    @torch.no_grad()
-    def _take(self, token: int) -> None:
-        logits, self.state = self.model.advance(torch.tensor([token], device=self.logits.device), self.state)
-        self.logits = logits[0]
+    def _batch(self, piece: list[int]) -> Tensor:
+        """[1, T] of what should be tokens; the model looks at dtype and range."""
+        try:
+            return torch.tensor([piece], device=self.logits.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"tokens holds {piece[0]!r}; expected bytes or integers") from error
 
     def _draw(self, temperature: float, top_k: int | None) -> int:
         logits = self.logits.float().cpu()
+        if not logits.isfinite().all():
+            raise RecurraError("the model's scores are not finite: its weights or the state it was given hold NaN")
         if temperature == 0:
             return int(logits.argmax())
         if top_k is not None and top_k < len(logits):
             logits = torch.where(logits < logits.topk(top_k).values[-1], float("-inf"), logits)
-        odds = torch.softmax(logits / temperature, -1)
+        odds = torch.softmax((logits - logits.max()) / temperature, -1)
         return int(torch.multinomial(odds, 1, generator=self.generator))
 
     def save(self, path: str | Path) -> None:
         """Write all that is needed to go on with exactly the same tokens elsewhere; the file appears whole or not."""
-        extra = {"logits": self.logits, "generator": self.generator.get_state()}
-        State(self.state.prefixed("model") | State(extra).prefixed("session")).save(path)
+        self._all().save(path)
 
     @classmethod
     def load(cls, model: LanguageModel, path: str | Path) -> Session:
-        """Continue a saved session. Raises InputError if the file is not one of this model's."""
+        """Continue a saved session. Raises InputError if the file is not one, or not one of this model's."""
         saved, session = State.load(path), cls(model)
-        state, own = saved.under("model"), saved.under("session")
-        expected = {name: value.shape for name, value in session.state.items()}
-        if {name: value.shape for name, value in state.items()} != expected or set(own) != {"logits", "generator"}:
-            raise InputError(f"session file {str(path)!r} belongs to another model; expected states {list(expected)}")
-        if own["logits"].shape != session.logits.shape:
-            raise InputError(f"session file {str(path)!r} holds logits {describe(own['logits'])}: another vocabulary")
+        came, expected = _kinds(saved), _kinds(session._all())
+        if came != expected:
+            wrong = sorted(name for name in came | expected if came.get(name) != expected.get(name))
+            raise InputError(f"session file {str(path)!r} belongs to another model: {', '.join(wrong)} differ(s)")
+        try:
+            session.generator.set_state(saved["session.generator"])
+        except RuntimeError as error:
+            raise InputError(f"session file {str(path)!r} is damaged: {error}") from error
         device = session.logits.device
-        session.state, session.logits = state.to(device), own["logits"].to(device)
-        session.generator.set_state(own["generator"])
+        session.state, session.logits = saved.under("model").to(device), saved["session.logits"].to(device)
         return session
+
+    def _all(self) -> State:
+        own = State({"logits": self.logits, "generator": self.generator.get_state()})
+        return State(self.state.prefixed("model") | own.prefixed("session"))
+
+
+def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (value.shape, value.dtype) for name, value in tensors.items()}

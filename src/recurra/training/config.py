@@ -7,11 +7,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from recurra.errors import InputError
+from recurra.models.pattern import parse
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run; the same config, data and machine give the same weights bit for bit."""
+    """A training run; the same config, data, machine and number of threads give the same weights bit for bit.
+
+    Raises:
+        InputError: a setting is out of range; the message names it.
+    """
 
     pattern: str = "min-gru*2"
     width: int = 256
@@ -22,6 +27,10 @@ class TrainConfig:
     window: int = 64
     """Bytes between two updates; gradients flow within a window, the state flows on."""
     steps: int = 500
+    """Updates; they also set the learning rate's course."""
+    seconds: float | None = None
+    """Stop after this much training even if steps are left. Where that falls depends on the clock, so a run that is
+    to be repeated exactly does without."""
     learning_rate: float = 4e-3
     warmup: int = 50
     """Steps until the learning rate has risen to its full value; from there it falls to a tenth along a cosine."""
@@ -34,13 +43,25 @@ class TrainConfig:
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
+        parse(self.pattern)
         for name in ("width", "mlp", "batch", "window", "steps", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout is {self.dropout}; expected 0 or more, below 1")
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate is {self.learning_rate}; expected a positive number")
+            self._expect(name, "a positive int", type(self.__dict__[name]) is int and self.__dict__[name] >= 1)
+        for name in ("warmup", "seed"):
+            self._expect(name, "an int, 0 or more", type(self.__dict__[name]) is int and self.__dict__[name] >= 0)
+        for name in ("learning_rate", "clip"):
+            self._expect(name, "a positive number", self._is_number(name) and self.__dict__[name] > 0)
+        self._expect("weight_decay", "0 or more", self._is_number("weight_decay") and self.weight_decay >= 0)
+        self._expect("dropout", "0 or more, below 1", self._is_number("dropout") and 0 <= self.dropout < 1)
+        if self.seconds is not None:
+            self._expect("seconds", "a positive number or None", self._is_number("seconds") and self.seconds > 0)
+
+    def _is_number(self, name: str) -> bool:
+        value = self.__dict__[name]
+        return type(value) in (int, float) and math.isfinite(value)
+
+    def _expect(self, name: str, what: str, holds: bool) -> None:
+        if not holds:
+            raise InputError(f"{name} is {self.__dict__[name]!r}; expected {what}")
 
     def model_config(self) -> dict[str, Any]:
         """Arguments of the `LanguageModel` to train."""

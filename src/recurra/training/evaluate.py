@@ -6,10 +6,16 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from recurra.data.text import as_tensor
 from recurra.errors import InputError
 from recurra.models.language_model import LanguageModel
+
+CONTEXT = 512
+"""Bytes read before a piece, unscored, so that it does not start cold."""
+STRIDE = 256
+"""Bytes read in one call of the model."""
 
 
 @torch.no_grad()
@@ -20,10 +26,10 @@ def bits_per_byte(
     pieces: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> float:
-    """Mean bits per byte of `text`.
+    """Mean bits per byte of `text`, every byte but the first scored once.
 
-    The text is read as `pieces` streams side by side. Each but the first begins 512 bytes before its piece, unscored,
-    so that it does not start cold; the first has its first byte unscored.
+    The text is read as `pieces` streams side by side, the state carried along each; all but the first begin
+    `CONTEXT` bytes before their piece. `pieces=1` reads it as a single stream.
 
     Args:
         progress: called with (bytes read so far, bytes in all) of every stream.
@@ -33,24 +39,32 @@ def bits_per_byte(
     """
     if len(text) < 2:
         raise InputError(f"text to evaluate on holds {len(text)} byte(s); expected at least 2")
-    pieces = max(1, min(pieces, len(text) // 1024))
-    size, context = math.ceil(len(text) / pieces), 512 if pieces > 1 else 0
-    starts = [max(0, i * size - context) for i in range(pieces)]
+    tokens, scored = _pieces(as_tensor(text), max(1, min(pieces, len(text) // (2 * CONTEXT))))
+    last, total, state = tokens.shape[1] - 1, 0.0, None
+    was_training = model.training
+    model.eval()
+    try:
+        for at in range(0, last, STRIDE):
+            window = tokens[:, at : at + STRIDE + 1].long()
+            logits, state = model(window[:, :-1], state, engine=engine)
+            losses = nn.functional.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten(), reduction="none")
+            total += float(losses[scored[:, at + 1 : at + STRIDE + 1].flatten()].double().sum())
+            if progress:
+                progress(min(at + STRIDE, last), last)
+    finally:
+        model.train(was_training)
+    return total / int(scored.sum()) / math.log(2)
+
+
+def _pieces(text: Tensor, pieces: int) -> tuple[Tensor, Tensor]:
+    """The text in rows [pieces, T], the ends padded, and which of its bytes are scored in which row."""
+    size = math.ceil(len(text) / pieces)
+    starts = [max(0, i * size - CONTEXT) for i in range(pieces)]
     ends = [min(len(text), (i + 1) * size) for i in range(pieces)]
-    longest = max(e - s for s, e in zip(starts, ends, strict=True))
-    tokens = torch.zeros(pieces, longest, dtype=torch.int64)
+    longest = max(end - start for start, end in zip(starts, ends, strict=True))
+    tokens = torch.zeros(pieces, longest, dtype=torch.uint8)
     scored = torch.zeros(pieces, longest, dtype=torch.bool)
     for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        tokens[i, : end - start] = torch.tensor(list(text[start:end]))
+        tokens[i, : end - start] = text[start:end]
         scored[i, max(1, i * size - start) : end - start] = True
-    was_training, total, state = model.training, 0.0, None
-    model.eval()
-    for at in range(0, longest - 1, 256):
-        window = tokens[:, at : at + 257]
-        logits, state = model(window[:, :-1], state, engine=engine)
-        losses = nn.functional.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten(), reduction="none")
-        total += float(losses[scored[:, at + 1 : at + 257].flatten()].double().sum())
-        if progress:
-            progress(min(at + 256, longest - 1), longest - 1)
-    model.train(was_training)
-    return total / int(scored.sum()) / math.log(2)
+    return tokens, scored

@@ -1,0 +1,85 @@
+"""Timing two functions in turn, so that what slows the machine down slows both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison. `ratio` is what `target` speaks of: our time over the peer's for "<=", the inverse for ">="."""
+
+    topic: str
+    name: str
+    ours_ms: float | None
+    peer: str
+    peer_ms: float | None
+    target: str
+    ratio: float | None
+    met: bool | None
+    spread: tuple[float, float] | None = None
+    """Smallest and largest ratio seen, pair by pair."""
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def in_turn(ours: Work, peer: Work, repeats: int) -> list[tuple[float, float]]:
+    """(ours, peer) in milliseconds, `repeats` times, after one warm-up each."""
+    ours(), peer()
+    pairs = []
+    for _ in range(repeats):
+        pairs.append((_time(ours), _time(peer)))
+    return pairs
+
+
+def _time(work: Work) -> float:
+    began = time.perf_counter()
+    work()
+    return 1e3 * (time.perf_counter() - began)
+
+
+def median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def holds(ratio: float, target: str) -> bool:
+    """Whether "<= 1.25" or ">= 60" is true of a ratio."""
+    sign, limit = target.split()
+    return ratio <= float(limit) if sign == "<=" else ratio >= float(limit)
+
+
+def compare(
+    topic: str,
+    name: str,
+    ours: Work,
+    peer_name: str,
+    peer: Work | None,
+    target: str,
+    repeats: int = 7,
+    scale: float = 1.0,
+    note: str = "",
+) -> Row:
+    """Run both in turn. `scale` multiplies the peer's time where it moves fewer bytes than ours by that factor."""
+    if peer is None:
+        ours()
+        times = [_time(ours) for _ in range(repeats)]
+        return Row(topic, name, median(times), peer_name, None, target, None, None, None, "the peer is not installed")
+    pairs = [(a, b * scale) for a, b in in_turn(ours, peer, repeats)]
+    ratios = [a / b if target.startswith("<=") else b / a for a, b in pairs]
+    ours_ms, peer_ms = median([a for a, _ in pairs]), median([b for _, b in pairs])
+    ratio = ours_ms / peer_ms if target.startswith("<=") else peer_ms / ours_ms
+    return Row(
+        topic, name, ours_ms, peer_name, peer_ms, target, ratio, holds(ratio, target), (min(ratios), max(ratios)), note
+    )
+
+
+def measured(topic: str, name: str, value: float, what: str, target: str, note: str = "") -> Row:
+    """A row for a number that is not a pair of times, such as bytes or seconds; `ratio` is the number."""
+    return Row(topic, name, None, what, None, target, value, holds(value, target), None, note)

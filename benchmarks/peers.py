@@ -1,0 +1,81 @@
+"""Other people's layers, each as a function of x, or None where the package is not installed."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Layer = Callable[[torch.Tensor], Any]
+
+
+def _optional(make: Callable[..., Any]) -> Callable[..., Any]:
+    def made(*args: Any) -> Any:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return make(*args)
+        except ImportError:
+            return None
+
+    return made
+
+
+@_optional
+def transformers_mamba(width: int) -> torch.nn.Module:
+    """MambaMixer on its reference path."""
+    from transformers import MambaConfig
+    from transformers.models.mamba.modeling_mamba import MambaMixer
+
+    return MambaMixer(MambaConfig(hidden_size=width, state_size=16), 0).train()
+
+
+@_optional
+def mambapy(width: int) -> torch.nn.Module:
+    """mambapy's block with its scan in PyTorch."""
+    module = importlib.import_module("mambapy.mamba")
+    return module.MambaBlock(module.MambaConfig(d_model=width, n_layers=1))
+
+
+@_optional
+def xlstm_slstm(width: int, heads: int) -> torch.nn.Module:
+    """xlstm's sLSTM layer with its vanilla backend, without the convolution."""
+    from xlstm.blocks.slstm.layer import sLSTMLayer, sLSTMLayerConfig
+
+    config = sLSTMLayerConfig(embedding_dim=width, num_heads=heads, conv1d_kernel_size=0, backend="vanilla")
+    config.__post_init__()
+    return sLSTMLayer(config)
+
+
+@_optional
+def mingru(width: int) -> torch.nn.Module:
+    """minGRU-pytorch's layer."""
+    return importlib.import_module("minGRU_pytorch").minGRU(width)
+
+
+@_optional
+def jax_leaky(width: int, x: torch.Tensor) -> Callable[[], Any]:
+    """The README's recurrence as jax.lax.scan under jax.grad, compiled."""
+    import jax
+    from jax import numpy as jnp
+
+    keys = jax.random.split(jax.random.PRNGKey(0), 2)
+    parameters = (jax.random.normal(keys[0], (width, width)) * width**-0.5, jnp.zeros(width))
+    values = jnp.asarray(x.detach().numpy()).swapaxes(0, 1)
+
+    def loss(parameters: Any, x: Any) -> Any:
+        weight, bias = parameters
+        gates = x @ weight + bias
+
+        def step(h: Any, now: Any) -> Any:
+            x_t, gate = now
+            h = h + jax.nn.sigmoid(gate) * (jnp.tanh(x_t + h) - h)
+            return h, h
+
+        return jax.lax.scan(step, jnp.zeros(x.shape[1:]), (x, gates))[1].sum()
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    return lambda: jax.block_until_ready(gradient(parameters, values))

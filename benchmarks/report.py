@@ -1,0 +1,63 @@
+"""docs/performance.md from benchmarks/results.json."""
+
+from __future__ import annotations
+
+import json
+import platform
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+INTRODUCTION = """# Performance
+
+Made by `make bench` (`python -m benchmarks`); do not edit. Ours and the peer ran in turn in one process, float32, on
+{threads} threads of {machine}, torch {torch}, on {day}. Times are medians in milliseconds and vary with the machine;
+ratios, with the smallest and largest seen, are what counts. The process keeps freed memory
+(`recurra.memory.keep_freed_memory`), for both sides: otherwise page faults of fresh memory, which every large PyTorch
+result on the CPU pays for, outweigh the work itself.
+
+Floors, by counting: an affine scan forward must read a and b and write y, three streams, as an add does; forward and
+backward read a, b and write y, then read a, b, dy and write da, db, eight streams. A selective scan needs an
+exponential per number of state and time step. A training step of an LSTM needs the products of its weights with inputs
+and states once forward and twice backward: 24 H (D + H) operations per time step and sequence.
+
+No GPU was at hand: there is no GPU kernel yet, and nothing here was measured on one.
+"""
+
+
+def machine() -> str:
+    """The processor in words."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return f"{name} ({'AVX-512' if 'avx512f' in flags else 'AVX2' if 'avx2' in flags else 'SSE'})"
+
+
+def write(rows: list[dict[str, Any]], threads: int) -> None:
+    """Write the results and the page made from them."""
+    import torch
+
+    from recurra.files import write_atomically
+
+    write_atomically(ROOT / "benchmarks/results.json", json.dumps(rows, indent=1) + "\n")
+    text = INTRODUCTION.format(threads=threads, machine=machine(), torch=torch.__version__, day=date.today())
+    for topic in dict.fromkeys(row["topic"] for row in rows):
+        text += f"\n## {topic}\n\n| what | ours, ms | peer | peer, ms | ratio | must be | met |\n"
+        text += "| --- | --- | --- | --- | --- | --- | --- |\n"
+        text += "".join(_line(row) for row in rows if row["topic"] == topic)
+    write_atomically(ROOT / "docs/performance.md", text)
+
+
+def _line(row: dict[str, Any]) -> str:
+    spread = f" ({row['spread'][0]:.2f} to {row['spread'][1]:.2f})" if row["spread"] else ""
+    ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}{spread}"
+    met = {True: "yes", False: "**no**", None: ""}[row["met"]]
+    name = row["name"] + (f"; {row['note']}" if row["note"] else "")
+    cells = (name, _ms(row["ours_ms"]), row["peer"], _ms(row["peer_ms"]), ratio, row["target"], met)
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
