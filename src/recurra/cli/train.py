@@ -45,7 +45,10 @@ def train(
     """
     from recurra.data.baselines import baselines
     from recurra.data.text import default_text, read, split
+    from recurra.memory import keep_freed_memory
     from recurra.training import trainer
+
+    keep_freed_memory()
 
     given = {
         "pattern": pattern, "width": width, "mlp": mlp, "dropout": dropout, "batch": batch, "window": window,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,6 +53,7 @@ class Call:
         return states + [(name, padded(node.size, self.width)) for name, node in self.plan.products.items()]
 
 
+_lock = threading.Lock()
 _calls: list[Call] = []
 _numbers: dict[tuple, int] = {}
 
@@ -86,7 +88,9 @@ def _number(plan: Plan, names: tuple[str, ...], problem: Problem, save: bool) ->
     per_step = states * (pitch if plan.channel else 1) * (8 if plan.real == "double" else 4)
     chunk = 1 if plan.products else max(4, min(64, 2 ** int(math.log2(max(1, CACHE_BYTES // per_step)))))
     key = (id(plan), names, save, resets, lengths, rows)
-    if key not in _numbers:
+    with _lock:
+        if key in _numbers:
+            return _numbers[key]
         _calls.append(Call(plan, names, save, resets, lengths, width, rows, pitch, chunk))
         _numbers[key] = len(_calls) - 1
     return _numbers[key]

@@ -22,11 +22,11 @@ class TrainConfig:
     width: int = 256
     mlp: int = 512
     dropout: float = 0.1
-    batch: int = 64
+    batch: int = 32
     """Streams of text side by side."""
     window: int = 64
     """Bytes between two updates; gradients flow within a window, the state flows on."""
-    steps: int = 500
+    steps: int = 1100
     """Updates; they also set the learning rate's course."""
     seconds: float | None = None
     """Stop after this much training even if steps are left. Where that falls depends on the clock, so a run that is
