@@ -41,7 +41,7 @@ print(time.perf_counter() - began)
 """
 
 MEMORY = """
-import resource, torch
+import torch
 from recurra import registry
 from recurra.engines import compiled
 time, width = {time}, 256
@@ -54,10 +54,13 @@ def run(time):
     grad = torch.rand(1, time, width)
     y = compiled.run(replace(problem, inputs=entries, time=time)).y
     torch.autograd.grad(y, [entry.tensor for entry in entries.values()], grad)
+def peak():
+    with open("/proc/self/status") as status:
+        return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])
 run(64)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 run(time)
-used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+used = peak() - before
 print(used / (time * width * 4 * 6))
 """
 

@@ -66,7 +66,10 @@ def gradient_outputs(plan: Plan) -> list[Output]:
             outputs.append(Output(f"grad.{name}", kind, leaf.shape, scalar))
     for outer in plan.outers:
         m, k = plan.leaves[outer.leaf].shape
-        outputs += [Output(outer.left, "time lane", (m,), plan.real), Output(outer.right, "time lane", (k,), plan.real)]
+        own = {outer.left: m, outer.right: k}
+        outputs += [
+            Output(n, "time lane", (size,), plan.real) for n, size in own.items() if n.startswith(("left.", "right."))
+        ]
     return outputs
 
 

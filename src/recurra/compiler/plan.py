@@ -33,7 +33,10 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Outer:
-    """A gradient that is a sum over time of outer products: taken after the loop as one matrix product."""
+    """A gradient that is a sum over time of outer products: taken after the loop as one matrix product.
+
+    `left` and `right` name what the two vectors of every time step are kept under.
+    """
 
     leaf: str
     left: str
@@ -97,7 +100,7 @@ def make_plan(
     gradients = _gradients(graph, outputs, states, used)
     gradients = expand_products(graph, gradients, fixed)
     gradients = _replace(graph, gradients, {node: graph.input(name, node.shape) for name, node in kept.items()})
-    gradients, outers = _outer_products(graph, gradients, fixed)
+    gradients, outers = _outer_products(graph, gradients, leaves, fixed)
     real = "double" if storage == "double" else "float"
     return Plan(
         channel,
@@ -143,7 +146,9 @@ def _replace(graph: Graph, outputs: Mapping[str, Node], by: Mapping[Node, Node])
     return {name: made[node] for name, node in outputs.items()}
 
 
-def _outer_products(graph: Graph, gradients: dict[str, Node], fixed: set[str]) -> tuple[dict[str, Node], list[Outer]]:
+def _outer_products(
+    graph: Graph, gradients: dict[str, Node], leaves: Mapping[str, Leaf], fixed: set[str]
+) -> tuple[dict[str, Node], list[Outer]]:
     """Take every gradient of a fixed leaf that is a sum of outer products of vectors apart into those vectors."""
     result: dict[str, Node] = {}
     outers: list[Outer] = []
@@ -154,10 +159,30 @@ def _outer_products(graph: Graph, gradients: dict[str, Node], fixed: set[str]) -
             result[name] = node
             continue
         for left, right in pairs:
-            outer = Outer(leaf, f"left.{len(outers)}", f"right.{len(outers)}")
-            result[outer.left], result[outer.right] = left, right
-            outers.append(outer)
+            number = len(outers)
+            names = _already_kept(left, gradients, leaves) or f"left.{number}", _as_stored(right) or f"right.{number}"
+            result |= {
+                n: node
+                for n, node in zip(names, (left, right), strict=True)
+                if n in (f"left.{number}", f"right.{number}")
+            }
+            outers.append(Outer(leaf, *names))
     return result, outers
+
+
+def _already_kept(node: Node, gradients: Mapping[str, Node], leaves: Mapping[str, Leaf]) -> str | None:
+    """The gradient of an input, written for every time step anyway, that is this very value."""
+    for name, other in gradients.items():
+        leaf = leaves.get(name.removeprefix("grad."))
+        if other is node and leaf and leaf.per_time and leaf.per_lane and leaf.scalar in ("float", "double"):
+            return name
+    return None
+
+
+def _as_stored(node: Node) -> str | None:
+    """The states before every step, which are stored where there are products, if this is one of them."""
+    is_state = node.op == "input" and node.attr.startswith("state.") and len(node.shape) == 1
+    return node.attr.replace("state.", "stored.", 1) if is_state else None
 
 
 def _pairs(graph: Graph, node: Node) -> list[tuple[Node, Node]] | None:

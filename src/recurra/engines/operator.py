@@ -136,7 +136,7 @@ def _results(call: Call, like: Tensor, batch: int, time: int, zero: bool) -> dic
     for name, size in call.stored:
         kind = "chunk" if name.startswith("stored.") else "time lane"
         full = _shape(call, kind, (size,), batch, time, 0, 0)
-        results[name] = torch.empty(full, dtype=real, device=like.device)
+        results[name] = make(full, dtype=real, device=like.device)
     return results
 
 
@@ -283,6 +283,7 @@ def _backward(
     if call.lengths and call.rows > 1:
         for output in gradient_outputs(call.plan):
             _clear_padding(gradients[output.name], lengths)
+    gradients |= {name: memory[name] for name, _ in call.stored}
     return [_collected(call, name, gradients, t) for name, t in zip(call.names, tensors, strict=True)]
 
 

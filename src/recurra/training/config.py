@@ -26,7 +26,7 @@ class TrainConfig:
     """Streams of text side by side."""
     window: int = 64
     """Bytes between two updates; gradients flow within a window, the state flows on."""
-    steps: int = 1100
+    steps: int = 1050
     """Updates; they also set the learning rate's course."""
     seconds: float | None = None
     """Stop after this much training even if steps are left. Where that falls depends on the clock, so a run that is
