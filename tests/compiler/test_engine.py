@@ -242,3 +242,31 @@ def test_float16_and_bfloat16_round_as_pytorch_does():
         values = x.to(dtype)[None, None]
         assert torch.equal(Pass(8)(values, engine="compiled")[0].isnan(), values.isnan())
         assert_close("y", Pass(8)(values)[0][0, 0].nan_to_num(), values[0, 0].nan_to_num(), torch.bfloat16)
+
+
+class SharedAndProduct(Cell):
+    """A tile of rows, an input that heads share, and rows that end early."""
+
+    lane = Lane.HEAD
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.weight = torch.nn.Parameter(torch.randn(3, 4, 4) / 2)
+        self.to_shared = torch.nn.Linear(width, 4)
+
+    def start(self):
+        return {"h": torch.zeros(3, 4)}
+
+    def inputs(self, x):
+        return {"u": recurra.shared(self.to_shared(x)), "w": recurra.constant(self.weight)}
+
+    def step(self, h, u, w):
+        h = torch.tanh(w @ h + u)
+        return h, h
+
+
+def test_shared_inputs_of_a_tile_with_padding():
+    case = draw(lambda: SharedAndProduct(5), torch.float64, batch=7, time=6, lengths=True, state=True)
+    expected, got = gradients(case, "loop"), gradients(case, "compiled")
+    for name, value in expected.items():
+        assert_close(name, got[name], value)

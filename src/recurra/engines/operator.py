@@ -240,11 +240,11 @@ def _forward(
     return list(results.values())
 
 
-def _clear_padding(t: Tensor, lengths: Tensor | None) -> None:
-    """Zero from each row's length on."""
+def _clear_padding(t: Tensor, lengths: Tensor | None, batch_axis: int = 0) -> None:
+    """Zero from each row's length on; time is the axis after the batch."""
     assert lengths is not None
-    padding = torch.arange(t.shape[1]) >= lengths[:, None]
-    t.masked_fill_(padding.view(*padding.shape, *[1] * (t.dim() - 2)), 0)
+    padding = torch.arange(t.shape[batch_axis + 1]) >= lengths[:, None]
+    t.masked_fill_(padding.view(*padding.shape, *[1] * (t.dim() - batch_axis - 2)), 0)
 
 
 def _gradients(call: Call, batch: int, time: int, zero: bool) -> dict[str, Tensor]:
@@ -282,7 +282,7 @@ def _backward(
             gradients[f"first.{name}"].copy_(memory[f"adjoint.{name}"])
     if call.lengths and call.rows > 1:
         for output in gradient_outputs(call.plan):
-            _clear_padding(gradients[output.name], lengths)
+            _clear_padding(gradients[output.name], lengths, int(output.kind == "part time"))
     gradients |= {name: memory[name] for name, _ in call.stored}
     return [_collected(call, name, gradients, t) for name, t in zip(call.names, tensors, strict=True)]
 
