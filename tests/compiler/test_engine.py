@@ -270,3 +270,23 @@ def test_shared_inputs_of_a_tile_with_padding():
     expected, got = gradients(case, "loop"), gradients(case, "compiled")
     for name, value in expected.items():
         assert_close(name, got[name], value)
+
+
+def test_an_empty_slice_leaves_no_trace():
+    class Roll(Cell):
+        lane = Lane.HEAD
+
+        def start(self):
+            return {"h": torch.zeros(self.width, 1)}
+
+        def inputs(self, x):
+            return {"x": x[..., None]}
+
+        def step(self, h, x):
+            h = torch.tanh(torch.cat([h[1:], h[:1]]) + x)
+            return h, h
+
+    case = draw(lambda: Roll(3), torch.float64)
+    expected, got = gradients(case, "loop"), gradients(case, "compiled")
+    assert_close("y", got["y"], expected["y"])
+    assert_close("gradient of x", got["gradient of x"], expected["gradient of x"])

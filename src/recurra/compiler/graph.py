@@ -163,7 +163,8 @@ class Graph:
         return self._node("assemble", parts, shape, offsets)
 
     def concat(self, parts: list[Node], axis: int) -> Node:
-        """Parts one after another along `axis`."""
+        """Parts one after another along `axis`; empty ones leave no trace."""
+        parts = [part for part in parts if part.shape[axis]] or parts[:1]
         offsets, at = [], 0
         for part in parts:
             offsets.append(tuple(at if i == axis else 0 for i in range(len(part.shape))))

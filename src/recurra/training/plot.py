@@ -20,7 +20,7 @@ def loss_curve(metrics: Path, picture: Path) -> None:
     steps, bits = [row["step"] for row in rows], [row["bits_per_byte"] for row in rows]
     smooth, mean = [], None
     for value in bits:
-        mean = value if mean is None else 0.9 * mean + 0.1 * value
+        mean = value if mean is None else 0.8 * mean + 0.2 * value
         smooth.append(mean)
     figure, axes = plt.subplots(figsize=(7, 3.5), dpi=120)
     axes.plot(steps, bits, color="#9ecae1", linewidth=1, label="every logged step")
