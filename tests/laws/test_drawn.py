@@ -1,0 +1,38 @@
+"""Laws over shapes, cuts and resets that hypothesis draws, and shrinks when one is broken."""
+
+from dataclasses import replace
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import recurra
+from recurra.engines.choose import ENGINES
+from recurra.testing.cases import draw
+from recurra.testing.laws import compare
+from recurra.testing.tolerances import assert_close
+
+DRAWN = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+names = st.sampled_from(list(recurra.layers()))
+
+
+@DRAWN
+@given(names, st.sampled_from(list(ENGINES)), st.integers(0, 4), st.integers(0, 9), st.floats(0, 1), st.data())
+def test_cut_anywhere(name, engine, batch, time, where, data):
+    case = draw(lambda: recurra.layer(name, 8), torch.float64, batch, time, state=True)
+    starts = data.draw(st.lists(st.booleans(), min_size=batch * time, max_size=batch * time))
+    case = replace(case, resets=torch.tensor(starts, dtype=torch.bool).reshape(batch, time))
+    cut = round(where * time)
+    y, end = case.run(engine)
+    first, state = replace(case, x=case.x[:, :cut], resets=case.resets[:, :cut]).run(engine)
+    second, state = replace(case, x=case.x[:, cut:], resets=case.resets[:, cut:], state=state).run(engine)
+    assert_close("y", torch.cat([first, second], 1), y)
+    for key, value in end.items():
+        assert_close(key, state[key], value)
+
+
+@DRAWN
+@given(names, st.integers(0, 5), st.integers(0, 9), st.booleans(), st.booleans(), st.booleans())
+def test_compiled_is_the_reference(name, batch, time, state, resets, lengths):
+    options = {"state": state, "resets": resets, "lengths": lengths}
+    compare(draw(lambda: recurra.layer(name, 8), torch.float64, batch, time, **options), "compiled")
