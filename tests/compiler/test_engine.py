@@ -290,3 +290,26 @@ def test_an_empty_slice_leaves_no_trace():
     expected, got = gradients(case, "loop"), gradients(case, "compiled")
     assert_close("y", got["y"], expected["y"])
     assert_close("gradient of x", got["gradient of x"], expected["gradient of x"])
+
+
+def test_a_gap_left_by_parts_is_zero():
+    class Turn(Cell):
+        """Its gradient puts 7 of 8 numbers into a buffer that is then read whole."""
+
+        lane = Lane.LAYER
+
+        def __init__(self, width):
+            super().__init__(width)
+            self.bias = torch.nn.Parameter(torch.randn(width))
+
+        def inputs(self, x):
+            return {"x": x, "b": recurra.constant(self.bias)}
+
+        def step(self, h, x, b):
+            b = b.flip(0)
+            turned = torch.tanh(torch.cat([b[1:], b[:1]]))
+            return 0.5 * (h + turned), turned * x
+
+    case = draw(lambda: Turn(8), torch.float64)
+    expected, got = gradients(case, "loop"), gradients(case, "compiled")
+    assert_close("gradient of bias", got["gradient of parameter bias"], expected["gradient of parameter bias"])

@@ -91,6 +91,11 @@ class Emitter:
         self.declarations.add(f"declare {result} {full}({', '.join(str(arg.type) for arg in args)})")
         return self.instruction(result, f"call {result} {full}({', '.join(map(str, args))})")
 
+    def clear_at_entry(self, pointer: Value, size: int) -> None:
+        """Fill `size` bytes with zeros once, where the function begins."""
+        self.declarations.add("declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)")
+        self.entry.append(f"  call void @llvm.memset.p0.i64(ptr {pointer.text}, i8 0, i64 {size}, i1 false)")
+
     def block(self, label: str) -> None:
         self.lines.append(f"{label}:")
         self._block = label

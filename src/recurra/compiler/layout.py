@@ -365,10 +365,12 @@ class Head(Layout):
                 writer.row = None
 
     def _buffer(self, node: Node) -> Storage:
-        """Scratch memory for a value of one time step, padded to whole vectors."""
+        """Scratch memory for a value of one time step, padded to whole vectors; zero at first if parts leave gaps."""
         if node not in self._buffers:
             size = -(-node.size // self.width) * self.width
             pointer = self.scratch(size * self.rows)
+            if node.op == "assemble" and sum(part.size for part in node.args) < node.size:
+                self.e.clear_at_entry(pointer, size * self.rows * (8 if self.plan.real == "double" else 4))
             self._buffers[node] = Storage(pointer, self.plan.real, row=e_constant(self.e, size))
         return self._buffers[node]
 
