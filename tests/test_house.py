@@ -25,7 +25,8 @@ ALLOWED = {
     "windows": set(),
     "check": {"errors", "problem", "state", "recurrence"},
     "recurrence": {"check", "engines", "errors", "problem", "state", "windows"},
-    "recurrences": {"recurrences", "recurrence", "problem", "windows", "errors"},
+    "options": {"errors"},
+    "recurrences": {"recurrences", "recurrence", "problem", "windows", "errors", "options"},
     "registry": {"errors", "recurrence", "models"},
 }
 """Part of the package -> parts it may import; parts not named here are on top and may import everything."""

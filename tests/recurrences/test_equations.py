@@ -177,6 +177,18 @@ def test_rg_lru_starts_with_its_decays():
     assert 0.99 < a.max() <= 0.9991
 
 
+@pytest.mark.parametrize("engine", ["loop", "compiled"])
+def test_rg_lru_closes_its_gate_without_nan(engine):
+    layer = recurra.layer("rg-lru", D)
+    with torch.no_grad():
+        layer.gate_bias[0] = torch.linspace(-200, 0, D)
+    x = torch.randn(B, T, D, requires_grad=True)
+    y, _ = layer(x, engine=engine)
+    y.sum().backward()
+    assert y[..., 0].abs().max() < 1e-15
+    assert all(t.grad.isfinite().all() for t in (x, *layer.parameters()))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
@@ -184,7 +196,14 @@ def test_rg_lru_starts_with_its_decays():
         ("slstm", {"heads": 5}, "heads is 5"),
         ("rg-lru", {"heads": 0}, "heads is 0"),
         ("rnn", {"nonlinearity": "sigmoid"}, "nonlinearity is 'sigmoid'"),
-        ("lru", {"r_min": 0.9, "r_max": 0.5}, "r_min, r_max are 0.9, 0.5"),
+        ("lru", {"r_min": 0.9, "r_max": 0.5}, "r_min is 0.9; expected a number of at least 0 and below 0.5"),
+        ("lru", {"r_max": "1"}, "r_max is '1'"),
+        ("lru", {"state_size": 0}, "state_size is 0"),
+        ("rnn", {"hidden": -3}, "hidden is -3"),
+        ("gru", {"hidden": 4.0}, "hidden is 4.0"),
+        ("mamba", {"kernel": 0}, "kernel is 0"),
+        ("mamba", {"state_size": None}, "state_size is None"),
+        ("mamba", {"rank": True}, "rank is True"),
         ("mamba", {"nonsense": 1}, "nonsense"),
         ("lstm", {"num_layers": 0}, "num_layers is 0"),
     ],

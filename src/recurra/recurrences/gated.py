@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from recurra.errors import InputError
+from recurra import options
 from recurra.recurrence import Recurrence
 
 
@@ -16,10 +16,8 @@ class GatedNetwork(Recurrence):
 
     def __init__(self, width: int, hidden: int | None = None, heads: int = 1):
         super().__init__(width)
-        hidden = hidden or width
-        if heads < 1 or hidden % heads:
-            raise InputError(f"heads is {heads}; expected a divisor of the hidden size {hidden}")
-        self.hidden, self.heads = hidden, heads
+        hidden = self.hidden = width if hidden is None else options.count("hidden", hidden)
+        self.heads = options.divisor("heads", heads, hidden, "hidden size")
         bound = (hidden // heads) ** -0.5 if heads > 1 else 1 / math.sqrt(hidden)
         rows = self.gates * hidden
         self.weight_ih_l0 = nn.Parameter(torch.empty(rows, width).uniform_(-bound, bound))

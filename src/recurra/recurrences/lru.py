@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from recurra.errors import InputError
+from recurra import options
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 
@@ -33,9 +33,10 @@ class LRU(Recurrence):
         max_phase: float = 6.28,
     ):
         super().__init__(width)
-        if not 0 <= r_min < r_max < 1:
-            raise InputError(f"r_min, r_max are {r_min}, {r_max}; expected 0 <= r_min < r_max < 1")
-        n = self.state_size = state_size or width
+        r_max = options.number("r_max", r_max, 0, 1)
+        r_min = options.number("r_min", r_min, 0, r_max)
+        max_phase = options.number("max_phase", max_phase, 1e-6)
+        n = self.state_size = width if state_size is None else options.count("state_size", state_size)
         radius = torch.sqrt(torch.rand(n) * (r_max**2 - r_min**2) + r_min**2)
         self.nu_log = nn.Parameter(torch.log(-torch.log(radius)))
         self.theta_log = nn.Parameter(torch.log(max_phase * (1 - torch.rand(n))))

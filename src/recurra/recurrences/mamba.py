@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from recurra import options
 from recurra.problem import Lane, StepInput, constant, shared
 from recurra.recurrence import Paper, Recurrence
 from recurra.windows import Past
@@ -24,7 +25,9 @@ class Mamba(Recurrence):
 
     def __init__(self, width: int, state_size: int = 16, expand: int = 2, kernel: int = 4, rank: int | None = None):
         super().__init__(width)
-        inner, rank = expand * width, rank or math.ceil(width / 16)
+        inner, kernel = options.count("expand", expand) * width, options.count("kernel", kernel)
+        rank = math.ceil(width / 16) if rank is None else options.count("rank", rank)
+        options.count("state_size", state_size)
         self.inner, self.split = inner, [rank, state_size, state_size]
         self.windows = {"conv": (inner, kernel - 1)}
         self.to_signal = nn.Linear(width, inner, bias=False)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from recurra.errors import InputError
+from recurra import options
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 
@@ -26,9 +26,7 @@ class RGLRU(Recurrence):
 
     def __init__(self, width: int, heads: int = 1):
         super().__init__(width)
-        if heads < 1 or width % heads:
-            raise InputError(f"heads is {heads}; expected a divisor of the width {width}")
-        block = width // heads
+        block = width // options.divisor("heads", heads, width, "width")
         self.gate_weight = nn.Parameter(torch.randn(2, heads, block, block) * block**-0.5)
         self.gate_bias = nn.Parameter(torch.zeros(2, width))
         decay = torch.empty(width).uniform_(0.9**2, 0.999**2).sqrt()
@@ -44,5 +42,8 @@ class RGLRU(Recurrence):
 
     def step(self, h: Tensor, x: Tensor, gate_a: Tensor, gate_x: Tensor, Lambda: Tensor) -> tuple[Tensor, Tensor]:
         log_a = -8 * nn.functional.softplus(Lambda) * torch.sigmoid(gate_a)
-        h = torch.exp(log_a) * h + torch.sqrt(-torch.expm1(2 * log_a)) * (torch.sigmoid(gate_x) * x)
+        room = -torch.expm1(2 * log_a)
+        # The root's slope is infinite at 0, where a closed gate ends by underflow: nothing may flow back from there.
+        room = torch.clamp(room, min=torch.finfo(room.dtype).tiny)
+        h = torch.exp(log_a) * h + torch.sqrt(room) * (torch.sigmoid(gate_x) * x)
         return h, h

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from recurra.errors import InputError
+from recurra import options
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
 
@@ -23,9 +23,8 @@ class RNN(Recurrence):
 
     def __init__(self, width: int, hidden: int | None = None, nonlinearity: str = "tanh"):
         super().__init__(width)
-        if nonlinearity not in ("tanh", "relu"):
-            raise InputError(f"nonlinearity is {nonlinearity!r}; expected 'tanh' or 'relu'")
-        self.hidden, self.nonlinearity = hidden or width, nonlinearity
+        self.hidden = width if hidden is None else options.count("hidden", hidden)
+        self.nonlinearity = options.choice("nonlinearity", nonlinearity, ("tanh", "relu"))
         bound = 1 / math.sqrt(self.hidden)
         self.weight_ih_l0 = nn.Parameter(torch.empty(self.hidden, width).uniform_(-bound, bound))
         self.weight_hh_l0 = nn.Parameter(torch.empty(self.hidden, self.hidden).uniform_(-bound, bound))

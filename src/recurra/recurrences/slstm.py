@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from recurra.errors import InputError
+from recurra import options
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 
@@ -27,9 +27,7 @@ class SLSTM(Recurrence):
 
     def __init__(self, width: int, heads: int = 4):
         super().__init__(width)
-        if heads < 1 or width % heads:
-            raise InputError(f"heads is {heads}; expected a divisor of the width {width}")
-        size = width // heads
+        size = width // options.divisor("heads", heads, width, "width")
         self.heads, self.size = heads, size
         self.weight = nn.Parameter(torch.randn(heads, 4 * size, size) * math.sqrt(2 / (5 * size)))
         self.recurrent = nn.Parameter(torch.zeros(heads, 4 * size, size).normal_(0, size**-0.5))
