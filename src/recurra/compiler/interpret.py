@@ -32,22 +32,23 @@ def evaluate(outputs: Iterable[Node], inputs: Mapping[str, Tensor], dtype: torch
 
 
 def _value(node: Node, args: list[Tensor], inputs: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+    device = next((t.device for t in inputs.values()), None)
     rules: dict[str, Callable[[], Any]] = {
         "input": lambda: inputs[node.attr],
-        "constant": lambda: torch.tensor(float(node.attr), dtype=dtype),
+        "constant": lambda: torch.tensor(float(node.attr), dtype=dtype, device=device),
         "reshape": lambda: args[0].reshape(node.shape),
         "permute": lambda: args[0].permute(node.attr),
         "expand": lambda: args[0].expand(node.shape),
         "slice": lambda: args[0][_block(node.attr, node.shape)],
         "sum": lambda: args[0].sum(node.attr),
         "max": lambda: args[0].amax(node.attr),
-        "assemble": lambda: _assemble(node, args, dtype),
+        "assemble": lambda: _assemble(node, args),
     }
     return rules[node.op]() if node.op in rules else MEANING[node.op](*args)
 
 
-def _assemble(node: Node, parts: list[Tensor], dtype: torch.dtype) -> Tensor:
-    whole = torch.zeros(node.shape, dtype=dtype)
+def _assemble(node: Node, parts: list[Tensor]) -> Tensor:
+    whole = parts[0].new_zeros(node.shape)
     for part, at in zip(parts, node.attr, strict=True):
         pads = [n for i, m in reversed(list(enumerate(part.shape))) for n in (at[i], node.shape[i] - at[i] - m)]
         whole = whole + torch.nn.functional.pad(part, pads)

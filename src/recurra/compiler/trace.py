@@ -17,7 +17,7 @@ from recurra.compiler.graph import Graph, Node
 from recurra.compiler.lowering import LOWERING, Pair, Value
 from recurra.errors import RecurraError
 
-LIBRARY = ("torch/", "recurra/compiler/", "recurra/recurrence", "recurra/check", "recurra/engines/")
+LIBRARY = ("torch/", "recurra/compiler/", "recurra/recurrence.py", "recurra/check", "recurra/engines/")
 
 
 class Untraceable(RecurraError):

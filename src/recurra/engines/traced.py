@@ -1,0 +1,123 @@
+"""From a problem to the graph of its step: traced once per recurrence, settings and kind of input, for all engines."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurra.compiler.graph import topological
+from recurra.compiler.lowering import Pair
+from recurra.compiler.plan import Leaf, Plan
+from recurra.compiler.structure import Structure, structure
+from recurra.compiler.trace import Traced, Untraceable, trace
+from recurra.problem import Problem, cast
+
+STORAGE = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat", torch.float16: "half"}
+SCALAR = STORAGE | {torch.bool: "i8"}
+
+lock = threading.RLock()
+_traces: weakref.WeakKeyDictionary[Any, dict] = weakref.WeakKeyDictionary()
+
+
+@dataclass
+class TracedStep:
+    """A traced step with the plans made of it so far, by which gradients are needed."""
+
+    traced: Traced
+    leaves: dict[str, Leaf]
+    weights: list[str]
+    """Names of the weights that the step reads."""
+    plans: dict[frozenset[str], Plan] = field(default_factory=dict)
+
+    @cached_property
+    def structure(self) -> Structure:
+        """How the next state depends on the state."""
+        return structure(self.traced, self.leaves)
+
+
+def traced_step(problem: Problem) -> TracedStep | str:
+    """The traced step, or why there is none."""
+    owner, settings = problem.step.owner
+    shapes = tuple((n, e.tensor.shape[2 * e.per_time :], e.tensor.dtype, e.per_time, e.per_lane)
+                   for n, e in problem.inputs.items())  # fmt: skip
+    states = tuple((n, t.shape[1:], t.dtype) for n, t in problem.state.items())
+    key = (settings, shapes, states, problem.dtype)
+    with lock:
+        known = _traces.setdefault(owner, {})
+        if key not in known:
+            known[key] = _trace(problem)
+        return known[key]
+
+
+def _trace(problem: Problem) -> TracedStep | str:
+    dtype = problem.compute_dtype
+    weights = {name: cast(weight, dtype) for name, weight in problem.step.weights.items()}
+
+    def step(states: tuple[Tensor, ...], inputs: dict[str, Tensor], own: dict[str, Tensor]) -> Any:
+        return problem.step.bind(own)(states, inputs)
+
+    with torch.no_grad():
+        device = problem.device
+        states = {name: _example(t.shape[2:], t.dtype, device) for name, t in problem.state.items()}
+        inputs = {
+            name: _example(e.tensor.shape[2 * e.per_time + e.per_lane :], cast(e.tensor[:0], dtype).dtype, device)
+            for name, e in problem.inputs.items()
+        }
+    try:
+        traced = trace(step, states, inputs, weights)
+    except Untraceable as error:
+        return str(error)
+    leaves = _leaves(problem, traced)
+    used = {n.attr for n in topological(_outputs(traced)) if n.op == "input"}
+    read = [name for name in weights if {f"weight.{name}", f"weight.{name}.real"} & used]
+    return TracedStep(traced, leaves, read)
+
+
+def _example(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Values to trace with; any will do, since what is recorded does not depend on them."""
+    return torch.full(shape, 0 if dtype is torch.bool else 0.5, dtype=dtype, device=device)
+
+
+def _outputs(traced: Traced) -> list:
+    values = [*traced.states.values(), traced.y]
+    return [node for v in values for node in ((v.real, v.imag) if isinstance(v, Pair) else (v,))]
+
+
+def _leaves(problem: Problem, traced: Traced) -> dict[str, Leaf]:
+    leaves = {}
+    for name, value in traced.inputs.items():
+        kind, own = name.split(".", 1)
+        if kind == "state":
+            continue
+        entry = problem.inputs.get(own) if kind == "input" else None
+        per_time, per_lane = (entry.per_time, entry.per_lane) if entry else (False, False)
+        real = "double" if problem.dtype is torch.float64 else "float"
+        scalar = real
+        if entry and (per_time or entry.tensor.dtype is torch.bool):
+            scalar = SCALAR.get(entry.tensor.dtype, real)
+            scalar = real if scalar in ("float", "double") else scalar
+        for part in (f"{name}.real", f"{name}.imag") if isinstance(value, Pair) else (name,):
+            leaves[part] = Leaf(part, value.shape, per_time, per_lane, scalar)
+    return leaves
+
+
+def tensors_of(problem: Problem, step: TracedStep) -> dict[str, Tensor]:
+    """Everything by the name it has in the graph, complex values as two."""
+    weights = problem.step.weights if step.weights else {}
+    whole = {f"input.{name}": entry.tensor for name, entry in problem.inputs.items()}
+    whole |= {f"weight.{name}": weights[name] for name in step.weights}
+    whole |= {f"state.{name}": t for name, t in problem.state.items()}
+    whole |= {f"start.{name}": t for name, t in problem.start.items()}
+    tensors: dict[str, Tensor] = {}
+    for name, t in whole.items():
+        if t.is_complex():
+            tensors |= {f"{name}.real": t.real, f"{name}.imag": t.imag}
+        else:
+            tensors[name] = t
+    return tensors
