@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
-from recurra.problem import Lane, StepInput, constant
+from recurra.problem import Lane, StepInput, cast, compute_dtype, constant
 from recurra.recurrence import Paper, Recurrence
 
 
@@ -40,13 +40,17 @@ class SLSTM(Recurrence):
         return {"c": zero, "n": zero, "h": zero, "m": zero}
 
     def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
-        gates = torch.einsum("bthi,hji->bthj", x.unflatten(-1, (self.heads, -1)), self.weight) + self.bias
+        # Which of i and m is larger decides where gradients go, so gates are not rounded to half types on the way.
+        x, weight, bias = (cast(t, compute_dtype(x.dtype)) for t in (x, self.weight, self.bias))
+        gates = torch.einsum("bthi,hji->bthj", x.unflatten(-1, (self.heads, -1)), weight) + bias
         return {"gates": gates, "recurrent": constant(self.recurrent)}
 
     def step(self, c: Tensor, n: Tensor, h: Tensor, m: Tensor, gates: Tensor, recurrent: Tensor):
         i, f, z, o = (gates + recurrent @ h).chunk(4)
-        kept = m - nn.functional.softplus(-f)
-        new_m = torch.where(n == 0, i, torch.maximum(kept, i))
+        decay = nn.functional.softplus(-f)
+        # Nothing stored: any m will do, and this one cannot overflow.
+        kept = torch.where(n == 0, i, m - decay)
+        new_m = torch.maximum(kept, i)
         keep, admit = torch.exp(kept - new_m), torch.exp(i - new_m)
         c = keep * c + admit * torch.tanh(z)
         n = keep * n + admit

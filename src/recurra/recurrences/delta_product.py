@@ -1,0 +1,78 @@
+"""DeltaProduct: several delta-rule corrections of a matrix memory in each time step."""
+
+import torch
+from torch import Tensor, nn
+
+from recurra import options
+from recurra.problem import Lane
+from recurra.recurrence import Paper, Recurrence
+from recurra.recurrences.delta_net import flag, head_count, unit
+from recurra.windows import Past
+
+
+class DeltaProduct(Recurrence):
+    """S_{t,0} = S_{t-1};  S_{t,j} = S_{t,j-1} (I - beta_{t,j} k_{t,j} k_{t,j}^T) + beta_{t,j} v_{t,j} k_{t,j}^T
+    for j = 1 .. n;  S_t = S_{t,n},  o_t = S_t q_t.
+
+    Lane: a head, S: [K, K] with K = D/heads, 128 by default; q: [K]; k, v: [n, K], beta: [n], n = `householders`: the
+    state is multiplied by a product of n generalised Householder matrices. q = unit(silu(conv(W_q x))), k alike,
+    v = silu(conv(W_v x)), beta = 2 sigmoid(W_b x) in (0, 2), or half of it without `negative_eigenvalues`. The result
+    is W_o rmsnorm(o), the norm within each head. With n = 1 this is DeltaNet. Initialisation: as PyTorch's linear maps
+    and convolutions.
+
+    Source: DeltaProduct: Improving State-Tracking in Linear RNNs via Householder Products, Siems, Carstensen, Zela,
+    Hutter, Pontil, Grazzi, 2025, arXiv:2502.10297. The paper writes S transposed; its variant with a forget gate
+    (Gated DeltaProduct) is not here. |z| in unit(z) = z / |z| is softened by 1e-6 under the root.
+    """
+
+    lane = Lane.HEAD
+    paper = Paper(
+        "DeltaProduct: Improving State-Tracking in Linear RNNs via Householder Products",
+        "Siems et al.",
+        2025,
+        "2502.10297",
+    )
+
+    def __init__(
+        self,
+        width: int,
+        heads: int | None = None,
+        householders: int = 2,
+        kernel: int = 4,
+        negative_eigenvalues: bool = True,
+    ):
+        super().__init__(width)
+        heads = self.heads = head_count(heads, width, 128)
+        self.householders = options.count("householders", householders)
+        self.size = width // heads
+        self.largest_beta = 2.0 if flag("negative_eigenvalues", negative_eigenvalues) else 1.0
+        self.parts = [width, householders * width, householders * width]
+        self.windows = {"conv": (sum(self.parts), options.count("kernel", kernel) - 1)}
+        self.to_qkv = nn.Linear(width, sum(self.parts), bias=False)
+        bound = kernel**-0.5
+        self.conv_weight = nn.Parameter(torch.empty(sum(self.parts), kernel).uniform_(-bound, bound))
+        self.to_beta = nn.Linear(width, heads * householders, bias=False)
+        self.norm_weight = nn.Parameter(torch.ones(self.size))
+        self.to_output = nn.Linear(width, width, bias=False)
+
+    def start(self) -> dict[str, Tensor]:
+        return {"S": torch.zeros(self.heads, self.size, self.size)}
+
+    def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor]:
+        qkv = nn.functional.silu(past.convolve("conv", self.to_qkv(x), self.conv_weight))
+        q, k, v = qkv.split(self.parts, -1)
+        by_head = (self.heads, self.householders, self.size)
+        return {
+            "q": unit(q.unflatten(-1, (self.heads, -1))),
+            "k": unit(k.unflatten(-1, by_head)),
+            "v": v.unflatten(-1, by_head),
+            "beta": self.largest_beta * torch.sigmoid(self.to_beta(x)).unflatten(-1, (self.heads, -1)),
+        }
+
+    def step(self, S: Tensor, q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        for j in range(self.householders):
+            S = S + beta[j] * torch.outer(v[j] - S @ k[j], k[j])
+        return S, S @ q
+
+    def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
+        return self.to_output(nn.functional.rms_norm(y, (self.size,), self.norm_weight, 1e-5).flatten(2))

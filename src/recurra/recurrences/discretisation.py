@@ -1,0 +1,48 @@
+"""From dh/dt = A h + B u with a diagonal A to h_t = A' h_{t-1} + B' u_t, by steps of size dt.
+
+Source: Efficiently Modeling Long Sequences with Structured State Spaces, Gu, Goel, Ré, 2021, arXiv:2111.00396.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from recurra.errors import InputError
+from recurra.problem import cast, compute_dtype
+
+Rule = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def zoh(A: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
+    """u stands still during a step (zero-order hold): A' = exp(dt A),  B' / B = (exp(dt A) - 1) / A."""
+    return torch.exp(dt * A), torch.expm1(dt * A) / A
+
+
+def bilinear(A: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
+    """The trapezoidal rule: A' = (1 + dt A / 2) / (1 - dt A / 2),  B' / B = dt / (1 - dt A / 2)."""
+    below = 1 - dt * A / 2
+    return (1 + dt * A / 2) / below, dt / below
+
+
+def discretise(rule: Rule, A_log: Tensor, A_imag: Tensor, dt_log: Tensor) -> tuple[Tensor, Tensor]:
+    """A' and B' / B for A = -exp(A_log) + i A_imag, in the left half-plane, and dt = exp(dt_log).
+
+    Computed in double precision: dt A turns by up to hundreds of radians, of which shorter types keep few digits.
+    """
+    decay, frequency, dt = torch.exp(A_log.double()), A_imag.double(), torch.exp(dt_log.double())
+    step, gain = rule(torch.complex(-decay, frequency), dt)
+    return cast(step, dt_log.dtype), cast(gain, dt_log.dtype)
+
+
+def log_steps(count: int, dt_min: float, dt_max: float) -> Tensor:
+    """Logarithms [count] of step sizes, drawn uniformly between those of `dt_min` and `dt_max`."""
+    if not 0 < dt_min <= dt_max:
+        raise InputError(f"dt_min, dt_max are {dt_min}, {dt_max}; expected 0 < dt_min <= dt_max")
+    return math.log(dt_min) + torch.rand(count) * math.log(dt_max / dt_min)
+
+
+def as_complex(pairs: Tensor) -> Tensor:
+    """Parameters [..., 2], real and imaginary parts, as complex numbers [...], in single precision at least."""
+    return torch.view_as_complex(cast(pairs, compute_dtype(pairs.dtype)))

@@ -1,0 +1,70 @@
+"""HGRN: a gated linear recurrence of complex channels, whose forget gate has a lower bound."""
+
+import torch
+from torch import Tensor, nn
+
+from recurra import options
+from recurra.errors import InputError
+from recurra.problem import Lane, StepInput, constant
+from recurra.recurrence import Paper, Recurrence
+
+
+class HGRN(Recurrence):
+    """h_t = f_t exp(i theta) h_{t-1} + (1 - f_t) c_t,  f_t = low + (1 - low) sigmoid(W_f x_t + b_f)
+    Re c_t, Im c_t = silu(W_c x_t + b_c).
+
+    Lane: a channel, h and c are one complex number; D of them. theta: [D] is learned, low = `lower_bound`. The result
+    is W_o norm(g * [Re h, Im h]) + b_o with g = sigmoid(W_g x + b_g): [2 D] and a layer norm over all of it.
+    `rotate=False` is the real variant of the published code: theta = 0, h and c are real, g: [D].
+    Initialisation: theta_j = 10000^(-2 j / D).
+
+    Source: Hierarchically Gated Recurrent Neural Network for Sequence Modeling, Qin, Yang, Zhong, 2023,
+    arXiv:2311.04823. There low is learned for all layers of a model together, a value per channel, and grows from 0 in
+    the first; one layer is given one value.
+    """
+
+    lane = Lane.CHANNEL
+    paper = Paper("Hierarchically Gated Recurrent Neural Network", "Qin, Yang, Zhong", 2023, "2311.04823")
+
+    def __init__(self, width: int, lower_bound: float = 0.0, rotate: bool = True):
+        super().__init__(width)
+        self.lower_bound = options.number("lower_bound", lower_bound, 0, 1)
+        if not isinstance(rotate, bool):
+            raise InputError(f"rotate is {rotate!r}; expected True or False")
+        self.rotate = rotate
+        inner = (2 if rotate else 1) * width
+        self.to_input = nn.Linear(width, inner)
+        self.to_forget = nn.Linear(width, width)
+        self.to_gate = nn.Linear(width, inner)
+        self.norm = nn.LayerNorm(inner)
+        self.to_output = nn.Linear(inner, width)
+        if rotate:
+            self.theta = nn.Parameter(10000.0 ** (-2 / width * torch.arange(width)))
+        else:
+            self.register_buffer("theta", torch.zeros(width), persistent=False)
+
+    def start(self) -> dict[str, Tensor]:
+        return {"h": torch.zeros(self.width, dtype=torch.complex64 if self.rotate else torch.float32)}
+
+    def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
+        c = self.to_input(x)
+        return {
+            "c": torch.stack(c.chunk(2, -1), -1) if self.rotate else c,
+            "forget": self.to_forget(x),
+            "theta": constant(self.theta),
+        }
+
+    def step(self, h: Tensor, c: Tensor, forget: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        # 1 - f by itself: near f = 1 the difference would lose its digits.
+        rest = (1 - self.lower_bound) * torch.sigmoid(-forget)
+        c = rest * nn.functional.silu(c)
+        if not self.rotate:
+            h = (1 - rest) * h + c
+            return h, h
+        turn = torch.complex(torch.cos(theta), torch.sin(theta))
+        h = (1 - rest) * turn * h + torch.complex(c[0], c[1])
+        return h, torch.stack([h.real, h.imag])
+
+    def outputs(self, y: Tensor, x: Tensor) -> Tensor:
+        h = y.transpose(2, 3).flatten(2) if self.rotate else y
+        return self.to_output(self.norm(torch.sigmoid(self.to_gate(x)) * h))

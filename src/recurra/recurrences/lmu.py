@@ -1,0 +1,69 @@
+"""The Legendre memory unit: a sliding window of a signal, kept as coefficients of Legendre polynomials."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from recurra.errors import InputError
+from recurra.problem import Lane
+from recurra.recurrence import Paper, Recurrence
+
+
+class LMU(Recurrence):
+    """theta dm/dt = A m + B u by zero-order hold: m_t = exp(A/theta) m_{t-1} + A^-1 (exp(A/theta) - I) B u_t
+    A[i, j] = (2i+1) (-1 if i < j else (-1)^(i-j+1)),  B[i] = (2i+1) (-1)^i
+    u_t = W_u x_t + b_u,  y_t = tanh(W_m m_t + W_x x_t + b).
+
+    Lane: one encoded signal, of `signals` (by default D), with its memory m: [N], N = `memory`; A and B are not
+    learned. u(t - r theta) is about sum_i P_i(2r-1) m_i(t) for r in [0, 1], P_i the Legendre polynomials.
+
+    Source: Legendre Memory Units: Continuous-Time Representation in Recurrent Neural Networks, Voelker, Kajić,
+    Eliasmith, NeurIPS 2019. As in Parallelizing Legendre Memory Unit Training, Chilkuri, Eliasmith, 2021,
+    arXiv:2102.11417, u and y do not see the state before; u without nonlinearity and y with tanh are as in 2019.
+    The matrix is kept as its difference from I, which alone has digits to spare in short types when theta is long.
+    """
+
+    lane = Lane.CHANNEL
+    paper = Paper("Legendre Memory Units", "Voelker, Kajić, Eliasmith; Chilkuri, Eliasmith", 2019, "2102.11417")
+    change: Tensor
+    B: Tensor
+
+    def __init__(self, width: int, memory: int = 16, theta: float = 100.0, signals: int | None = None):
+        super().__init__(width)
+        if not isinstance(memory, int) or memory < 1:
+            raise InputError(f"memory is {memory!r}; expected a positive int")
+        if not 0 < theta < math.inf:
+            raise InputError(f"theta is {theta!r}; expected a positive number of time steps")
+        self.signals = width if signals is None else signals
+        if not isinstance(self.signals, int) or self.signals < 1:
+            raise InputError(f"signals is {signals!r}; expected a positive int")
+        A, B = legendre_window(memory, theta)
+        self.register_buffer("change", (A - torch.eye(memory)).float())
+        self.register_buffer("B", B.float())
+        self.to_signal = nn.Linear(width, self.signals)
+        self.to_output = nn.Linear(width + self.signals * memory, width)
+
+    def start(self) -> dict[str, Tensor]:
+        return {"m": torch.zeros(self.signals, len(self.B))}
+
+    def inputs(self, x: Tensor) -> dict[str, Tensor]:
+        return {"u": self.to_signal(x)}
+
+    def step(self, m: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        m = m + (self.change @ m + self.B * u)
+        return m, m
+
+    def outputs(self, y: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(self.to_output(torch.cat([x, y.flatten(2)], -1)))
+
+
+def legendre_window(size: int, theta: float) -> tuple[Tensor, Tensor]:
+    """exp(A/theta) [N, N] and A^-1 (exp(A/theta) - I) B [N], in float64."""
+    i = torch.arange(size, dtype=torch.float64)
+    distance = i[:, None] - i
+    A = (2 * i[:, None] + 1) * torch.where(distance < 0, -1.0, (-1.0) ** (distance + 1))
+    B = (2 * i + 1) * (-1.0) ** i
+    # Both at once: the exponential of [[A, B], [0, 0]] holds them in its upper rows.
+    both = torch.matrix_exp(nn.functional.pad(torch.cat([A, B[:, None]], 1), (0, 0, 0, 1)) / theta)
+    return both[:size, :size], both[:size, size]

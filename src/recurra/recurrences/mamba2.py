@@ -1,0 +1,99 @@
+"""Mamba-2: a matrix state per head that decays by one number per time step."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from recurra import options
+from recurra.problem import DeltaRule, Lane, StepInput, constant, shared
+from recurra.recurrence import Paper, Recurrence
+from recurra.windows import Past
+
+
+class Mamba2(Recurrence):
+    """S_t = exp(dt_t A) S_{t-1} + dt_t u_t B_t^T,  y_t = S_t C_t + D u_t,  dt_t = softplus(W_dt x_t + b_dt).
+
+    Lane: a head with S: [P, N] and u: [P], P = `head_size`, N = `state_size`; there are H = expand D / P of them. dt,
+    A < 0 and D are one number per head. u: [H P], B and C: [groups N] are silu(conv(W_s x)), in that order; H / groups
+    heads read the same B_t, C_t: [N]. The result is W_o (w * norm(y * silu(W_g x))), where norm divides by the root
+    mean square over each group's H P / groups channels.
+    Initialisation: A uniform in [-16, -1], dt log-uniform in [0.001, 0.1].
+
+    Source: Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State Space Duality,
+    Dao, Gu, 2024, arXiv:2405.21060. The published P is 64; here it is the largest divisor of it that fits D by default.
+    W_g, W_s and W_dt stacked are the published `in_proj`.
+    """
+
+    lane = Lane.HEAD
+    paper = Paper("Transformers are SSMs: Structured State Space Duality", "Dao, Gu", 2024, "2405.21060")
+
+    def __init__(
+        self,
+        width: int,
+        state_size: int = 128,
+        head_size: int | None = None,
+        expand: int = 2,
+        groups: int = 1,
+        kernel: int = 4,
+    ):
+        super().__init__(width)
+        inner = options.count("expand", expand) * width
+        size = math.gcd(64, inner) if head_size is None else head_size
+        size = options.divisor("head_size", size, inner, "inner width")
+        heads = inner // size
+        self.groups = options.divisor("groups", groups, heads, "number of heads")
+        self.shape = (heads, size, options.count("state_size", state_size))
+        signal = inner + 2 * groups * state_size
+        self.windows = {"conv": (signal, options.count("kernel", kernel) - 1)}
+        self.to_gate = nn.Linear(width, inner, bias=False)
+        self.to_signal = nn.Linear(width, signal, bias=False)
+        self.to_dt = nn.Linear(width, heads)
+        self.conv_weight = nn.Parameter(torch.empty(signal, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
+        self.conv_bias = nn.Parameter(torch.empty(signal).uniform_(-(kernel**-0.5), kernel**-0.5))
+        self.A_log = nn.Parameter(torch.log(torch.empty(heads).uniform_(1, 16)))
+        self.D = nn.Parameter(torch.ones(heads))
+        self.norm_weight = nn.Parameter(torch.ones(inner))
+        self.to_output = nn.Linear(inner, width, bias=False)
+        # dt starts log-uniform in [0.001, 0.1]: the bias is the inverse of softplus there.
+        dt = torch.exp(torch.rand(heads) * math.log(100) + math.log(0.001)).clamp(min=1e-4)
+        with torch.no_grad():
+            self.to_dt.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+
+    def start(self) -> dict[str, Tensor]:
+        return {"S": torch.zeros(self.shape)}
+
+    def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
+        heads, size, n = self.shape
+        signal = nn.functional.silu(past.convolve("conv", self.to_signal(x), self.conv_weight, self.conv_bias))
+        u, B, C = signal.split([heads * size, self.groups * n, self.groups * n], -1)
+        return {
+            "u": u.unflatten(-1, (heads, size)),
+            "dt": self.to_dt(x),
+            "B": self._of_heads(B),
+            "C": self._of_heads(C),
+            "A": constant(-torch.exp(self.A_log)),
+            "D": constant(self.D),
+        }
+
+    def _of_heads(self, of_groups: Tensor) -> StepInput:
+        """[B, T, groups N] as every head reads it."""
+        if self.groups == 1:
+            return shared(of_groups)
+        heads = self.shape[0]
+        return StepInput(of_groups.unflatten(-1, (self.groups, -1)).repeat_interleave(heads // self.groups, 2))
+
+    def step(self, S: Tensor, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor):
+        dt = nn.functional.softplus(dt)
+        S = torch.exp(dt * A) * S + torch.outer(dt * u, B)
+        return S, S @ C + D * u
+
+    def as_delta_rule(self, S: Tensor, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor) -> DeltaRule:
+        dt = nn.functional.softplus(dt)
+        skip = D[..., None] * u
+        return DeltaRule(C, B, dt[..., None] * u, S, log_decay=dt * A, result=lambda o, S: (S, o + skip))
+
+    def outputs(self, y: Tensor, x: Tensor) -> Tensor:
+        gated = (y.flatten(2) * nn.functional.silu(self.to_gate(x))).unflatten(-1, (self.groups, -1))
+        normed = nn.functional.rms_norm(gated, gated.shape[-1:], eps=1e-5).flatten(2)
+        return self.to_output(self.norm_weight * normed)

@@ -1,0 +1,288 @@
+"""Matrix memories that only decay: each against its paper's equations in parallel form, and against other people's."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import conv1d, elu, layer_norm, logsigmoid, silu, softplus
+
+import recurra
+from recurra.engines.choose import run
+from recurra.testing.laws import LAWS
+from recurra.testing.tolerances import assert_close
+
+D, B, T = 8, 3, 11
+CAUSAL = torch.ones(T, T, dtype=torch.bool).tril()
+
+
+def heads(x, n):
+    """[B, T, n d] to [B, n, T, d]."""
+    return x.unflatten(-1, (n, -1)).transpose(1, 2)
+
+
+def whole(y):
+    """[B, n, T, d] to [B, T, n d]."""
+    return y.transpose(1, 2).flatten(2)
+
+
+def since(log_decay):
+    """[B, n, T, ...] to [B, n, T, T, ...]: what is left at t of what came in at s, and nothing of what is to come."""
+    total = log_decay.cumsum(2)
+    mask = CAUSAL.reshape(1, 1, T, T, *[1] * (log_decay.dim() - 3))
+    return torch.exp(torch.where(mask, total[:, :, :, None] - total[:, :, None], -math.inf))
+
+
+def convolved(layer, x):
+    weight = layer.conv_weight[:, None]
+    return silu(conv1d(x.mT, weight, layer.conv_bias, padding=weight.shape[-1] - 1, groups=len(weight))[..., :T].mT)
+
+
+def linear_attention(layer, x):
+    q, k, v = (heads(p(x), layer.heads) for p in (layer.to_query, layer.to_key, layer.to_value))
+    weights = (elu(q) + 1) @ (elu(k) + 1).mT * CAUSAL
+    return layer.to_output(whole(weights @ v / (weights.sum(-1, keepdim=True) + 1e-6)))
+
+
+def based(layer, x):
+    q, k, v = (heads(p(x), layer.heads) for p in (layer.to_query, layer.to_key, layer.to_value))
+    s = q @ k.mT / math.sqrt(layer.features)
+    weights = (1 + s + s**2 / 2) * CAUSAL
+    return layer.to_output(whole(weights @ v / weights.sum(-1, keepdim=True)))
+
+
+def retnet(layer, x):
+    q, k, v = (heads(p(x), layer.heads) for p in (layer.to_query, layer.to_key, layer.to_value))
+    d = q.shape[-1]
+    angle = torch.arange(T)[:, None] * torch.logspace(0, -4, d // 2)
+
+    def rotated(u):
+        even, odd = u[..., ::2], u[..., 1::2]
+        return torch.cat([even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], -1)
+
+    decay = torch.log(torch.tensor([1 - 2.0 ** (-5 - j) for j in range(layer.heads)]))
+    y = (rotated(q) @ rotated(k).mT / math.sqrt(d) * since(decay[None, :, None].expand(1, -1, T))) @ v
+    y = (y - y.mean(-1, keepdim=True)) / torch.sqrt(y.var(-1, correction=0, keepdim=True) + 1e-5)
+    return layer.to_output(whole(y) * silu(layer.to_gate(x)))
+
+
+def gla(layer, x):
+    q, k, v = (heads(p(x), layer.heads) for p in (layer.to_query, layer.to_key, layer.to_value))
+    a = torch.sigmoid(heads(layer.to_forget(x), layer.heads)) ** (1 / layer.temperature)
+    weights = torch.einsum("bhtk,bhsk,bhtsk->bhts", q, k, since(torch.log(a))) / math.sqrt(q.shape[-1])
+    y = weights @ v
+    y = y / torch.sqrt((y**2).mean(-1, keepdim=True) + 1e-5) * layer.norm.weight
+    return layer.to_output(whole(y) * silu(layer.to_gate(x)))
+
+
+def hgrn2(layer, x):
+    n = D // layer.size
+    f = layer.lower_bound + (1 - layer.lower_bound) * torch.sigmoid(heads(layer.to_forget(x), n))
+    i, o = silu(heads(layer.to_input(x), n)), torch.sigmoid(heads(layer.to_query(x), n))
+    weights = torch.einsum("bhtk,bhsk,bhtsk->bhts", o, 1 - f, since(torch.log(f)))
+    return layer.to_output(layer_norm(whole(weights @ i), (D,), layer.norm.weight, layer.norm.bias))
+
+
+def hgrn(layer, x):
+    f = layer.lower_bound + (1 - layer.lower_bound) * torch.sigmoid(layer.to_forget(x))
+    c = silu(layer.to_input(x))
+    if layer.rotate:
+        c = torch.complex(c[..., :D], c[..., D:])
+    turn = torch.polar(torch.ones(D), layer.theta) if layer.rotate else 1
+    h, out = torch.zeros_like(c[:, 0]), []
+    for t in range(T):
+        h = f[:, t] * turn * h + (1 - f[:, t]) * c[:, t]
+        out.append(torch.cat([h.real, h.imag], -1) if layer.rotate else h)
+    gated = torch.sigmoid(layer.to_gate(x)) * torch.stack(out, 1)
+    return layer.to_output(layer_norm(gated, gated.shape[-1:], layer.norm.weight, layer.norm.bias))
+
+
+def mamba2(layer, x):
+    h, p, n = layer.shape
+    u, b, c = convolved(layer, layer.to_signal(x)).split([h * p, layer.groups * n, layer.groups * n], -1)
+    u, b, c = heads(u, h), heads(b, layer.groups), heads(c, layer.groups)
+    group = torch.arange(h) // (h // layer.groups)
+    dt = softplus(layer.to_dt(x)).mT
+    weights = c[:, group] @ b[:, group].mT * since(dt * -torch.exp(layer.A_log)[:, None])
+    y = weights @ (dt[..., None] * u) + layer.D[:, None, None] * u
+    y = (whole(y) * silu(layer.to_gate(x))).unflatten(-1, (layer.groups, -1))
+    return layer.to_output((y / torch.sqrt((y**2).mean(-1, keepdim=True) + 1e-5)).flatten(2) * layer.norm_weight)
+
+
+def mlstm(layer, x):
+    signal = layer.to_signal(x)
+    u = convolved(layer, signal)
+    q, k = (u @ torch.block_diag(*w).T for w in (layer.to_query, layer.to_key))
+    v = signal @ torch.block_diag(*layer.to_value).T
+    qkv = torch.cat([q, k, v], -1)
+    i, f = layer.to_input(qkv).mT, layer.to_forget(qkv).mT
+    q, k, v = (heads(z, layer.heads) for z in (q, k, v))
+    weights = q @ k.mT / math.sqrt(q.shape[-1]) * since(logsigmoid(f)) * torch.exp(i)[:, :, None]
+    h = weights @ v / weights.sum(-1, keepdim=True).abs().clamp(min=1)
+    normed = whole(layer_norm(h, h.shape[-1:])) * layer.norm_weight
+    return layer.to_output((normed + layer.skip * u) * silu(layer.to_gate(x)))
+
+
+EQUATIONS = [
+    ("linear-attention", linear_attention, {"heads": 2}),
+    ("based", based, {"heads": 2, "features": 3}),
+    ("retnet", retnet, {"heads": 2}),
+    ("gla", gla, {"heads": 2, "key_width": 6, "rank": 3}),
+    ("hgrn", hgrn, {"lower_bound": 0.3}),
+    ("hgrn", hgrn, {"rotate": False}),
+    ("hgrn2", hgrn2, {"head_size": 4, "lower_bound": 0.3}),
+    ("hgrn2", hgrn2, {}),
+    ("mamba2", mamba2, {"head_size": 4, "groups": 2, "state_size": 3}),
+    ("mamba2", mamba2, {"head_size": 8, "state_size": 5, "kernel": 2}),
+    ("mlstm", mlstm, {"heads": 2}),
+    ("mlstm", mlstm, {"heads": 4, "block": 8, "expand": 1}),
+]
+"""Name, equations, options."""
+
+HELD = {name for name, _, _ in EQUATIONS}
+"""Names that this file holds to something."""
+
+
+def scattered(layer):
+    """The layer with every parameter moved away from where it starts, so that none is 0 or 1."""
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return layer
+
+
+@pytest.mark.parametrize(("name", "equations", "options"), EQUATIONS)
+def test_layer_is_its_paper(name, equations, options):
+    layer = scattered(recurra.layer(name, D, **options))
+    x = torch.randn(B, T, D)
+    assert_close("y", layer(x)[0], equations(layer, x))
+
+
+@pytest.mark.parametrize(("name", "options"), [(name, options) for name, _, options in EQUATIONS if options])
+def test_options_keep_the_laws(name, options):
+    for law in ("same_as_reference", "cut_anywhere"):
+        LAWS[law](lambda: scattered(recurra.layer(name, D, **options)), "compiled", torch.float64)
+
+
+def test_mamba2_starts_with_its_decays_and_step_sizes():
+    layer = recurra.layer("mamba2", 500, head_size=2)
+    a, dt = torch.exp(layer.A_log), softplus(layer.to_dt.bias)
+    assert 1 <= a.min() < 1.2
+    assert 15.8 < a.max() <= 16
+    assert dt.min() >= 9e-4
+    assert dt.max() <= 0.11
+    assert abs(torch.log(dt).mean() - math.log(0.01)) < 0.3
+
+
+def test_mlstm_starts_with_open_forget_gates():
+    layer = recurra.layer("mlstm", D)
+    gates = layer.problem(torch.randn(1, 5, D)).inputs
+    assert_close("f", gates["f"].tensor, torch.linspace(3, 6, 4).expand(1, 5, 4))
+    assert gates["i"].tensor.abs().max() < 1
+
+
+def test_mlstm_forgets_extreme_gates_without_overflow():
+    layer = recurra.layer("mlstm", D)
+    with torch.no_grad():
+        layer.to_input.bias.copy_(torch.tensor([100.0, -100, 300, -300]))
+    y, state = layer(torch.randn(2, 50, D))
+    assert y.isfinite().all()
+    assert all(value.isfinite().all() for value in state.values())
+
+
+def test_retention_decays_are_not_rounded_to_one():
+    layer = recurra.layer("retnet", 64, heads=8).to(torch.bfloat16)
+    gamma = layer.problem(torch.zeros(1, 1, 64, dtype=torch.bfloat16)).inputs["gamma"].tensor
+    assert_close("gamma", gamma, 1 - 2.0 ** -torch.arange(5.0, 13))
+    assert (gamma < 1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("linear-attention", {"heads": 3}, "heads is 3"),
+        ("based", {"heads": 0}, "heads is 0"),
+        ("based", {"features": 0}, "features is 0"),
+        ("retnet", {"heads": 3}, "heads is 3"),
+        ("retnet", {"heads": 8}, "heads is 8; expected an even number of channels"),
+        ("retnet", {"expand": 0}, "expand is 0"),
+        ("gla", {"heads": 8}, "heads is 8; expected a divisor of the key width 4"),
+        ("gla", {"key_width": "wide"}, "key_width is 'wide'"),
+        ("gla", {"rank": -1}, "rank is -1"),
+        ("gla", {"temperature": 0}, "temperature is 0"),
+        ("hgrn", {"lower_bound": 1}, "lower_bound is 1"),
+        ("hgrn", {"rotate": "no"}, "rotate is 'no'"),
+        ("hgrn2", {"head_size": 5}, "head_size is 5"),
+        ("hgrn2", {"lower_bound": -0.1}, "lower_bound is -0.1"),
+        ("mamba2", {"head_size": 3}, "head_size is 3"),
+        ("mamba2", {"head_size": 4, "groups": 3}, "groups is 3"),
+        ("mamba2", {"state_size": 0}, "state_size is 0"),
+        ("mamba2", {"expand": 1.5}, "expand is 1.5"),
+        ("mamba2", {"kernel": 0}, "kernel is 0"),
+        ("mlstm", {"heads": 3}, "heads is 3"),
+        ("mlstm", {"block": 5}, "block is 5"),
+        ("mlstm", {"kernel": None}, "kernel is None"),
+    ],
+)
+def test_wrong_options_are_named(name, options, words):
+    with pytest.raises(recurra.InputError, match=words):
+        recurra.layer(name, D, **options)
+
+
+# --- other people's implementations, with the same random weights -----------------------------------------------------
+def same(got, expected):
+    assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize(("groups", "time"), [(1, 37), (2, 16)])
+def test_mamba2_is_that_of_transformers(groups, time):
+    peer = pytest.importorskip("transformers.models.mamba2.modeling_mamba2")
+    config = pytest.importorskip("transformers").Mamba2Config(
+        hidden_size=32, num_heads=8, head_dim=8, state_size=16, n_groups=groups, num_hidden_layers=1, chunk_size=8
+    )
+    theirs = scattered(peer.Mamba2Mixer(config, layer_idx=0)).eval()
+    ours = recurra.layer("mamba2", 32, state_size=16, head_size=8, groups=groups)
+    rows = [ours.to_gate.weight, ours.to_signal.weight, ours.to_dt.weight]
+    weights = dict(theirs.named_parameters())
+    with torch.no_grad():
+        for row, part in zip(rows, weights["in_proj.weight"].split([len(r) for r in rows]), strict=True):
+            row.copy_(part)
+        ours.conv_weight.copy_(weights["conv1d.weight"].squeeze(1))
+        ours.conv_bias.copy_(weights["conv1d.bias"])
+        ours.to_dt.bias.copy_(weights["dt_bias"])
+        ours.A_log.copy_(weights["A_log"])
+        ours.D.copy_(weights["D"])
+        ours.norm_weight.copy_(weights["norm.weight"])
+        ours.to_output.weight.copy_(weights["out_proj.weight"])
+        x = torch.randn(2, time, 32)
+        same(ours(x)[0], theirs(x))
+
+
+def test_mlstm_core_is_that_of_xlstm():
+    backends = pytest.importorskip("xlstm.blocks.mlstm.backends")
+    layer = scattered(recurra.layer("mlstm", 32))
+    problem = layer.problem(torch.randn(2, 40, 32))
+    q, k, v, i, f = (problem.inputs[name].tensor.transpose(1, 2) for name in "qkvif")
+    expected = backends.parallel_stabilized_simple(q, k, v, i[..., None], f[..., None])
+    same(run(problem, "auto").y[:, :, :, 0].transpose(1, 2), expected)
+
+
+def test_mlstm_layer_is_that_of_xlstm():
+    peer = pytest.importorskip("xlstm.blocks.mlstm.layer")
+    theirs = scattered(peer.mLSTMLayer(peer.mLSTMLayerConfig(embedding_dim=32, context_length=40)))
+    ours = recurra.layer("mlstm", 32)
+    weights = dict(theirs.named_parameters())
+    with torch.no_grad():
+        ours.to_signal.weight.copy_(weights["proj_up.weight"][:64])
+        ours.to_gate.weight.copy_(weights["proj_up.weight"][64:])
+        ours.conv_weight.copy_(weights["conv1d.conv.weight"].squeeze(1))
+        ours.conv_bias.copy_(weights["conv1d.conv.bias"])
+        for own, name in ((ours.to_query, "q"), (ours.to_key, "k"), (ours.to_value, "v")):
+            own.copy_(weights[f"{name}_proj.weight"])
+        for own, name in ((ours.to_input, "igate"), (ours.to_forget, "fgate")):
+            own.weight.copy_(weights[f"mlstm_cell.{name}.weight"])
+            own.bias.copy_(weights[f"mlstm_cell.{name}.bias"])
+        ours.norm_weight.copy_(1 + weights["mlstm_cell.outnorm.weight"])
+        ours.skip.copy_(weights["learnable_skip"])
+        ours.to_output.weight.copy_(weights["proj_down.weight"])
+        x = torch.randn(2, 40, 32)
+        same(ours(x)[0], theirs(x))

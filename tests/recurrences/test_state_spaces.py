@@ -1,0 +1,304 @@
+"""State spaces, and attention with a fixed query, against their papers written out over the whole batch."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import gelu, linear
+
+import recurra
+from recurra.recurrences.discretisation import bilinear, zoh
+from recurra.recurrences.hippo import legs, legs_modes, legs_normal
+from recurra.recurrences.lmu import legendre_window
+from recurra.testing.tolerances import assert_close
+
+D, B, T = 8, 3, 11
+
+
+def convolution(kernel, x):
+    """y[b, t, d] = sum over k <= t of kernel[d, k] x[b, t - k, d]."""
+    return torch.stack([(kernel[:, : t + 1].flip(1).T * x[:, : t + 1]).sum(1) for t in range(x.shape[1])], 1)
+
+
+def diagonal_kernel(A, weight, dt):
+    """sum over n of weight[d, n] (exp(dt A) - 1) / A exp(t dt A), [D, T]."""
+    powers = torch.exp((dt[:, None] * A)[..., None] * torch.arange(T))
+    return (weight[..., None] * ((torch.exp(dt[:, None] * A) - 1) / A)[..., None] * powers).sum(1)
+
+
+def plane(layer):
+    return torch.complex(-torch.exp(layer.A_log), layer.A_imag).to(torch.complex128)
+
+
+def s4d(layer, x):
+    weight = torch.view_as_complex(layer.B) * torch.view_as_complex(layer.C)
+    dt = torch.exp(layer.dt_log).double()
+    kernel = 2 * diagonal_kernel(plane(layer), weight, dt).real
+    left, right = layer.to_output(gelu(convolution(kernel.to(x.dtype), x) + layer.D * x)).chunk(2, -1)
+    return left * torch.sigmoid(right)
+
+
+def s4d_bilinear(layer, x):
+    dt = torch.exp(layer.dt_log)[:, None].double()
+    inverse = 1 / (1 - dt / 2 * plane(layer))
+    step, gain = inverse * (1 + dt / 2 * plane(layer)), inverse * dt * torch.view_as_complex(layer.B)
+    h, out = torch.zeros(B, *step.shape, dtype=step.dtype), []
+    for t in range(T):
+        h = step * h + gain * x[:, t, :, None]
+        y = torch.view_as_complex(layer.C) * h
+        out.append((y + y.conj()).sum(-1).real.to(x.dtype) + layer.D * x[:, t])
+    left, right = layer.to_output(gelu(torch.stack(out, 1))).chunk(2, -1)
+    return left * torch.sigmoid(right)
+
+
+def dss(layer, x):
+    kernel = diagonal_kernel(plane(layer), torch.view_as_complex(layer.w), torch.exp(layer.dt_log).double()).real
+    return layer.to_output(gelu(convolution(kernel.to(x.dtype), x) + layer.D * x))
+
+
+def s5(layer, x):
+    """With both of each pair of conjugates, whose imaginary parts cancel."""
+    n = len(layer.dt_log)
+    A, dt = plane(layer), torch.exp(layer.dt_log).double()
+    inward = torch.complex(layer.B[:n], layer.B[n:])
+    outward = torch.complex(layer.C[:, :n], layer.C[:, n:])
+    A, dt = torch.cat([A, A.conj()]), torch.cat([dt, dt])
+    inward, outward = torch.cat([inward, inward.conj()]), torch.cat([outward, outward.conj()], 1)
+    step = torch.exp(dt * A)
+    inward = ((step - 1) / A)[:, None] * inward
+    h, out = torch.zeros(B, 2 * n, dtype=step.dtype), []
+    for t in range(T):
+        h = step * h + x[:, t].to(step.dtype) @ inward.T
+        y = h @ outward.T.to(step.dtype)
+        assert y.imag.abs().max() < 1e-5
+        out.append(y.real.to(x.dtype) + layer.D * x[:, t])
+    g = gelu(torch.stack(out, 1))
+    return g * torch.sigmoid(layer.to_gate(g))
+
+
+def lmu(layer, x):
+    """A and B by the formula, one by one; zero-order hold by the eigenvalues."""
+    n, theta = 5, 7.0
+    A = torch.zeros(n, n, dtype=torch.float64)
+    for i in range(n):
+        for j in range(n):
+            A[i, j] = (2 * i + 1) * (-1 if i < j else (-1) ** (i - j + 1))
+    b = torch.tensor([(2 * i + 1) * (-1) ** i for i in range(n)], dtype=torch.float64)
+    values, vectors = torch.linalg.eig(A)
+    step = (vectors @ torch.diag(torch.exp(values / theta)) @ torch.linalg.inv(vectors)).real
+    gain = torch.linalg.solve(A, (step - torch.eye(n)) @ b)
+    u, m, out = layer.to_signal(x), torch.zeros(B, 2, n), []
+    for t in range(T):
+        m = m @ step.T.to(x.dtype) + u[:, t, :, None] * gain.to(x.dtype)
+        out.append(torch.tanh(linear(torch.cat([x[:, t], m.flatten(1)], -1), *layer.to_output.parameters())))
+    return torch.stack(out, 1)
+
+
+def aaren(layer, x):
+    """Softmax over all that came before, for each time step apart."""
+    key, value = (linear(x, to.weight).unflatten(-1, (layer.heads, -1)) for to in (layer.to_key, layer.to_value))
+    scores = torch.einsum("bthd,hd->bth", key, layer.query) / math.sqrt(layer.size)
+    out = [(scores[:, : t + 1].softmax(1)[..., None] * value[:, : t + 1]).sum(1).flatten(1) for t in range(x.shape[1])]
+    return layer.to_output(torch.stack(out, 1))
+
+
+EQUATIONS = {
+    "s4d": (s4d, {"state_size": 6}),
+    "s4d, lin": (s4d, {"state_size": 6, "init": "lin", "dt_max": 1.0}),
+    "s4d, inv": (s4d, {"state_size": 6, "init": "inv", "dt_min": 0.1, "dt_max": 1.0}),
+    "s4d, bilinear": (s4d_bilinear, {"state_size": 6, "discretisation": "bilinear"}),
+    "dss": (dss, {"state_size": 5}),
+    "s5": (s5, {"state_size": 12, "blocks": 3}),
+    "lmu": (lmu, {"memory": 5, "theta": 7.0, "signals": 2}),
+    "aaren": (aaren, {"heads": 2}),
+}
+HELD = {name.split(",")[0] for name in EQUATIONS}
+"""The layers that are held to their papers here."""
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_layer_is_its_paper(name):
+    equations, options = EQUATIONS[name]
+    layer = recurra.layer(name.split(",")[0], D, **options)
+    x = torch.randn(B, T, D)
+    assert_close("y", layer(x)[0], equations(layer, x))
+
+
+# --- the matrices -----------------------------------------------------------------------------------------------------
+def test_hippo_legs_projects_on_legendre_polynomials():
+    """With the time scaled away, A and B are those under which the coefficients of t^p stay in proportion to t^p.
+
+    The coefficient of u(s) = s^p in the n-th normalised polynomial over [0, t] is t^p c_n; LegS says that
+    t dh/dt = A h + B u, so that (p I - A) c = B for all p.
+    """
+    n = 6
+    A, b = legs(n)
+    s, weight = legendre_points(40)
+    for p in range(4):
+        c = torch.stack([(weight * math.sqrt(2 * k + 1) * shifted_legendre(k, s) * s**p).sum() for k in range(n)])
+        assert_close(f"coefficients of s^{p}", (p * torch.eye(n, dtype=A.dtype) - A) @ c, b)
+
+
+def shifted_legendre(k, s):
+    """P_k(2s - 1) for s in [0, 1]."""
+    return sum((-1) ** (k + j) * math.comb(k, j) * math.comb(k + j, j) * s**j for j in range(k + 1))
+
+
+def legendre_points(count):
+    """Points and weights that integrate polynomials over [0, 1] exactly, by the eigenvalues of their recurrence."""
+    i = torch.arange(1, count, dtype=torch.float64)
+    beta = i / torch.sqrt(4 * i**2 - 1)
+    values, vectors = torch.linalg.eigh(torch.diag(beta, 1) + torch.diag(beta, -1))
+    return (values + 1) / 2, vectors[0] ** 2
+
+
+def test_hippo_legs_has_its_normal_part():
+    n = 10
+    A, b = legs(n)
+    p = torch.sqrt(torch.arange(n, dtype=torch.float64) + 0.5)
+    normal = legs_normal(n)
+    assert_close("A", normal - torch.outer(p, p), A)
+    assert_close("B", b, math.sqrt(2) * p)
+    assert_close("A A^T", normal @ normal.T, normal.T @ normal)
+    assert_close("skew part", normal + normal.T, -torch.eye(n, dtype=normal.dtype))
+
+
+@pytest.mark.parametrize("n", [2, 8, 64])
+def test_modes_are_half_of_the_normal_part(n):
+    modes, vectors = legs_modes(n)
+    assert (modes.imag > 0).all()
+    assert (modes.imag.diff() > 0).all()
+    whole, basis = torch.cat([modes, modes.conj()]), torch.cat([vectors, vectors.conj()], 1)
+    assert_close("basis", basis.mH @ basis, torch.eye(n, dtype=basis.dtype))
+    assert_close("matrix", basis @ torch.diag(whole) @ basis.mH, legs_normal(n).to(basis.dtype))
+
+
+@pytest.mark.parametrize("rule", [zoh, bilinear])
+def test_discretisation_tends_to_the_differential_equation(rule):
+    A = torch.tensor([-0.5 + 3j, -2.0 + 0j, -1e-3 + 50j], dtype=torch.complex128)
+    t, count = 0.7, 20000
+    step, gain = rule(A, torch.tensor(t / count, dtype=torch.float64))
+    reached = step**count
+    assert (reached - torch.exp(t * A)).abs().max() < 1e-4
+    assert (gain * (1 - reached) / (1 - step) - (torch.exp(t * A) - 1) / A).abs().max() < 1e-4
+
+
+def test_zoh_keeps_its_digits_at_small_steps():
+    A, dt = torch.tensor([-0.5 + 1e-3j], dtype=torch.complex64), torch.tensor([1e-5])
+    assert_close("gain / dt", zoh(A, dt)[1] / dt, torch.ones_like(A) * (1 - 2.5e-6))
+
+
+# --- initialisation ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["s4d", "s5", "dss"])
+def test_steps_are_log_uniform(name):
+    layer = recurra.layer(name, 2000, dt_min=1e-3, dt_max=1e-1, **({"state_size": 400} if name == "s5" else {}))
+    dt = torch.exp(layer.dt_log)
+    assert dt.min() >= 0.999e-3
+    assert dt.max() <= 1.001e-1
+    assert abs(torch.log(dt).mean() - math.log(0.01)) < 0.3
+
+
+def test_s4d_starts_with_its_modes():
+    n = torch.arange(16)
+    lin, inv, legs_layer = (recurra.layer("s4d", 2, state_size=32, init=init) for init in ("lin", "inv", "legs"))
+    for layer in (lin, inv, legs_layer):
+        assert_close("Re A", plane(layer).real, torch.full((2, 16), -0.5).double())
+    assert_close("Im A", lin.A_imag, (math.pi * n).repeat(2, 1))
+    assert_close("Im A", inv.A_imag, (32 / math.pi * (32 / (2 * n + 1) - 1)).repeat(2, 1))
+    expected = torch.linalg.eigvals(legs_normal(32)).imag.sort().values[16:]
+    assert_close("Im A", legs_layer.A_imag, expected.repeat(2, 1).float())
+
+
+def test_s4d_legs_tends_to_hippo_legs():
+    """The integral of exp(-s t) exp(t A) B over all t, (s I - A)^-1 B, comes to that of HiPPO-LegS as N grows."""
+    off = []
+    for n in (8, 32, 128):
+        layer = recurra.layer("s4d", 1, state_size=n)
+        A, b = plane(layer)[0].detach(), torch.view_as_complex(layer.B)[0].detach()
+        full, right = legs(n)
+        mine = 2 * (legs_modes(n)[1] @ (b / (0.1 - A))).real
+        off.append(float((mine - torch.linalg.solve(0.1 * torch.eye(n) - full, right))[:4].abs().max()))
+    assert off[0] < 1e-2
+    assert off[0] > 4 * off[1] > 16 * off[2]
+
+
+def test_dss_starts_with_the_modes_of_twice_the_size():
+    layer = recurra.layer("dss", 3, state_size=8)
+    expected = torch.linalg.eigvals(legs_normal(16)).imag.sort().values[8:]
+    assert_close("Im A", layer.A_imag, expected.float())
+    assert_close("Re A", plane(layer).real, torch.full((8,), -0.5).double())
+
+
+def test_s5_starts_as_blocks_of_hippo():
+    layer = recurra.layer("s5", 300, state_size=24, blocks=3)
+    one = torch.linalg.eigvals(legs_normal(8)).imag.sort().values[4:].float()
+    assert_close("Im A", layer.A_imag, one.repeat(3))
+    assert_close("Re A", plane(layer).real, torch.full((12,), -0.5).double())
+    # A unitary basis keeps lengths: half of P normal numbers of variance 1/D in each column of B, 1/P in rows of C.
+    assert abs(float((layer.B.detach() ** 2).sum(0).mean()) - 12 / 300) < 0.01
+    assert abs(float((layer.C.detach() ** 2).sum(1).mean()) - 0.5) < 0.05
+
+
+# --- what they do -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("delay", [12.5, 25.5, 37.5, 50.0])
+def test_lmu_remembers_a_window(delay):
+    """Read out by Legendre polynomials at delay / theta, the memory is the signal that long ago."""
+    memory, theta, time = 14, 50.0, 400
+    layer = recurra.layer("lmu", 1, memory=memory, theta=theta)
+    with torch.no_grad():
+        layer.to_signal.weight.fill_(1.0)
+        layer.to_signal.bias.zero_()
+    t = torch.arange(time)
+    signal = torch.sin(2 * math.pi * t / 60) + 0.5 * torch.cos(2 * math.pi * t / 37)
+    read = torch.tensor([shifted_legendre(i, delay / theta) for i in range(memory)])
+    for now in (200, 333, 400):
+        _, state = layer(signal[None, :now, None])
+        # The hold makes steps of the signal: half-way into one it is a sample, where two meet it is their mean.
+        then = now - delay
+        long_ago = (signal[math.ceil(then) - 1] + signal[math.floor(then)]) / 2
+        assert abs(float((state["m"][0, 0] @ read - long_ago).detach())) < 0.01
+
+
+@pytest.mark.parametrize(("memory", "theta"), [(4, 8.0), (16, 784.0), (64, 100.0), (16, 10000.0)])
+def test_lmu_is_stable_in_every_type(memory, theta):
+    step, _ = legendre_window(memory, theta)
+    layer = recurra.layer("lmu", 2, memory=memory, theta=theta)
+    for dtype in (torch.float32, torch.bfloat16):
+        kept = layer.change.to(dtype).double() + torch.eye(memory)
+        assert torch.linalg.eigvals(kept).abs().max() < 1
+    assert torch.linalg.eigvals(step).abs().max() < 1
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_aaren_survives_any_score(size):
+    layer = recurra.layer("aaren", D, heads=2)
+    with torch.no_grad():
+        layer.query.mul_(size * 30)
+    x = torch.randn(B, T, D, requires_grad=True)
+    y, _ = layer(x)
+    assert_close("y", y, aaren(layer, x))
+    grads = torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("s4d", {"init": "random"}, "init is 'random'"),
+        ("s4d", {"discretisation": "euler"}, "discretisation is 'euler'"),
+        ("s4d", {"state_size": 7}, "state_size is 7"),
+        ("s4d", {"dt_min": 0.1, "dt_max": 0.01}, "dt_min, dt_max are 0.1, 0.01"),
+        ("s5", {"state_size": 12, "blocks": 4}, "state_size is 12"),
+        ("s5", {"blocks": 0}, "blocks is 0"),
+        ("s5", {"dt_min": 0}, "dt_min, dt_max are 0, 0.1"),
+        ("dss", {"state_size": 0}, "state_size is 0"),
+        ("dss", {"dt_max": -1}, "dt_min, dt_max are 0.001, -1"),
+        ("lmu", {"memory": 0}, "memory is 0"),
+        ("lmu", {"theta": 0}, "theta is 0"),
+        ("lmu", {"signals": 0}, "signals is 0"),
+        ("aaren", {"heads": 3}, "heads is 3"),
+    ],
+)
+def test_wrong_options_are_named(name, options, words):
+    with pytest.raises(recurra.InputError, match=words):
+        recurra.layer(name, D, **options)
