@@ -20,7 +20,7 @@ ALLOWED = {
     "files": set(),
     "problem": set(),
     "compiler": {"compiler", "errors", "files", "problem"},
-    "engines": {"engines", "compiler", "errors", "problem"},
+    "engines": {"engines", "compiler", "errors", "files", "problem"},
     "state": {"errors", "files"},
     "windows": set(),
     "check": {"errors", "problem", "state", "recurrence"},

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from recurra.engines.associative import scan as scan
     from recurra.engines.choose import observe as observe
     from recurra.errors import EngineRefused as EngineRefused
     from recurra.errors import InputError as InputError
@@ -33,6 +34,7 @@ _PUBLIC = {
     "layers": "registry",
     "load": "models.files",
     "observe": "engines.choose",
+    "scan": "engines.associative",
     "EngineRefused": "errors",
     "InputError": "errors",
     "RecurraError": "errors",

@@ -65,9 +65,49 @@ class Step(Protocol):
         """The same step reading these tensors in place of its own."""
         ...
 
+    @property
+    def combine(self) -> Callable[[tuple, tuple], tuple] | None:
+        """For a step that is associative: (earlier states, later states) to the states of both stretches of time, one
+        after the other, of one lane. A stretch's states are those it leads to from the start. None if not known."""
+        ...
+
+    @property
+    def as_delta_rule(self) -> Callable[..., DeltaRule] | None:
+        """The same steps as a delta rule, from `(*states, **inputs)` of all time steps; None if not known as one.
+
+        States come as [B, L, ...], inputs as [B, T, L, ...], with 1 for an axis along which they do not change.
+        """
+        ...
+
     def __call__(
         self, states: tuple[Tensor, ...], inputs: Mapping[str, Tensor]
     ) -> tuple[tuple[Tensor, ...], Tensor]: ...
+
+
+@dataclass(frozen=True)
+class DeltaRule:
+    """A matrix memory S: [V, K] in each lane, o_t = S_t q with
+    S_t = S_{t-1} diag(exp(log_decay)) (I - beta k k^T) + beta v k^T.
+
+    Tensors are [B, T, L, ...], with 1 for an axis along which they do not change.
+    """
+
+    q: Tensor
+    """[..., K]"""
+    k: Tensor
+    """[..., K]"""
+    v: Tensor
+    """[..., V]"""
+    S: Tensor
+    """The memory before the first time step, [B, L, V, K]. What a reset selects is zero."""
+    beta: Tensor | None = None
+    """[...]; None: S_t = S_{t-1} diag(exp(log_decay)) + v k^T, without correction."""
+    log_decay: Tensor | None = None
+    """[...], or [..., K] for a decay per key, none above 0; None: nothing decays."""
+    angle: Tensor | None = None
+    """[..., K/2]: columns i and K/2 + i of S_{t-1}, as points of the plane, turn by angle i first; None: none does."""
+    result: Callable[[Tensor, Tensor], tuple[Any, Tensor]] | None = None
+    """From o [B, T, L, V] and the last S to (states, outputs) as the recurrence has them; None: they are S and o."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from recurra import check
-from recurra.engines.choose import run
+from recurra.engines.choose import explain, run, structure_of
+from recurra.engines.newton import Solve
+from recurra.engines.traced import Structure
 from recurra.errors import InputError
-from recurra.problem import Lane, Problem, StepInput, cast, compute_dtype
+from recurra.problem import DeltaRule, Lane, Problem, StepInput, cast, compute_dtype
 from recurra.state import State
 from recurra.windows import Past
 
@@ -43,10 +45,18 @@ class Recurrence(nn.Module):
 
     A recurrence with one lane (`Lane.LAYER`) has no lane axis anywhere. A layer that looks back a few time steps
     while preparing its inputs declares `windows`, and then writes `inputs(self, x, past)` (see `recurra.windows`).
+
+    A recurrence that is associative without being affine may say so by a method `combine(earlier, later)`, which takes
+    the states that two neighbouring stretches of time lead to, each from the start state, and returns those that both
+    lead to: engine "scan" runs it then. A matrix memory of the delta rule family may say how its steps are one, by a
+    method `as_delta_rule` that takes what `step` takes, for all time steps at once, and returns a `DeltaRule`: engine
+    "chunkwise" runs it then.
     """
 
     lane: ClassVar[Lane]
     paper: ClassVar[Paper | None] = None
+    last_solve: Solve | None = None
+    """How the last call on the Newton engine went: iterations, residual, time steps left to the loop, seconds."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -104,6 +114,8 @@ class Recurrence(nn.Module):
             x = torch.where(valid, x, 0)
         past = Past({name: state[name] for name in self.windows}, resets, lengths)
         rollout = run(self._problem(x, state, resets, lengths, past), engine)
+        if "last_solve" in rollout.report:
+            self.last_solve = rollout.report["last_solve"]
         y = self.outputs(rollout.y.squeeze(2) if self.lane is Lane.LAYER else rollout.y, x)
         if lengths is not None:
             y = torch.where(valid, y, 0)
@@ -143,6 +155,20 @@ class Recurrence(nn.Module):
             )
         dtype = compute_dtype(reference.dtype)
         return {name: cast(value.to(reference.device), dtype) for name, value in state.items()}
+
+    @property
+    def structure(self) -> Structure:
+        """What the traced step is: affine in the state or not, its coefficients, how its Jacobian is filled.
+
+        Raises InputError, with the reason, if the step cannot be traced.
+        """
+        reference = self._reference(None)
+        return structure_of(self.problem(reference.new_zeros(1, 1, self.width)))
+
+    def explain(self, x: Tensor) -> dict[str, Any]:
+        """What would run on x [B, T, D]: the structure, the engine that "auto" picks, and for every engine the
+        milliseconds it is expected to take forward, or why it cannot run."""
+        return explain(self.problem(x))
 
     def problem(self, x: Tensor) -> Problem:
         """What an engine would be given for x [B, T, D], from the start state, without resets and lengths."""
@@ -199,9 +225,19 @@ class BoundStep:
         """Parameters and buffers by qualified name."""
         return dict(self.recurrence.named_parameters()) | dict(self.recurrence.named_buffers())
 
+    @property
+    def combine(self) -> Callable[[tuple, tuple], tuple] | None:
+        """The recurrence's own associative operation, if it has one."""
+        return getattr(self.recurrence, "combine", None)
+
     def bind(self, weights: Mapping[str, Tensor]) -> BoundStep:
         """The same step on a shallow copy of the module that holds these tensors; the module is not touched."""
         return BoundStep(_with_tensors(self.recurrence, weights, ""), self.names)
+
+    @property
+    def as_delta_rule(self) -> Callable[..., DeltaRule] | None:
+        """The recurrence's method of that name, if it has one."""
+        return getattr(self.recurrence, "as_delta_rule", None)
 
     def __call__(self, states: tuple[Tensor, ...], inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
         """One time step of one lane. Raises InputError if `step` does not return what the contract asks for."""

@@ -31,6 +31,8 @@ class Structure:
     """next = A state + b, where A and b do not depend on the state."""
     constant: bool
     """A (or the Jacobian) reads nothing that changes in time."""
+    invariant: bool
+    """Linear and time-invariant: next state and output are affine in state and inputs, with constant coefficients."""
     kind: str
     """The Jacobian of a lane: "scalar" (one number, real or complex), "diagonal", "block" or "dense"."""
     size: int
@@ -64,7 +66,8 @@ def structure(traced: Traced, leaves: Mapping[str, Leaf]) -> Structure:
     size = sum(node.size for node in states.values())
     return Structure(
         affine=obstacle is None,
-        constant=_constant(traced, after, states, leaves),
+        constant=_constant(traced, list(after.values()), list(states.values()), leaves),
+        invariant=_invariant(traced, after, states, leaves),
         kind=_kind(groups, states),
         size=size,
         block=block,
@@ -114,15 +117,30 @@ def _obstacle(traced: Traced, outputs: list[Node], states: Mapping[str, Node]) -
     return f"{culprit.op} of the state" + (f" at {line}" if line else "")
 
 
-def _constant(
+def _constant(traced: Traced, outputs: list[Node], variables: list[Node], leaves: Mapping[str, Leaf]) -> bool:
+    """Whether the derivatives of `outputs` by `variables` read neither the state nor anything that changes in time."""
+    graph = traced.graph
+    seeds = {node: graph.input(f"adjoint.{i}", node.shape) for i, node in enumerate(outputs)}
+    pulled = vector_jacobian(graph, seeds, variables)
+    return not any(node.op == "input" and _moves(node, leaves) for node in topological(pulled))
+
+
+def _moves(node: Node, leaves: Mapping[str, Leaf]) -> bool:
+    return node.attr.startswith("state.") or (node.attr in leaves and leaves[node.attr].per_time)
+
+
+def _invariant(
     traced: Traced, after: Mapping[str, Node], states: Mapping[str, Node], leaves: Mapping[str, Leaf]
 ) -> bool:
-    """Whether the Jacobian reads neither the state nor anything that changes in time."""
-    graph = traced.graph
-    seeds = {node: graph.input(f"adjoint.{name}", node.shape) for name, node in after.items()}
-    moving = {name for name, leaf in leaves.items() if leaf.per_time} | {f"state.{name}" for name in states}
-    pulled = vector_jacobian(graph, seeds, list(states.values()))
-    return not any(node.op == "input" and node.attr in moving for node in topological(pulled))
+    outputs = [*after.values(), *parts("y", traced.y).values()]
+    signals = [n for n in topological(outputs) if n.op == "input" and n not in states.values() and _moves(n, leaves)]
+    variables = [*states.values(), *signals]
+    degree = degrees(outputs, set(variables))
+    return (
+        not any(node.is_bool for node in signals)
+        and all(degree[node] < 2 for node in outputs)
+        and _constant(traced, outputs, variables, leaves)
+    )
 
 
 # --- which state influences which? --------------------------------------------------------------------------------

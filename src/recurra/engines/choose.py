@@ -7,15 +7,33 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from recurra.engines import compiled, loop
+from recurra.compiler.structure import Structure
+from recurra.engines import chunkwise, compiled, convolution, loop, newton, scan
+from recurra.engines.rates import Estimate
+from recurra.engines.traced import traced_step
 from recurra.errors import EngineRefused, InputError
 from recurra.problem import Problem, Rollout
 
-ENGINES = {"compiled": compiled, "loop": loop}
-"""Every engine by its public name: a module with `refuses(problem) -> reason or None` and `run(problem)`."""
+ENGINES = {
+    "compiled": compiled,
+    "loop": loop,
+    "scan": scan,
+    "convolution": convolution,
+    "newton": newton,
+    "chunkwise": chunkwise,
+}
+"""Every engine by its public name: a module with `refuses(problem) -> reason or None`, `run(problem)` and
+`estimate(problem)`, what a run is expected to take."""
+
+SHORT = 512
+"""Time steps below which "auto" does not weigh engines against each other."""
+LARGE = 1 << 20
+"""Time steps times lanes from which on memory is checked beforehand."""
 
 _observers: list[list[str]] = []
 
@@ -36,7 +54,7 @@ def _hidden() -> Callable[[Problem, str], Rollout]:
 
 
 def run_eagerly(problem: Problem, engine: str) -> Rollout:
-    """Run `problem` on the engine named, or for "auto" on the first of `ENGINES` that does not refuse.
+    """Run `problem` on the engine named, or for "auto" on the one that `choose` picks.
 
     Raises InputError for an unknown name and EngineRefused, with the reason, if the engine named cannot run it.
     """
@@ -45,24 +63,79 @@ def run_eagerly(problem: Problem, engine: str) -> Rollout:
         raise InputError(f"engine is {engine!r}; expected 'auto' or one of {', '.join(map(repr, ENGINES))}")
     if engine != "auto" and (reason := ENGINES[name].refuses(problem)):
         raise EngineRefused(f"engine {name!r} cannot run this recurrence: {reason}")
+    if engine not in ("auto", "compiled", "loop") and problem.batch * problem.time * problem.lanes > LARGE:
+        _check_memory(problem, name)
     for seen in _observers:
         seen.append(name)
     return ENGINES[name].run(problem)
 
 
-def choose(problem: Problem) -> str:
-    """The engine that "auto" means for this problem.
+def _check_memory(problem: Problem, name: str) -> None:
+    needed, room = ENGINES[name].estimate(problem).bytes, _room(problem.device)
+    if needed > room:
+        raise EngineRefused(
+            f"engine {name!r} would need about {needed / 2**30:.1f} GiB for B={problem.batch}, T={problem.time}, "
+            f"{problem.lanes} lanes; {room / 2**30:.1f} GiB are free: run fewer sequences at once, or engine='auto'"
+        )
 
-    On the CPU the compiled loop; elsewhere, and for a step that cannot be traced, the reference loop. The latter is
-    said once, as a warning.
+
+def choose(problem: Problem) -> str:
+    """The engine that "auto" means for this problem: the one expected to take least, by `estimates`.
+
+    Short sequences go to the compiled loop without asking. Where that cannot run on the CPU, it is said once, as a
+    warning.
     """
     reason = compiled.refuses(problem)
-    if reason is None:
+    if reason is None and problem.time < SHORT:
         return "compiled"
-    if reason not in _warned and compiled.runs_on(problem.device):
+    if reason is not None and compiled.runs_on(problem.device) and reason not in _warned:
         _warned.add(reason)
         warnings.warn(f"running the slow reference loop, since the step cannot be compiled: {reason}", stacklevel=2)
-    return "loop"
+    room = _room(problem.device)
+    fitting = {name: e.seconds for name, e in estimates(problem).items() if isinstance(e, Estimate) and e.bytes < room}
+    return min(fitting, key=lambda name: fitting[name])
+
+
+def estimates(problem: Problem) -> dict[str, Estimate | str]:
+    """For every engine what it is expected to take, or why it cannot run."""
+    found: dict[str, Estimate | str] = {}
+    for name, engine in ENGINES.items():
+        reason = engine.refuses(problem)
+        found[name] = engine.estimate(problem) if reason is None else reason
+    return found
+
+
+def explain(problem: Problem) -> dict[str, Any]:
+    """The structure, the engine "auto" picks, and what every engine is expected to take."""
+    expected = {
+        name: {"refuses": e} if isinstance(e, str) else {"milliseconds": 1e3 * e.seconds, "bytes": e.bytes}
+        for name, e in estimates(problem).items()
+    }
+    step = traced_step(problem)
+    return {
+        "structure": step if isinstance(step, str) else str(step.structure),
+        "engine": choose(problem),
+        "expected": expected,
+    }
+
+
+def structure_of(problem: Problem) -> Structure:
+    """The structure of a problem's step. Raises InputError if it cannot be traced."""
+    step = traced_step(problem)
+    if isinstance(step, str):
+        raise InputError(f"the structure cannot be found out: {step}")
+    return step.structure
+
+
+def _room(device: torch.device) -> int:
+    """Bytes of memory that are free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return sys.maxsize
 
 
 _warned: set[str] = set()

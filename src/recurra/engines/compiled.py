@@ -16,7 +16,8 @@ from torch import Tensor
 from recurra.compiler import cache
 from recurra.compiler.plan import Plan, make_plan
 from recurra.compiler.trace import Untraceable
-from recurra.engines import operator
+from recurra.engines import operator, segments, threads
+from recurra.engines.rates import Estimate, current
 from recurra.engines.traced import STORAGE, TracedStep, lock, tensors_of, traced_step
 from recurra.problem import Lane, Problem, Rollout
 
@@ -43,9 +44,14 @@ def refuses(problem: Problem) -> str | None:
     return step if isinstance(step, str) else None
 
 
-def run(problem: Problem) -> Rollout:
-    """All time steps; differentiable once by autograd. Only after `refuses` has given None."""
-    step = traced_step(problem)
+def run(problem: Problem, step: TracedStep | None = None, cut: bool = False) -> Rollout:
+    """All time steps; differentiable once by autograd. Only after `refuses` has given None.
+
+    Args:
+        step: a traced step to run in place of the problem's own; by default that.
+        cut: whether one long sequence may be cut in time for several threads (see `segments`).
+    """
+    step = step or traced_step(problem)  # type: ignore[assignment]
     assert isinstance(step, TracedStep)
     tensors = {name: _stored(name, t, step, problem) for name, t in tensors_of(problem, step).items()}
     needs = frozenset(n for n, t in tensors.items() if n in step.leaves and t.requires_grad and torch.is_grad_enabled())
@@ -53,10 +59,29 @@ def run(problem: Problem) -> Rollout:
     plan = _plan(problem, step, needs)
     channel = plan.channel
     laid = {name: _lay_out(name, t, step, channel) for name, t in tensors.items()}
-    results = operator.rollout(plan, laid, problem, differentiable)
+    results = operator.rollout(plan, laid, problem, differentiable or cut, cut)
     parts = {name: t.movedim(-1, 2 if name.startswith("y") else 1) if channel else t for name, t in results.items()}
     state = {name: _joined(f"last.{name}", parts) for name in problem.step.names}
     return Rollout(_joined("y", parts), state)
+
+
+def estimate(problem: Problem, cut: bool = False) -> Estimate:
+    """What a run forward is expected to take."""
+    rates, plan, work = current(), plan_of(problem), problem.batch * problem.time
+    lanes, sizes = problem.lanes, {"float": 4, "double": 8, "bfloat": 2, "half": 2, "i8": 1}
+    width = operator.vector_width(plan)
+    vectors = -(-lanes // width) if plan.channel else lanes / width
+    moved = sum(math.prod(leaf.shape) * sizes[leaf.scalar] * (lanes if leaf.per_lane else 1)
+                for leaf in plan.leaves.values() if leaf.per_time)  # fmt: skip
+    moved += sum(math.prod(shape) * sizes[scalar] * lanes for shape, scalar in plan.outputs.values())
+    shares = min(threads.count(), problem.batch * operator.most_blocks(plan))
+    computing = work * vectors * plan.forward.instructions * rates.instruction
+    if cut and segments.possible(problem, threads.count()):
+        # Segments run at once; a tenth is for running into one another.
+        shares, computing = threads.count(), 1.1 * computing
+    computing = max(computing, work * rates.step)
+    seconds = rates.call + max(computing / max(1, shares), work * moved * rates.byte)
+    return Estimate(seconds, 0)
 
 
 def plan_of(problem: Problem) -> Plan:

@@ -6,12 +6,19 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from recurra.engines.rates import Estimate, current
 from recurra.problem import Problem, Rollout, StepInput, cast
 
 
 def refuses(problem: Problem) -> str | None:  # noqa: ARG001
     """The loop runs everything."""
     return None
+
+
+def estimate(problem: Problem) -> Estimate:
+    """What a run forward is expected to take: some twenty operations per time step, each mapped twice."""
+    size = problem.batch * problem.lanes * sum(t[0].numel() for t in problem.start.values())
+    return Estimate(problem.time * 20 * (5 * current().operation + size * current().element), 0)
 
 
 def run(problem: Problem) -> Rollout:

@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from recurra.compiler.arguments import Variant, gradient_outputs, packed_name, p
 from recurra.compiler.kernels import write_kernel
 from recurra.compiler.plan import Plan
 from recurra.compiler.schedule import Schedule
-from recurra.engines import threads
+from recurra.engines import segments, threads
 from recurra.problem import Problem
 
 REAL = {"float": torch.float32, "double": torch.float64, "bfloat": torch.bfloat16, "half": torch.float16}
@@ -40,6 +41,8 @@ class Call:
     rows: int
     pitch: int
     chunk: int
+    cut: bool
+    """Whether time may be cut into segments (see `segments`)."""
 
     def variant(self, reverse: bool) -> Variant:
         return Variant(reverse, self.resets, self.lengths, self.save and not reverse, self.rows, self.pitch, self.chunk)
@@ -58,10 +61,15 @@ _calls: list[Call] = []
 _numbers: dict[tuple, int] = {}
 
 
-def rollout(plan: Plan, tensors: Mapping[str, Tensor], problem: Problem, save: bool) -> dict[str, Tensor]:
-    """Run a plan. Gives y and `last.<state>`, in the layout of the kernels."""
+def rollout(plan: Plan, tensors: Mapping[str, Tensor], problem: Problem, save: bool, cut: bool) -> dict[str, Tensor]:
+    """Run a plan. Gives y and `last.<state>`, in the layout of the kernels.
+
+    Args:
+        save: keep what the gradient needs.
+        cut: a sequence may be cut in time where there are fewer sequences than threads.
+    """
     names = tuple(name for name in tensors if not name.startswith("start.") or problem.resets is not None)
-    number = _number(plan, names, problem, save)
+    number = _number(plan, names, problem, save, cut)
     results = torch.ops.recurra.rollout(
         [tensors[n] for n in names], problem.resets, problem.lengths, problem.time, number
     )
@@ -72,28 +80,32 @@ def rollout(plan: Plan, tensors: Mapping[str, Tensor], problem: Problem, save: b
 def sources(plan: Plan, problem: Problem) -> dict[str, str]:
     """The files that hold the generated source of both directions; made if they are not there."""
     names = tuple(plan.leaves) + tuple(f"state.{name}" for name in plan.states)
-    call = _calls[_number(plan, names, problem, True)]
+    call = _calls[_number(plan, names, problem, True, False)]
     return {"forward": str(_kernel(call, False).source), "reverse": str(_kernel(call, True).source)}
 
 
-def _number(plan: Plan, names: tuple[str, ...], problem: Problem, save: bool) -> int:
+def _number(plan: Plan, names: tuple[str, ...], problem: Problem, save: bool, cut: bool) -> int:
     """The number under which the operator finds this kind of call."""
-    width = machine.vector_bytes() // (8 if plan.real == "double" else 4)
+    width, pitch = vector_width(plan), _pitch(plan)
     states = sum(math.prod(shape) for shape in plan.states.values())
     resets, lengths = problem.resets is not None, problem.lengths is not None
     rows = _rows(plan, problem.batch, lengths)
-    pitch = min(
-        padded(plan.lanes, width), max(8 * width, padded((8192 if states < 3 else 2048) // max(1, states), width))
-    )
     per_step = states * (pitch if plan.channel else 1) * (8 if plan.real == "double" else 4)
     chunk = 1 if plan.products else max(4, min(64, 2 ** int(math.log2(max(1, CACHE_BYTES // per_step)))))
-    key = (id(plan), names, save, resets, lengths, rows)
+    key = (id(plan), names, save, resets, lengths, rows, cut)
     with _lock:
         if key in _numbers:
             return _numbers[key]
-        _calls.append(Call(plan, names, save, resets, lengths, width, rows, pitch, chunk))
+        _calls.append(Call(plan, names, save, resets, lengths, width, rows, pitch, chunk, cut))
         _numbers[key] = len(_calls) - 1
     return _numbers[key]
+
+
+def _pitch(plan: Plan) -> int:
+    """Channels, at most, that one thread takes through time together."""
+    width, states = vector_width(plan), sum(math.prod(shape) for shape in plan.states.values())
+    most = padded((8192 if states < 3 else 2048) // max(1, states), width)
+    return min(padded(plan.lanes, width), max(8 * width, most))
 
 
 def _rows(plan: Plan, batch: int, lengths: bool) -> int:
@@ -155,21 +167,34 @@ def _blocks(call: Call, batch: int, reverse: bool) -> tuple[int, int, int]:
         return -(-batch // call.rows) * call.plan.lanes, 1, 1
     lanes = call.plan.lanes
     blocks = -(-lanes // call.pitch)
-    if reverse or _worth_splitting(call):
+    if reverse or _worth_splitting(call.plan):
         blocks = max(blocks, -(-threads.count() // batch))
     block = min(padded(-(-lanes // blocks), call.width), call.pitch)
     blocks = -(-lanes // block)
     return batch * blocks, blocks, block
 
 
-def _worth_splitting(call: Call) -> bool:
+def vector_width(plan: Plan) -> int:
+    """Numbers in a vector of this machine."""
+    return machine.vector_bytes() // (8 if plan.real == "double" else 4)
+
+
+def most_blocks(plan: Plan) -> int:
+    """Into how many parts, at most, the lanes of one sequence go to threads on the way forward."""
+    if not plan.channel:
+        return plan.lanes
+    split = _worth_splitting(plan)
+    return -(-plan.lanes // vector_width(plan)) if split else -(-plan.lanes // _pitch(plan))
+
+
+def _worth_splitting(plan: Plan) -> bool:
     """Whether parts of a row of lanes may go to several threads on the way forward.
 
     One thread nearly fills the memory bus, and two that each read half of every row fetch most lines twice: it only
     pays where computing takes longer than fetching.
     """
-    streams = sum(leaf.per_time and leaf.per_lane for leaf in call.plan.leaves.values()) + len(call.plan.outputs)
-    cycles, fetching = call.plan.forward.instructions / (2 * call.width), streams * 4 / 8
+    streams = sum(leaf.per_time and leaf.per_lane for leaf in plan.leaves.values()) + len(plan.outputs)
+    cycles, fetching = plan.forward.instructions / (2 * vector_width(plan)), streams * 4 / 8
     return cycles > 2 * fetching
 
 
@@ -232,8 +257,12 @@ def _forward(
         for name in call.plan.states:
             results[f"last.{name}"].copy_(memory[f"state.{name}"])
         return list(results.values())
-    memory |= _packed(call, call.plan.forward, memory)
-    _launch(call, False, memory | results, batch, time)
+    memory |= results | _packed(call, call.plan.forward, memory)
+    each = segments.length(call, batch, time, threads.count())
+    if each:
+        segments.run(partial(_launch, call, False), call, memory, batch, threads.count(), each)
+    else:
+        _launch(call, False, memory, batch, time)
     if call.lengths and call.rows > 1:
         for name in call.plan.outputs:
             _clear_padding(results[name], lengths)

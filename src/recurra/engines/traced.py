@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from recurra.compiler.graph import topological
 from recurra.compiler.lowering import Pair
 from recurra.compiler.plan import Leaf, Plan
-from recurra.compiler.structure import Structure, structure
+from recurra.compiler.structure import Structure, jacobian_rows, structure
 from recurra.compiler.trace import Traced, Untraceable, trace
 from recurra.problem import Problem, cast
 
@@ -39,6 +39,14 @@ class TracedStep:
     def structure(self) -> Structure:
         """How the next state depends on the state."""
         return structure(self.traced, self.leaves)
+
+    @cached_property
+    def linearised(self) -> TracedStep:
+        """The step with its Jacobian as output: row by row, each as long as the state, exact within its groups."""
+        rows = jacobian_rows(self.traced, self.structure.groups)
+        graph = self.traced.graph
+        flat = [graph.reshape(node, (node.size,)) for row in rows for node in row]
+        return TracedStep(replace(self.traced, y=graph.concat(flat, 0)), self.leaves, self.weights)
 
 
 def traced_step(problem: Problem) -> TracedStep | str:

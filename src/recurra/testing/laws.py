@@ -188,15 +188,19 @@ def is_a_module(make: Make, engine: str, dtype: torch.dtype) -> None:
         compiled = torch.compile(case.layer, backend="aot_eager")
         assert_close("y under torch.compile", compiled(case.x, engine=engine)[0], y, dtype)
         torch._dynamo.reset()
-        _export_step(case)
+        if engine == "loop":
+            _export_step(case)
 
 
 def _export_step(case: Case) -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
     from recurra.testing.one_lane import one_lane
 
     module, example = one_lane(case)
     expected = module(*example)
-    got = torch.export.export(module, example).module()(*example)
+    # Traced first: torch.export by itself loses values inside torch.func.grad, which a step may use.
+    got = torch.export.export(make_fx(module)(*example), example).module()(*example)
     for i, (a, b) in enumerate(zip(got, expected, strict=True)):
         assert_close(f"value {i} of the exported step", a, b)
 

@@ -1,0 +1,176 @@
+"""h_t = A_t h_{t-1} + u_t for all time steps: the one linear solve that the engines parallel in time share.
+
+States of all lanes are brought into blocks that do not influence each other: A [B, T, b, b, N] and u [B, T, b, N] for
+N blocks of b numbers, blocks innermost. On the CPU the compiled loop solves it, elsewhere an associative scan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recurra.engines import compiled
+from recurra.engines.associative import scan
+from recurra.problem import Lane, Problem, StepInput
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Which elements of a lane's flattened real states form which block."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    """Real states by name."""
+    groups: tuple[tuple[int, ...], ...]
+
+    @property
+    def size(self) -> int:
+        """Numbers in a block; smaller groups are padded with zeros."""
+        return max(map(len, self.groups))
+
+    def gather(self, states: Mapping[str, Tensor], axes: int) -> Tensor:
+        """[..., L, *shape] per state to [..., b, N], where `axes` axes come before that of the lanes."""
+        parts = [states[name].reshape(*states[name].shape[: axes + 1], -1) for name in self.shapes]
+        flat = torch.cat(parts, -1) if len(parts) > 1 else parts[0]  # [..., L, n]
+        if not self._in_order:
+            flat = torch.cat([flat, flat.new_zeros(*flat.shape[:-1], 1)], -1)[..., self._index(flat)]
+        blocks = flat.unflatten(-1, (len(self.groups), self.size))
+        return blocks.transpose(-1, axes).flatten(axes + 1)
+
+    def scatter(self, blocks: Tensor, lanes: int) -> dict[str, Tensor]:
+        """The inverse of `gather`."""
+        axes = blocks.dim() - 2
+        flat = blocks.unflatten(-1, (len(self.groups), lanes)).transpose(-1, axes).flatten(axes + 1)
+        if not self._in_order:
+            order = self._index(flat)
+            where = torch.empty(int(order.max()) + 1, dtype=torch.long, device=flat.device)
+            where[order] = torch.arange(len(order), device=flat.device)
+            flat = flat[..., where[: sum(map(len, self.groups))]]
+        parts = flat.split([_size(shape) for shape in self.shapes.values()], -1)
+        return {
+            name: part.reshape(*part.shape[:-1], *shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+    @property
+    def _in_order(self) -> bool:
+        return [i for group in self.groups for i in group] == list(range(len(self.groups) * self.size))
+
+    def _index(self, like: Tensor) -> Tensor:
+        """For every place of every block the element of the flattened state, or the zero after the last."""
+        after = sum(map(len, self.groups))
+        padded = [i for group in self.groups for i in (*group, *[after] * (self.size - len(group)))]
+        return torch.tensor(padded, device=like.device)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    return int(torch.Size(shape).numel())
+
+
+def solve(A: Tensor, u: Tensor, h: Tensor, start: Tensor, resets: Tensor | None, lengths: Tensor | None) -> Tensor:
+    """The states after every time step, [B, T, b, N]; differentiable by autograd in A, u and h.
+
+    Args:
+        A: [B, T, b, b, N].
+        u: [B, T, b, N].
+        h: [B, b, N], the states before the first time step.
+        start: [b, N], the state that a reset selects.
+        resets, lengths: as in Problem; states stand still in padding.
+    """
+    if compiled.runs_on(u.device):
+        return _by_loop(A, u, h, start, resets, lengths)
+    return _by_scan(A, u, h, start, resets, lengths)
+
+
+class FreeStep:
+    """A step that is a plain function of states and inputs, with one state h and no weights."""
+
+    names: tuple[str, ...] = ("h",)
+    weights: Mapping[str, Tensor] = {}
+    combine = as_delta_rule = None
+    _home = nn.Module()
+
+    def __init__(self, name: str, function: Callable):
+        self.name, self.function = name, function
+
+    @property
+    def owner(self) -> tuple[Any, Hashable]:
+        """The function, by its name."""
+        return self._home, self.name
+
+    def bind(self, weights: Mapping[str, Tensor]) -> FreeStep:  # noqa: ARG002
+        return self
+
+    def __call__(self, states: tuple[Tensor, ...], inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+        return self.function(states, inputs)
+
+
+def _affine(states: tuple[Tensor, ...], inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+    (h,), A, u = states, inputs["A"], inputs["u"]
+    h = A * h + u if h.dim() == 0 else (A * h).sum(-1) + u
+    return (h,), h
+
+
+def _by_loop(A: Tensor, u: Tensor, h: Tensor, start: Tensor, resets: Tensor | None, lengths: Tensor | None) -> Tensor:
+    """By the compiled loop, blocks as channels."""
+
+    def lanes_first(t: Tensor, axes: int) -> Tensor:
+        t = t.movedim(-1, axes)
+        return t.flatten(axes + 1).squeeze(-1) if u.shape[2] == 1 else t
+
+    problem = Problem(
+        step=FreeStep("affine", _affine),
+        inputs={"A": StepInput(lanes_first(A, 2)), "u": StepInput(lanes_first(u, 2))},
+        state={"h": lanes_first(h, 1)},
+        start={"h": lanes_first(start, 0)},
+        resets=resets,
+        lengths=lengths,
+        batch=u.shape[0],
+        time=u.shape[1],
+        lanes=u.shape[3],
+        lane=Lane.CHANNEL,
+        dtype=u.dtype,
+        device=u.device,
+    )
+    y = compiled.run(problem).y
+    return (y[..., None] if u.shape[2] == 1 else y).movedim(2, -1)
+
+
+def _by_scan(A: Tensor, u: Tensor, h: Tensor, start: Tensor, resets: Tensor | None, lengths: Tensor | None) -> Tensor:
+    """By an associative scan of (A, u); what a reset cuts off is not multiplied by zero but left out."""
+    if lengths is not None:
+        padding = torch.arange(u.shape[1], device=u.device) >= lengths[:, None]
+        identity = torch.eye(u.shape[2], dtype=u.dtype, device=u.device)[..., None]
+        A = torch.where(padding[:, :, None, None, None], identity, A)
+        u = torch.where(padding[:, :, None, None], 0, u)
+    first = torch.zeros(u.shape[:2], dtype=torch.bool, device=u.device)
+    first[:, 0] = True
+    before = h[:, None]
+    if resets is not None:
+        before = torch.where(resets[:, :, None, None], start, before)
+        first = first | resets
+    u = torch.where(first[:, :, None, None], _apply(A, before) + u, u)
+
+    def combine(earlier: tuple, later: tuple) -> tuple:
+        (A0, u0, cut0), (A1, u1, cut1) = earlier, later
+        wide = cut1[:, :, None, None]
+        return (
+            torch.where(wide[..., None], A1, product(A1, A0)),
+            torch.where(wide, u1, _apply(A1, u0) + u1),
+            cut0 | cut1,
+        )
+
+    return scan(combine, (A, u, first))[1]
+
+
+def _apply(A: Tensor, h: Tensor) -> Tensor:
+    """[..., b, b, N] applied to [..., b, N]."""
+    return (A * h[..., None, :, :]).sum(-2)
+
+
+def product(A: Tensor, B: Tensor) -> Tensor:
+    """Matrix products of [..., b, b, N], block by block."""
+    return sum(A[..., :, j : j + 1, :] * B[..., j : j + 1, :, :] for j in range(A.shape[-2]))  # type: ignore[return-value]

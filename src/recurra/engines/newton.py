@@ -1,0 +1,297 @@
+"""Newton's method on a whole sequence: all time steps of a nonlinear recurrence at once, each iteration a linear solve.
+
+The unknown is the trajectory h; its residual is r_t = f(h_{t-1}, x_t) - h_t. An iteration adds the solution of
+d_t = J_t d_{t-1} + r_t, where J_t is the step's Jacobian: exact (DEER) where the states of a lane fall into blocks of
+up to 8 that do not influence each other, else its block diagonal (quasi-DEER). Where an iteration makes the residual
+grow, the Jacobian is scaled down: steps stay bounded, and a factor of 0 is the plain fixed-point iteration, which is
+right on one more time step every time. What is still off in the end is finished by the loop, from the first time step
+that is off. So the answer is always the recurrence's.
+
+Sources: Parallelizing non-linear sequential models over the sequence length, Lim et al., 2023, arXiv:2309.12252 (DEER);
+Towards Scalable and Stable Parallelization of Nonlinear RNNs, Gonzalez et al., 2024, arXiv:2407.19115 (quasi-DEER, ELK;
+theirs damps by a Kalman smoother, here the Jacobian is scaled); ParaRNN, Danieli et al., 2025, arXiv:2510.21450.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from recurra.compiler.derive import vector_jacobian
+from recurra.compiler.structure import flat_states, jacobian_rows
+from recurra.engines import affine, compiled, loop
+from recurra.engines.everywhere import Everywhere, Trajectory, before_each, finish, joined, real_parts
+from recurra.engines.rates import Estimate, current
+from recurra.engines.traced import TracedStep, traced_step
+from recurra.problem import Problem, Rollout, StepInput
+
+LARGEST_BLOCK = 8
+"""States that influence each other up to which the Jacobian is exact."""
+ITERATIONS = 40
+"""At most; what has not converged by then is the loop's."""
+MOST = 1e30
+"""What a residual counts as that is not finite."""
+ULPS = 16
+"""A time step is solved when its residual is at most this many units of rounding of its block's largest state."""
+
+
+@dataclass(frozen=True)
+class Solve:
+    """How a call of the Newton engine went."""
+
+    iterations: int
+    residual: float
+    """The largest |f(h_{t-1}, x_t) - h_t| in units of rounding of the block's largest state, where Newton's answer
+    was taken."""
+    finished_by_loop: int
+    """Time steps, over all sequences, that Newton did not solve and the loop ran."""
+    seconds: float
+
+
+def refuses(problem: Problem) -> str | None:
+    """The reason why this problem cannot be solved in parallel, or None."""
+    step = traced_step(problem)
+    return step if isinstance(step, str) else None
+
+
+def run(problem: Problem) -> Rollout:
+    """All time steps by Newton's method; differentiable by autograd. Only after `refuses` has given None."""
+    step = traced_step(problem)
+    assert isinstance(step, TracedStep)
+    if problem.batch * problem.time == 0:
+        return loop.run(problem)
+    begin = time.perf_counter()
+    exact = step.structure.block <= LARGEST_BLOCK
+    shapes = {name: node.shape for name, node in flat_states(step.traced)[0].items()}
+    system = System(problem, step, step.structure.groups if exact else _by_position(shapes))
+    with torch.no_grad():
+        h, iterations, off, residual = _iterate(system)
+        finished = _finish_by_loop(system, h, off)
+    report = Solve(iterations, residual, finished, time.perf_counter() - begin)
+    states = system.blocks.scatter(h, problem.lanes)
+    if torch.is_grad_enabled():
+        states = _with_gradient(system if exact else System(problem, step, step.structure.groups), states)
+    rollout = finish(problem, system.whole, states, system.first, system.start)
+    return replace(rollout, report={"last_solve": report})
+
+
+def estimate(problem: Problem) -> Estimate:
+    """What a run forward is expected to take if it converges as usual, in half a dozen iterations."""
+    step, rates = traced_step(problem), current()
+    assert isinstance(step, TracedStep)
+    size = step.structure.size
+    exact = step.structure.block <= LARGEST_BLOCK
+    width = step.structure.block if exact else LARGEST_BLOCK
+    numbers = problem.batch * problem.time * problem.lanes * size
+    each = numbers * (10 + 3 * width) * rates.element + 60 * rates.operation
+    if exact and compiled.runs_on(problem.device):
+        each += (1 + width) * compiled.estimate(problem).seconds
+    else:
+        each += numbers * 20 * (width if exact else size) * rates.element
+    return Estimate(6 * each, 4 * numbers * (6 + 2 * width) * (1 if exact else size // width))
+
+
+def _by_position(shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """Blocks of the states that lie at the same place in each tensor, if they have one shape; else single states."""
+    size = sum(int(torch.Size(s).numel()) for s in shapes.values())
+    if len(set(shapes.values())) == 1 and len(shapes) <= LARGEST_BLOCK:
+        each = size // len(shapes)
+        return tuple(tuple(range(i, size, each)) for i in range(each))
+    return tuple((i,) for i in range(size))
+
+
+# --- iterations ---------------------------------------------------------------------------------------------------
+def _iterate(system: System) -> tuple[Tensor, int, Tensor, float]:
+    """The trajectory [B, T, b, N], iterations, which time steps [B, T] are off, the largest residual of the others."""
+    h = system.first_blocks[:, None].expand(-1, system.problem.time, -1, -1)
+    scale = 1.0
+    merits: list[float] = []
+    counts: list[int] = []
+    kept: tuple[Tensor, ...] = ()
+    for iteration in range(ITERATIONS + 1):
+        f, J = system.linearised(system.before(h))
+        misses = system.misses(f, h)
+        off = ~(misses <= ULPS)
+        merit = misses.nan_to_num(MOST, MOST).clamp(max=MOST).log1p().mean().item()
+        counts.append(int(off.sum()))
+        if counts[-1] == 0 or iteration == ITERATIONS or _stuck(counts):
+            break
+        if merits and not merit < merits[-1] and scale > 0:
+            scale = scale / 4 if scale > 1 / 64 else 0.0
+            h, f, J = kept
+        else:
+            merits.append(merit)
+            scale = min(1.0, 4 * scale) if scale > 0 else 1 / 16
+            kept = h, f, J
+        h = h + system.step(scale, J, f - h)
+    solved = misses[~_from_first(off)]
+    return h.contiguous(), iteration, off, float(solved.max()) if solved.numel() else 0.0
+
+
+def _stuck(counts: list[int]) -> bool:
+    """Whether too few time steps have come right lately to go on."""
+    return len(counts) > 8 and counts[-1] > 0.7 * counts[-5]
+
+
+def _from_first(off: Tensor) -> Tensor:
+    """True from the first True of every row on."""
+    return off.cumsum(1) > 0
+
+
+def _finish_by_loop(system: System, h: Tensor, off: Tensor) -> int:
+    """Run what is off, from the first time step that is, and write it into h. Gives how many time steps those are."""
+    rows = off.any(1).nonzero()[:, 0]
+    if len(rows) == 0:
+        return 0
+    problem, begin = system.problem, int(_from_first(off)[rows].sum(1).max())
+    begin = problem.time - begin
+    before = {name: t[rows, begin] for name, t in system.before(h).items()}
+    rest = replace(
+        problem,
+        step=Trajectory(problem.step),
+        inputs={n: replace(e, tensor=e.tensor.detach()[rows, begin:]) if e.per_time else e
+                for n, e in problem.inputs.items()},
+        state=joined(problem, before),
+        resets=None if problem.resets is None else problem.resets[rows, begin:],
+        lengths=None if problem.lengths is None else (problem.lengths[rows] - begin).clamp(min=0),
+        batch=len(rows), time=problem.time - begin, dtype=problem.compute_dtype,
+    )  # fmt: skip
+    engine = compiled if compiled.refuses(rest) is None else loop
+    y = engine.run(rest).y
+    split = y.split([node.size for node in system.states.values()], -1)
+    parts = {n: p.reshape(*p.shape[:3], *node.shape) for (n, node), p in zip(system.states.items(), split, strict=True)}
+    h[rows, begin:] = system.blocks.gather(parts, 2)
+    return rest.batch * rest.time
+
+
+# --- gradient -----------------------------------------------------------------------------------------------------
+def _with_gradient(system: System, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The states at the solution, with the gradient that the recurrence has there.
+
+    A change of f at one time step moves the trajectory by the solution of d_t = J_t d_{t-1} + df_t, whose gradient is
+    one linear solve backwards in time.
+    """
+    h = system.blocks.gather(states, 2)
+    before = system.before(h)
+    f = system.after_each(before)
+    with torch.no_grad():
+        J = system.linearised({name: t.detach() for name, t in before.items()})[1]
+    moved = system.step(1.0, J, f)
+    return system.blocks.scatter(_Moving.apply(h, moved), system.problem.lanes)
+
+
+class _Moving(torch.autograd.Function):
+    """The value of one tensor with the gradient of another."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, moving: Tensor) -> Tensor:  # noqa: ARG004
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # noqa: ARG004
+        return None, grad
+
+
+# --- f and its Jacobian -------------------------------------------------------------------------------------------
+class System:
+    """f and its Jacobian at all time steps, with states in blocks [B, T, b, N]."""
+
+    def __init__(self, problem: Problem, step: TracedStep, groups: tuple[tuple[int, ...], ...]):
+        self.problem, self.traced, self.whole = problem, step, Everywhere(problem, step)
+        self.states, self.after = flat_states(step.traced)
+        self.blocks = affine.Blocks({name: node.shape for name, node in self.states.items()}, groups)
+        self.exact = groups == step.structure.groups and step.structure.block <= LARGEST_BLOCK
+        dtype = problem.compute_dtype
+        self.first = {name: t.to(dtype) for name, t in real_parts(problem.state).items()}
+        self.start = {name: t.to(dtype) for name, t in real_parts(problem.start).items()}
+        self.first_blocks, self.start_blocks = self.blocks.gather(self.first, 1), self.blocks.gather(self.start, 0)
+
+    def before(self, h: Tensor) -> dict[str, Tensor]:
+        """The states before every time step, given those after it."""
+        return before_each(self.problem, self.blocks.scatter(h, self.problem.lanes), self.first, self.start)
+
+    def misses(self, f: Tensor, h: Tensor) -> Tensor:
+        """[B, T]: the largest residual of a time step in units of rounding of its block's largest state."""
+        earlier = torch.cat([self.first_blocks[:, None], h[:, :-1]], 1)
+        size = torch.maximum(f.abs(), earlier.abs()).amax(2)
+        unit = torch.finfo(h.dtype).eps * size + torch.finfo(h.dtype).tiny
+        misses = ((f - h).abs().amax(2) / unit).amax(2)
+        if self.problem.lengths is None:
+            return misses
+        padding = torch.arange(h.shape[1], device=h.device) >= self.problem.lengths[:, None]
+        return torch.where(padding, 0, misses)
+
+    def step(self, scale: float, J: Tensor, residual: Tensor) -> Tensor:
+        """d with d_t = scale J_t d_{t-1} + residual_t; what is not finite in them counts as zero."""
+        problem = self.problem
+        if not torch.is_grad_enabled():
+            J, residual = (torch.nan_to_num(t, 0.0, 0.0, 0.0) for t in (J, residual))
+        d = affine.solve(
+            J if scale == 1 else scale * J, residual, torch.zeros_like(self.first_blocks),
+            torch.zeros_like(self.start_blocks), problem.resets, problem.lengths,
+        )  # fmt: skip
+        return d if torch.is_grad_enabled() else torch.where(d.isfinite(), d, residual)
+
+    def after_each(self, before: Mapping[str, Tensor]) -> Tensor:
+        """f at all time steps, differentiable."""
+        return self.blocks.gather(dict(zip(self.states, self.whole(self.after.values(), before), strict=True)), 2)
+
+    def linearised(self, before: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """f [B, T, b, N] and its Jacobian [B, T, b, b, N]."""
+        if not self.exact:
+            return self.after_each(before), self._block_diagonal(before)
+        if compiled.runs_on(self.problem.device):
+            return self._by_kernel(before)
+        rows = jacobian_rows(self.traced.traced, self.blocks.groups)
+        values = self.whole([*self.after.values(), *(node for row in rows for node in row)], before)
+        pieces = [values[i : i + len(self.states)] for i in range(0, len(values), len(self.states))]
+        f, *J = (self.blocks.gather(dict(zip(self.states, piece, strict=True)), 2) for piece in pieces)
+        return f, torch.stack(J, 2)
+
+    def _by_kernel(self, before: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """One compiled pass: every time step of every sequence is a sequence of length 1."""
+        problem, many = self.problem, self.problem.batch * self.problem.time
+        one_step = replace(
+            problem,
+            inputs={n: e if not e.per_time else StepInput(e.tensor.detach().reshape(many, 1, *e.tensor.shape[2:]),
+                                                          True, e.per_lane)
+                    for n, e in problem.inputs.items()},
+            state=joined(problem, {n: t.reshape(many, *t.shape[2:]) for n, t in before.items()}),
+            resets=None, lengths=None, batch=many, time=1, dtype=problem.compute_dtype,
+        )  # fmt: skip
+        rollout = compiled.run(one_step, self.traced.linearised)
+        shape = problem.batch, problem.time
+        f = {n: t.unflatten(0, shape) for n, t in real_parts(rollout.state).items()}
+        rows = rollout.y.squeeze(1).unflatten(0, shape).unflatten(-1, (self.blocks.size, -1)).unbind(-2)
+        split = [t.split([node.size for node in self.states.values()], -1) for t in rows]
+        J = [self.blocks.gather({n: p.reshape(*p.shape[:3], *node.shape) for (n, node), p in
+                                 zip(self.states.items(), row, strict=True)}, 2) for row in split]  # fmt: skip
+        return self.blocks.gather(f, 2), torch.stack(J, 2) if len(J) > 1 else J[0][:, :, None]
+
+    def _block_diagonal(self, before: Mapping[str, Tensor]) -> Tensor:
+        """The diagonal blocks of a full Jacobian, row by row, a few rows at a time."""
+        blocks, graph = self.blocks, self.traced.traced.graph
+        size = sum(node.size for node in self.states.values())
+        seeds = {node: graph.input(f"adjoint.{name}", node.shape) for name, node in self.after.items()}
+        pulled = vector_jacobian(graph, seeds, list(self.states.values()))
+        J = torch.zeros(*next(iter(before.values())).shape[:3], len(blocks.groups), blocks.size, blocks.size)
+        J = J.to(self.problem.device, self.problem.compute_dtype)
+        basis = torch.eye(size, device=J.device, dtype=J.dtype)
+        for g, group in enumerate(blocks.groups):
+            index = list(group)
+
+            def row(seed: Tensor) -> Tensor:
+                parts = seed.split([node.size for node in self.states.values()])
+                adjoint = {f"adjoint.{n}": p.reshape(node.shape) for (n, node), p in
+                           zip(self.states.items(), parts, strict=True)}  # fmt: skip
+                values = self.whole(pulled, before, adjoint)
+                return torch.cat([v.reshape(*v.shape[:3], -1) for v in values], -1)[..., index]  # noqa: B023
+
+            J[..., g, : len(group), : len(group)] = vmap(row)(basis[index]).movedim(0, -2)
+        return J.movedim(2, -1).movedim(2, -2).flatten(-2)

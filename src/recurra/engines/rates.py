@@ -1,0 +1,61 @@
+"""How fast this machine is at what engines are made of: the constants of the cost model, measured by `calibrate`."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from recurra.compiler import cache
+from recurra.engines import threads
+from recurra.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds per unit of work. The defaults are those of a small server of 2024."""
+
+    instruction: float = 1.7e-10
+    """One vector instruction of a compiled loop, on one thread."""
+    step: float = 4e-9
+    """One time step of a compiled loop over a handful of lanes: what cannot be made shorter by more lanes."""
+    byte: float = 3.5e-11
+    """One byte to or from memory, by all threads together."""
+    call: float = 6e-5
+    """One call of a compiled loop."""
+    operation: float = 8e-6
+    """One PyTorch operation on next to nothing."""
+    element: float = 6e-10
+    """One number through a pointwise PyTorch operation."""
+    transform: float = 1.5e-9
+    """One number through one doubling of a Fourier transform."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run forward is expected to take."""
+
+    seconds: float
+    bytes: int
+    """Memory beyond inputs and outputs."""
+
+
+@functools.cache
+def current() -> Rates:
+    """The rates of this machine, if `calibrate` has measured them, else the defaults."""
+    try:
+        stored = json.loads(_file().read_text())
+        return Rates(**{field.name: float(stored[field.name]) for field in fields(Rates)})
+    except (OSError, ValueError, KeyError, TypeError):
+        return Rates()
+
+
+def keep(rates: Rates) -> None:
+    """Make these the rates of this machine, here and in later processes."""
+    write_atomically(_file(), json.dumps(asdict(rates), indent=2).encode())
+    current.cache_clear()
+
+
+def _file() -> Path:
+    return cache.folder() / f"rates-{threads.count()}.json"

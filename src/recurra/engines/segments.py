@@ -1,0 +1,112 @@
+"""One long sequence on several threads: time is cut into segments that run side by side, and then repaired.
+
+Every segment but the first has to guess the state it starts from. Afterwards it is run again from the state in which
+its predecessor really ended, but only until it meets its own earlier trajectory: once all states agree to the last
+bit, everything that follows is already right. A recurrence that forgets meets it soon; one that never forgets is run
+twice, which on two threads costs no more than running it once on one. The result is that of the plain loop, bit for
+bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from recurra.problem import Problem
+
+if TYPE_CHECKING:
+    from recurra.engines.operator import Call
+
+SHORTEST = 256
+"""Time steps below which a segment is not worth a thread."""
+
+Launch = Callable[[Mapping[str, Tensor], int, int], None]
+"""Runs the forward kernel on arguments by name, for a batch and a number of time steps."""
+
+
+def length(call: Call, batch: int, time: int, pieces: int) -> int:
+    """Time steps in a segment, a multiple of the distance between stored states; 0 if cutting is not worth it."""
+    if not call.cut or call.lengths or batch >= pieces:
+        return 0
+    each = time // pieces // call.chunk * call.chunk
+    return each if each >= SHORTEST else 0
+
+
+def possible(problem: Problem, pieces: int) -> bool:
+    """Whether a problem has fewer sequences than there are threads, and long ones."""
+    return problem.lengths is None and problem.batch < pieces and problem.time // pieces >= 2 * SHORTEST
+
+
+def run(launch: Launch, call: Call, memory: Mapping[str, Tensor], batch: int, pieces: int, each: int) -> None:
+    """Fill the results in `memory`, sequence by sequence."""
+    for b in range(batch):
+        _Sequence(launch, call, memory, b, each).run(pieces)
+
+
+class _Sequence:
+    """One sequence of a batch."""
+
+    def __init__(self, launch: Launch, call: Call, memory: Mapping[str, Tensor], b: int, each: int):
+        self.launch, self.call, self.memory, self.b, self.each = launch, call, memory, b, each
+        plan = call.plan
+        self.timed = {n for n, leaf in plan.leaves.items() if leaf.per_time} | {*plan.outputs, *plan.products, "resets"}
+        self.states = list(plan.states)
+        self.time = memory[next(iter(plan.outputs))].shape[1]
+
+    def run(self, pieces: int) -> None:
+        first = {n: self.memory[f"state.{n}"][self.b] for n in self.states}
+        guesses = {n: t.expand(pieces, *t.shape).contiguous() for n, t in first.items()}
+        ends = self._steps(guesses, 0, self.each, pieces)
+        state = {n: t[0] for n, t in ends.items()}
+        for s in range(1, pieces):
+            old_end = {n: t[s] for n, t in ends.items()}
+            state = self._repair(state, s * self.each, old_end) if not _same(state, first) else old_end
+        done = pieces * self.each
+        if done < self.time:
+            state = self._one(state, done, self.time - done)
+        for n, t in state.items():
+            self.memory[f"last.{n}"][self.b] = t
+
+    def _repair(self, state: dict[str, Tensor], begin: int, old_end: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Run a segment from `state` until it meets what it was; gives the state it ends in."""
+        at, steps, end = begin, SHORTEST // self.call.chunk * self.call.chunk or self.call.chunk, begin + self.each
+        while at < end:
+            steps = min(steps, end - at)
+            last = at + steps == end
+            number = (at + steps) // self.call.chunk
+            old = old_end if last else {n: self.memory[f"stored.{n}"][self.b, number] for n in self.states}
+            state = self._one(state, at, steps)
+            if _same(state, old):
+                return old_end
+            at, steps = at + steps, 2 * steps
+        return state
+
+    def _one(self, state: dict[str, Tensor], begin: int, steps: int) -> dict[str, Tensor]:
+        ends = self._steps({n: t[None] for n, t in state.items()}, begin, steps, 1)
+        return {n: t[0] for n, t in ends.items()}
+
+    def _steps(self, states: dict[str, Tensor], begin: int, steps: int, pieces: int) -> dict[str, Tensor]:
+        """Run `pieces` neighbouring stretches of time as if they were sequences; gives the states they end in."""
+        view = {}
+        for name, t in self.memory.items():
+            if name in self.timed:
+                view[name] = t[self.b, begin : begin + pieces * steps].unflatten(0, (pieces, steps))
+            elif name.startswith("stored."):
+                number = begin // self.call.chunk
+                view[name] = t[self.b, number : number + pieces * -(-steps // self.call.chunk)]
+            else:
+                view[name] = t
+        ends = {n: torch.empty_like(t) for n, t in states.items()}
+        view |= {f"state.{n}": t.contiguous() for n, t in states.items()}
+        view |= {f"last.{n}": t for n, t in ends.items()}
+        self.launch(view, pieces, steps)
+        return ends
+
+
+def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether all states agree to the last bit."""
+    bits = {4: torch.int32, 8: torch.int64}
+    return all(torch.equal(t.view(bits[t.element_size()]), b[n].view(bits[t.element_size()])) for n, t in a.items())
