@@ -2,7 +2,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 OUT ?= runs/default
 
-.PHONY: setup run test slow lint bench figures clean
+.PHONY: setup run test slow lint bench figures gallery clean
 
 setup: .venv/ready
 
@@ -34,6 +34,9 @@ bench: setup
 
 figures: setup
 	$(RUN) docs/figures.py
+
+gallery: setup
+	$(RUN) docs/gallery.py
 
 clean:
 	rm -rf .venv build src/*.egg-info

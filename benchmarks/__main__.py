@@ -7,7 +7,7 @@ import json
 
 import torch
 
-from benchmarks import kernels, layers, process, report
+from benchmarks import engines, kernels, layers, matrix_memories, process, report
 from recurra.memory import keep_freed_memory
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()
     rows = []
-    for module in (kernels, layers, process):
+    for module in (kernels, engines, layers, matrix_memories, process):
         if options.only and options.only not in module.__name__:
             continue
         for row in module.rows(options.small):

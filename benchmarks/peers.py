@@ -34,6 +34,12 @@ def transformers_mamba(width: int) -> torch.nn.Module:
 
 
 @_optional
+def transformers_gated_delta_rule() -> Callable[..., Any]:
+    """Qwen3-Next's delta rule in PyTorch: (q, k, v, log_decay, beta) to (o, state)."""
+    return importlib.import_module("transformers.models.qwen3_next.modeling_qwen3_next").torch_chunk_gated_delta_rule
+
+
+@_optional
 def mambapy(width: int) -> torch.nn.Module:
     """mambapy's block with its scan in PyTorch."""
     module = importlib.import_module("mambapy.mamba")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from recurra.errors import RecurraError as RecurraError
     from recurra.models.files import load as load
     from recurra.models.language_model import LanguageModel as LanguageModel
+    from recurra.problem import DeltaRule as DeltaRule
     from recurra.problem import Lane as Lane
     from recurra.problem import constant as constant
     from recurra.problem import shared as shared
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "DeltaRule": "problem",
     "Lane": "problem",
     "LanguageModel": "models.language_model",
     "Paper": "recurrence",

@@ -107,6 +107,24 @@ def test_segments_are_the_loop_bit_for_bit(name, time, monkeypatch):
         assert all(torch.equal(state[k], end[k]) for k in end)
 
 
+@pytest.mark.parametrize("name", ["min-gru", "gated-delta-net"])
+def test_segments_meet_soon_where_the_state_is_forgotten(name, monkeypatch):
+    launched = []
+    steps = segments._Sequence._steps
+
+    def counted(self, states, begin, count, pieces):
+        launched.append(count)
+        return steps(self, states, begin, count, pieces)
+
+    monkeypatch.setattr(segments._Sequence, "_steps", counted)
+    torch.set_num_threads(2)
+    layer = recurra.layer(name, 8)
+    with torch.no_grad():
+        layer(torch.randn(1, 8192, 8), engine="scan")
+    assert launched[0] == 4096
+    assert sum(launched[1:]) < 2048
+
+
 def test_segments_where_nothing_is_forgotten():
     """A running sum never meets its guess: every segment is run twice, and is right."""
     layer = recurra.layer("linear-attention", 8)

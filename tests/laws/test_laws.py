@@ -13,9 +13,19 @@ def cases():
     for name in recurra.layers():
         for engine in engines_for(lambda name=name: recurra.layer(name, 8), torch.float32):
             for dtype in DTYPES:
-                # Being a module has nothing to do with rounding.
-                for law in (law for law in LAWS if law != "is_a_module" or dtype is torch.float32):
-                    yield pytest.param(name, engine, dtype, law, id=f"{name}-{engine}-{str(dtype)[6:]}-{law}")
+                for law in LAWS:
+                    marks = () if quick(engine, dtype, law) else (pytest.mark.slow,)
+                    id = f"{name}-{engine}-{str(dtype)[6:]}-{law}"
+                    yield pytest.param(name, engine, dtype, law, id=id, marks=marks)
+
+
+def quick(engine, dtype, law):
+    """What every run holds; `make slow` holds the rest. Most laws do not depend on the dtype, some on little else."""
+    if law == "is_a_module":
+        return dtype is torch.float32
+    if law in ("same_as_reference", "rounds_like_the_reference", "nan_stays_where_it_is"):
+        return True
+    return dtype is torch.float64 or (dtype is torch.float32 and engine in ("loop", "compiled"))
 
 
 @pytest.mark.parametrize(("name", "engine", "dtype", "law"), list(cases()))

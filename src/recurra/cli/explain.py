@@ -14,6 +14,8 @@ Option = typer.Option
 def explain(
     name: Annotated[str, typer.Argument(help="A layer's name; recurra layers lists them.")],
     width: Annotated[int, Option(help="Channels of the layer.")] = 64,
+    batch: Annotated[int, Option(help="Sequences for which engines are compared.")] = 8,
+    time: Annotated[int, Option(help="Time steps for which engines are compared.")] = 1024,
     json: Annotated[bool, Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show a recurrence's traced equations, its gradient, its schedule, its cost, and where its generated source lies.
@@ -25,15 +27,15 @@ def explain(
     import torch
 
     from recurra import registry
-    from recurra.engines import compiled
+    from recurra.engines import choose, compiled
 
     layer = registry.layer_class(name)(width)
-    x = torch.randn(2, 4, width)
-    facts = compiled.explain(layer.problem(x))
+    problem = layer.problem(torch.randn(batch, time, width))
+    facts = compiled.explain(problem) | choose.explain(problem)
     if json:
         show.as_json(facts)
         return
-    print(f"{type(layer).__name__}, {layer.lane.value} lanes\n")
+    print(f"{type(layer).__name__}, {layer.lane.value} lanes: {facts['structure']}\n")
     print("Equations of one time step of one lane, then their gradient:\n")
     print(facts["equations"])
     for direction in ("forward", "reverse"):
@@ -43,5 +45,10 @@ def explain(
         f"Per lane and time step: {facts['bytes_read']} bytes read, {facts['bytes_written']} written, about "
         f"{facts['instructions']} instructions forward."
     )
+    print(f"\nForward on [{batch}, {time}, {width}] auto picks {facts['engine']}; expected:\n")
+    for engine, expected in facts["expected"].items():
+        told = expected.get("refuses") or f"{expected['milliseconds']:.1f} ms"
+        print(f"  {engine}: {told}")
+    print()
     for direction, path in facts["source"].items():
         print(f"Generated source, {direction}: {path}")

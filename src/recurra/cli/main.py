@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from recurra.cli import evaluate, explain, generate, layers, train
+from recurra.cli import calibrate, evaluate, explain, generate, layers, train
 from recurra.errors import RecurraError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("generate")(generate.generate)
 app.command("evaluate")(evaluate.evaluate)
 app.command("layers")(layers.layers)
 app.command("explain")(explain.explain)
+app.command("calibrate")(calibrate.calibrate)
 
 
 def main() -> None:

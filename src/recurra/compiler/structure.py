@@ -51,10 +51,9 @@ class Structure:
             "dense": f"dense {self.size} x {self.size}",
         }
         filled["block"] = f"blocks of {self.block} in {self.size}"
-        kind = f"{'affine' if self.affine else 'nonlinear'} in the state, {filled[self.kind]}"
-        return f"{kind}, {'constant' if self.constant else 'changing'} in time" + (
-            "" if self.affine else f" (not affine: {self.obstacle})"
-        )
+        if self.affine:
+            return f"affine in the state, {filled[self.kind]}, {'constant' if self.constant else 'changing'} in time"
+        return f"nonlinear in the state ({self.obstacle}), {filled[self.kind]}"
 
 
 def structure(traced: Traced, leaves: Mapping[str, Leaf]) -> Structure:

@@ -33,25 +33,29 @@ class Blocks:
 
     def gather(self, states: Mapping[str, Tensor], axes: int) -> Tensor:
         """[..., L, *shape] per state to [..., b, N], where `axes` axes come before that of the lanes."""
-        parts = [states[name].reshape(*states[name].shape[: axes + 1], -1) for name in self.shapes]
-        flat = torch.cat(parts, -1) if len(parts) > 1 else parts[0]  # [..., L, n]
+        parts = [
+            states[name].reshape(*states[name].shape[: axes + 1], _size(shape)) for name, shape in self.shapes.items()
+        ]
+        parts = [part.transpose(-1, -2) for part in parts]
+        return self.arranged(torch.cat(parts, -2) if len(parts) > 1 else parts[0])
+
+    def arranged(self, flat: Tensor) -> Tensor:
+        """Flattened states [..., n, L] as [..., b, N]."""
         if not self._in_order:
-            flat = torch.cat([flat, flat.new_zeros(*flat.shape[:-1], 1)], -1)[..., self._index(flat)]
-        blocks = flat.unflatten(-1, (len(self.groups), self.size))
-        return blocks.transpose(-1, axes).flatten(axes + 1)
+            flat = torch.nn.functional.pad(flat, (0, 0, 0, 1))[..., self.index(flat), :]
+        return flat.unflatten(-2, (len(self.groups), self.size)).transpose(-3, -2).flatten(-2)
 
     def scatter(self, blocks: Tensor, lanes: int) -> dict[str, Tensor]:
         """The inverse of `gather`."""
-        axes = blocks.dim() - 2
-        flat = blocks.unflatten(-1, (len(self.groups), lanes)).transpose(-1, axes).flatten(axes + 1)
+        flat = blocks.unflatten(-1, (len(self.groups), lanes)).transpose(-3, -2).flatten(-3, -2)
         if not self._in_order:
-            order = self._index(flat)
+            order = self.index(flat)
             where = torch.empty(int(order.max()) + 1, dtype=torch.long, device=flat.device)
             where[order] = torch.arange(len(order), device=flat.device)
-            flat = flat[..., where[: sum(map(len, self.groups))]]
-        parts = flat.split([_size(shape) for shape in self.shapes.values()], -1)
+            flat = flat[..., where[: sum(map(len, self.groups))], :]
+        parts = flat.split([_size(shape) for shape in self.shapes.values()], -2)
         return {
-            name: part.reshape(*part.shape[:-1], *shape)
+            name: part.transpose(-1, -2).reshape(*part.shape[:-2], lanes, *shape)
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
@@ -59,7 +63,7 @@ class Blocks:
     def _in_order(self) -> bool:
         return [i for group in self.groups for i in group] == list(range(len(self.groups) * self.size))
 
-    def _index(self, like: Tensor) -> Tensor:
+    def index(self, like: Tensor) -> Tensor:
         """For every place of every block the element of the flattened state, or the zero after the last."""
         after = sum(map(len, self.groups))
         padded = [i for group in self.groups for i in (*group, *[after] * (self.size - len(group)))]

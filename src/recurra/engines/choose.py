@@ -82,18 +82,19 @@ def _check_memory(problem: Problem, name: str) -> None:
 def choose(problem: Problem) -> str:
     """The engine that "auto" means for this problem: the one expected to take least, by `estimates`.
 
-    Short sequences go to the compiled loop without asking. Where that cannot run on the CPU, it is said once, as a
-    warning.
+    Short sequences go to the compiled loop without asking. Where nothing but the reference loop can run on the CPU, it
+    is said once, as a warning.
     """
     reason = compiled.refuses(problem)
     if reason is None and problem.time < SHORT:
         return "compiled"
-    if reason is not None and compiled.runs_on(problem.device) and reason not in _warned:
-        _warned.add(reason)
-        warnings.warn(f"running the slow reference loop, since the step cannot be compiled: {reason}", stacklevel=2)
     room = _room(problem.device)
     fitting = {name: e.seconds for name, e in estimates(problem).items() if isinstance(e, Estimate) and e.bytes < room}
-    return min(fitting, key=lambda name: fitting[name])
+    best = min(fitting, key=lambda name: fitting[name])
+    if best == "loop" and reason is not None and compiled.runs_on(problem.device) and reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(f"running the slow reference loop, since the step cannot be compiled: {reason}", stacklevel=2)
+    return best
 
 
 def estimates(problem: Problem) -> dict[str, Estimate | str]:

@@ -4,7 +4,7 @@ A recurrence of the family
 
     S_t = S_{t-1} diag(a_t) (I - beta_t k_t k_t^T) + beta_t v_t k_t^T,    o_t = S_t q_t    (S: [V, K]),
 
-or the one without the correction, S_t = S_{t-1} diag(a_t) + v_t k_t^T, says so by a method `as_delta_rule`, which brings
+or of the one without correction, S_t = S_{t-1} diag(a_t) + v_t k_t^T, says so by a method `as_delta_rule`, which brings
 what its `step` reads into this form (see `recurra.problem.DeltaRule`). With S the state before a chunk, a_{i..j} the
 product of the decays after step j up to step i, and everything row by row in matrices [C, ...]:
 
@@ -20,23 +20,27 @@ A matrix product multiplies by zero where a loop would select. So what is not fi
 output of its sequence from there to the next reset is NaN. A memory that overflows without help from its inputs spoils
 the rest of its own sequence, and the chunk it does so in.
 
-Sources: Parallelizing Linear Transformers with the Delta Rule over Sequence Length, Yang et al., 2024, arXiv:2406.06484;
-Gated Delta Networks, Yang, Kautz, Hatamizadeh, 2024, arXiv:2412.06464; Gated Linear Attention Transformers with
-Hardware-Efficient Training, Yang et al., 2023, arXiv:2312.06635. Taking the inverse of I + L apart from S, halving a
-chunk again and again for decays per key (`Decay._halved`) and the backward pass over chunks (`Writes`) are our own.
+Sources: Parallelizing Linear Transformers with the Delta Rule over the Sequence Length, Yang et al., 2024,
+arXiv:2406.06484; Gated Delta Networks, Yang, Kautz, Hatamizadeh, 2024, arXiv:2412.06464; Gated Linear Attention
+Transformers with Hardware-Efficient Training, Yang et al., 2023, arXiv:2312.06635, which divides a chunk once for
+decays per key; here it is halved again and again (`_halved`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from recurra.engines import loop
+from recurra.engines.associative import scan
+from recurra.engines.rates import Estimate, current
 from recurra.problem import DeltaRule, Problem, Rollout, cast
 
 CHUNK = 32
@@ -60,6 +64,17 @@ def refuses(problem: Problem) -> str | None:
     return None
 
 
+def estimate(problem: Problem) -> Estimate:
+    """What a run forward is expected to take: some passes over [C, C] and [C, K] per chunk, and its products."""
+    rates, size = current(), sum(t[0].numel() for t in problem.start.values()) // problem.lanes
+    width = math.isqrt(size) + 1
+    steps = problem.batch * problem.time * problem.lanes
+    passes = steps * (6 * CHUNK + 12 * width) * rates.element
+    products = steps * (4 * CHUNK * width + 4 * size) * rates.instruction / 8
+    seconds = passes + products + (60 + 8 * problem.time / CHUNK) * rates.operation
+    return Estimate(seconds, 4 * steps * (4 * CHUNK + 8 * width + size // CHUNK))
+
+
 def run(problem: Problem) -> Rollout:
     """All time steps, chunk by chunk; differentiable once by autograd. Only after `refuses` has given None."""
     if problem.batch * problem.time == 0:
@@ -68,8 +83,7 @@ def run(problem: Problem) -> Rollout:
     if problem.lengths is not None:
         valid = torch.arange(problem.time, device=problem.device) < problem.lengths[:, None]
     resets = problem.resets if problem.resets is None or valid is None else problem.resets & valid
-    rule = _only(_rule_of(problem), valid)
-    rule, spoilt = _finite(rule, resets)
+    rule, spoilt = _finite(_rule_of(problem, valid), resets)
     phase = None
     if rule.angle is not None:
         rule, phase = _unturned(rule)
@@ -77,8 +91,8 @@ def run(problem: Problem) -> Rollout:
     if phase is not None:
         S = _turn(S, phase[:, -1][:, :, None])
     if spoilt is not None:
-        o = torch.where(spoilt.outputs[..., None], torch.nan, o)
-        S = torch.where(spoilt.state[..., None, None], torch.nan, S)
+        outputs, last = spoilt
+        o, S = torch.where(outputs[..., None], torch.nan, o), torch.where(last[..., None, None], torch.nan, S)
     states, y = rule.result(o, S) if rule.result else (S, o)
     if valid is not None:
         y = torch.where(_like(valid, y), y, 0)
@@ -87,8 +101,8 @@ def run(problem: Problem) -> Rollout:
 
 
 # --- from problem to delta rule -----------------------------------------------------------------------------------
-def _rule_of(problem: Problem) -> DeltaRule:
-    """The problem in the family's terms: computed in the compute dtype, with a time axis of full length."""
+def _rule_of(problem: Problem, valid: Tensor | None) -> DeltaRule:
+    """The problem in the family's terms, in the compute dtype, all of T long, standing still outside `valid`."""
     dtype, step = problem.compute_dtype, problem.step
     if dtype != problem.dtype:
         step = step.bind({name: cast(weight, dtype) for name, weight in step.weights.items()})
@@ -99,54 +113,43 @@ def _rule_of(problem: Problem) -> DeltaRule:
         inputs[name] = t if entry.per_time else t[None, None]
     assert step.as_delta_rule is not None
     rule = step.as_delta_rule(*(problem.state[name] for name in step.names), **inputs)
-    parts = {name: getattr(rule, name) for name in ("q", "k", "v", "beta", "log_decay", "angle")}
-    return replace(rule, **{n: t.expand(-1, problem.time, *t.shape[2:]) for n, t in parts.items() if t is not None})
-
-
-def _only(rule: DeltaRule, valid: Tensor | None) -> DeltaRule:
-    """The rule that leaves the state as it is, in value and phase, outside `valid`; no decay is below `LOWEST`."""
+    parts: dict[str, Any] = {n: t.expand(-1, problem.time, *t.shape[2:]) for n, t in _per_time(rule).items()}
     if rule.log_decay is not None:
-        rule = replace(rule, log_decay=rule.log_decay.clamp(min=LOWEST))
-    if valid is None:
-        return rule
+        parts["log_decay"] = parts["log_decay"].clamp(min=LOWEST)
+    if valid is not None:
+        parts = {name: torch.where(_like(valid, t), t, 0) for name, t in parts.items()}
+    return replace(rule, **parts)
+
+
+def _per_time(rule: DeltaRule) -> dict[str, Any]:
+    """What a rule has of tensors with a time axis."""
     parts = {name: getattr(rule, name) for name in ("q", "k", "v", "beta", "log_decay", "angle")}
-    return replace(rule, **{n: torch.where(_like(valid, t), t, 0) for n, t in parts.items() if t is not None})
+    return {name: t for name, t in parts.items() if t is not None}
 
 
-@dataclass(frozen=True)
-class _Spoilt:
-    outputs: Tensor
-    """[B, T, H] bool"""
-    state: Tensor
-    """[B, H] bool"""
-
-
-def _finite(rule: DeltaRule, resets: Tensor | None) -> tuple[DeltaRule, _Spoilt | None]:
-    """The rule without NaN and Inf, and what they spoil; None: there are none."""
-    writes = {name: getattr(rule, name) for name in ("k", "v", "beta", "log_decay", "angle")}
-    writes = {name: t for name, t in writes.items() if t is not None}
-    if bool(torch.stack([t.detach().sum() for t in (rule.q, rule.S, *writes.values())]).isfinite().all()):
+def _finite(rule: DeltaRule, resets: Tensor | None) -> tuple[DeltaRule, tuple[Tensor, Tensor] | None]:
+    """The rule with 0 in place of NaN and Inf, and what these spoil: outputs [B, T, H] and the last state [B, H]."""
+    parts = _per_time(rule)
+    if bool(torch.stack([t.detach().sum() for t in (rule.S, *parts.values())]).isfinite().all()):
         return rule, None
-    clean = {name: torch.where(t.isfinite(), t, 0) for name, t in (writes | {"q": rule.q, "S": rule.S}).items()}
-    bad, unread = (
-        torch.stack(torch.broadcast_tensors(*(~t.isfinite().flatten(3).all(3) if t.dim() > 3 else ~t.isfinite()
-                                              for t in tensors))).any(0)
-        for tensors in (writes.values(), (rule.q,))
-    )  # fmt: skip
-    B, H = rule.S.shape[:2]
-    T = bad.shape[1]
-    t = torch.arange(T, device=bad.device)[None, :, None]
+    (B, H), T = rule.S.shape[:2], rule.v.shape[1]
+    bad = {name: ~t.isfinite() if t.dim() == 3 else ~t.isfinite().all(-1) for name, t in parts.items()}
+    unread = bad.pop("q")
+    written = torch.stack([flags.expand(B, T, H) for flags in bad.values()]).any(0)
+    # Spoilt is what comes after something bad, before the next reset. What comes in with the state is at time -1.
+    t = torch.arange(T, device=written.device)[None, :, None]
     first = torch.where(rule.S.isfinite().flatten(2).all(2), -2, -1)[:, None]
-    last_bad = torch.maximum(torch.where(bad, t, -2).expand(B, T, H).cummax(1).values, first)
+    last_bad = torch.maximum(torch.where(written, t, -2).cummax(1).values, first)
     since = torch.full_like(t, -1) if resets is None else torch.where(resets[..., None], t, -1).cummax(1).values
     spoilt = last_bad >= since
-    return replace(rule, **clean), _Spoilt(spoilt | unread, spoilt[:, -1])
+    clean: dict[str, Any] = {name: torch.where(t.isfinite(), t, 0) for name, t in (parts | {"S": rule.S}).items()}
+    return replace(rule, **clean), (spoilt | unread, spoilt[:, -1])
 
 
 def _unturned(rule: DeltaRule) -> tuple[DeltaRule, Tensor]:
     """The rule seen from a frame that turns with the state, and the angles [B, T, H, K/2] it has turned by."""
     assert rule.angle is not None
-    phase = rule.angle.to(_wide(rule.angle)).cumsum(1)
+    phase = scan(torch.add, rule.angle.to(_wide(rule.angle)))
     return replace(rule, q=_turn(rule.q, -phase), k=_turn(rule.k, -phase)), phase
 
 
@@ -172,19 +175,35 @@ def _rollout(rule: DeltaRule, resets: Tensor | None, time: int) -> tuple[Tensor,
     """o [B, T, H, V] and the last state [B, H, V, K] of a finite rule without turns."""
     size = min(CHUNK, 1 << (time - 1).bit_length())
     q, k, v = (_chunks(t, size) for t in (rule.q, rule.k, rule.v))
-    beta = None if rule.beta is None else _chunks(rule.beta[..., None], size)
     decay = Decay.of(rule.log_decay, resets, size, q)
-    P = decay.between(q, k)
-    k_out = decay.scaled(k, decay.until_end)
-    if beta is None:
-        U, states = v, _sums(v.mT @ k_out, decay.through, rule.S)
+    if rule.beta is None:
+        states = _sums(v.mT @ _scaled(k, decay.until_end), decay.through, rule.S)
+        o, S = _scaled(q, decay.since_start) @ states[:-1].mT + decay.between(q, k)[..., 0, :, :] @ v, states[-1]
     else:
-        kb = beta * k
-        L, v, k_in, through = decay.between(kb, k), beta * v, decay.scaled(kb, decay.since_start), decay.through
-        U, states = _written(L, v, k_in, k_out, through, rule.S)
-    o = decay.scaled(q, decay.since_start) @ states[:-1].mT + P @ U
-    o = o.permute(1, 0, 3, 2, 4).flatten(1, 2)[:, :time]
-    return o, states[-1]
+        o, S = _corrected(q, k, v, _chunks(rule.beta[..., None], size), decay, rule.S)
+    return o.permute(1, 0, 3, 2, 4).flatten(1, 2)[:, :time], S
+
+
+def _corrected(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Decay, S: Tensor) -> tuple[Tensor, Tensor]:
+    """o [N, B, H, C, V] and the last state with the delta rule's correction. Keys and queries go side by side."""
+    lead = (len(v), *S.shape[:2])
+    q, k, v, beta = (t.expand(*lead, *t.shape[3:]) for t in (q, k, v, beta))
+    both, since = torch.cat([k, q], -2), beta.new_ones(1) if decay.since_start is None else decay.since_start
+    both_in = both * torch.cat(torch.broadcast_tensors(beta * since, since), -2)
+    L, P = decay.between(both, k).unbind(3)
+    parts = (beta * L, P, beta * v, both_in, _scaled(k, decay.until_end), decay.through)
+    flat = (None if t is None else t.expand(*lead, *t.shape[3:]).flatten(1, 2) for t in parts)
+    o, S = Chunks.apply(*flat, S.flatten(0, 1))
+    return o.unflatten(1, lead[1:]), S.unflatten(0, lead[1:])
+
+
+def _sums(written: Tensor, through: Tensor | None, S: Tensor) -> Tensor:
+    """S_{n+1} = S_n through_n + written_n: all S, [N + 1, B, H, V, K]."""
+    states = [S]
+    factors: Sequence = [None] * len(written) if through is None else through.unbind(0)
+    for x, factor in zip(written.unbind(0), factors, strict=True):
+        states.append(states[-1] + x if factor is None else torch.addcmul(x, states[-1], factor))
+    return torch.stack(states)
 
 
 def _chunks(t: Tensor, size: int) -> Tensor:
@@ -195,6 +214,10 @@ def _chunks(t: Tensor, size: int) -> Tensor:
     return t.unflatten(1, (-1, size)).permute(1, 0, 3, 2, *range(4, t.dim() + 1)).contiguous()
 
 
+def _scaled(x: Tensor, factor: Tensor | None) -> Tensor:
+    return x if factor is None else x * factor
+
+
 @dataclass(frozen=True)
 class Decay:
     """What is left of one time step at another, within each chunk."""
@@ -203,7 +226,9 @@ class Decay:
     """[N, B, H, C, 1 or K]: the sum of the logarithms from the chunk's first step on; None: nothing decays."""
     sequence: Tensor | None
     """[N, B, 1, C]: resets so far in the chunk; None: there are none."""
-    like: Tensor
+    size: int
+    dtype: torch.dtype
+    device: torch.device
 
     @staticmethod
     def of(log_decay: Tensor | None, resets: Tensor | None, size: int, like: Tensor) -> Decay:
@@ -211,60 +236,51 @@ class Decay:
         logs = None
         if log_decay is not None:
             log_decay = log_decay[..., None] if log_decay.dim() == 3 else log_decay
-            logs = _chunks(log_decay, size).to(_wide(log_decay)).cumsum(-2)
+            logs = _chunks(log_decay, size).to(_wide(log_decay))
+            logs = torch.ones(size, size, dtype=logs.dtype, device=logs.device).tril() @ logs
         sequence = None if resets is None else _chunks(resets[..., None], size).cumsum(-1)
-        return Decay(logs, sequence, like)
+        return Decay(logs, sequence, size, like.dtype, like.device)
 
-    @cached_property
-    def related(self) -> Tensor:
-        """Whether step j reaches step i: j <= i, and no reset in between. [C, C] or [N, B, 1, C, C]."""
-        size = self.like.shape[-2]
-        earlier = torch.ones(size, size, dtype=torch.bool, device=self.like.device).tril()
-        return earlier if self.sequence is None else earlier & (self.sequence[..., None] == self.sequence[..., None, :])
-
-    @cached_property
-    def pairs(self) -> Tensor:
-        """What is left of step j at step i, of all keys alike: [N, B, H, C, C]."""
-        assert self.logs is not None
-        exponent = (self.logs - self.logs.mT).to(self.like.dtype)
-        return torch.where(self.related, exponent, -torch.inf).exp()
-
-    def between(self, a: Tensor, b: Tensor) -> Tensor:
-        """sum_K a_i b_j a_{i..j} for j <= i, else 0: [N, B, H, C, C]."""
+    def between(self, rows: Tensor, k: Tensor) -> Tensor:
+        """sum_K x_i k_j a_{i..j} for j <= i, else 0, for each x of `rows` [N, B, H, G C, K]: [N, B, H, G, C, C]."""
+        split = (rows.shape[-2] // self.size, self.size)
         if self.logs is None:
-            return torch.where(self.related, a @ b.mT, 0)
+            return torch.where(self._related, (rows @ k.mT).unflatten(-2, split), 0)
         if self.logs.shape[-1] == 1:
-            return (a @ b.mT) * self.pairs
-        scores = _halved(a, b, self.logs)
-        return scores if self.sequence is None else torch.where(self.related, scores, 0)
+            exponent = (self.logs - self.logs.mT).to(self.dtype).unsqueeze(-3)
+            return (rows @ k.mT).unflatten(-2, split) * torch.where(self._related, exponent, -torch.inf).exp()
+        scores = _halved(rows.unflatten(-2, split), k.unsqueeze(-3), self.logs.unsqueeze(-3))
+        return scores if self.sequence is None else torch.where(self._related, scores, 0)
+
+    @cached_property
+    def _related(self) -> Tensor:
+        """Whether step j reaches step i: j <= i, and no reset in between. [C, C] or [N, B, 1, 1, C, C]."""
+        earlier = torch.ones(self.size, self.size, dtype=torch.bool, device=self.device).tril()
+        if self.sequence is None:
+            return earlier
+        return earlier & (self.sequence[..., None] == self.sequence[..., None, :]).unsqueeze(-3)
 
     @cached_property
     def since_start(self) -> Tensor | None:
-        """What is left of the state before the chunk at each step: [N, B, H, C, 1 or K]."""
-        return self._factor(self.logs, lambda sequence: sequence == 0)
+        """What is left of the state before the chunk at each step: [N, B, H, C, 1 or K]; None: all of it."""
+        return self._factor(self.logs, None if self.sequence is None else self.sequence == 0)
 
     @cached_property
     def until_end(self) -> Tensor | None:
-        """What is left of each step at the end of the chunk: [N, B, H, C, 1 or K]."""
+        """What is left of each step at the end of the chunk: [N, B, H, C, 1 or K]; None: all of it."""
         logs = None if self.logs is None else self.logs[..., -1:, :] - self.logs
-        return self._factor(logs, lambda sequence: sequence == sequence[..., -1:])
+        return self._factor(logs, None if self.sequence is None else self.sequence == self.sequence[..., -1:])
 
-    @cached_property
+    @property
     def through(self) -> Tensor | None:
-        """What is left of the state before the chunk at its end: [N, B, H, 1, 1 or K]."""
+        """What is left of the state before the chunk at its end: [N, B, H, 1, 1 or K]; None: all of it."""
         return None if self.since_start is None else self.since_start[..., -1:, :]
 
-    def _factor(self, logs: Tensor | None, reached) -> Tensor | None:
-        factor = None if logs is None else logs.to(self.like.dtype).exp()
-        if self.sequence is None:
+    def _factor(self, logs: Tensor | None, reached: Tensor | None) -> Tensor | None:
+        factor = None if logs is None else logs.to(self.dtype).exp()
+        if reached is None:
             return factor
-        flags = reached(self.sequence)[..., None]
-        return flags.to(self.like.dtype) if factor is None else torch.where(flags, factor, 0)
-
-    @staticmethod
-    def scaled(x: Tensor, factor: Tensor | None) -> Tensor:
-        """x by a factor, if there is one."""
-        return x if factor is None else x * factor
+        return reached[..., None].to(self.dtype) if factor is None else torch.where(reached[..., None], factor, 0)
 
 
 def _halved(a: Tensor, b: Tensor, logs: Tensor) -> Tensor:
@@ -275,64 +291,55 @@ def _halved(a: Tensor, b: Tensor, logs: Tensor) -> Tensor:
     size = a.shape[-2]
     if size == 1:
         return (a * b).sum(-1, keepdim=True)
-    halves = [t.unflatten(-2, (2, size // 2)) for t in torch.broadcast_tensors(a, b, logs)]
+    halves = [t.unflatten(-2, (2, size // 2)) for t in (a, b, logs)]
     upper, lower = _halved(*halves).unbind(-3)
     (_, a), (b, _), (early, late) = (t.unbind(-3) for t in halves)
     border = early[..., -1:, :]
     cross = (a * (late - border).to(a.dtype).exp()) @ (b * (border - early).to(b.dtype).exp()).mT
-    return torch.cat([pad(upper, (0, size // 2)), torch.cat([cross, lower], -1)], -2)
+    upper, lower = pad(upper, (0, size // 2)), torch.cat(torch.broadcast_tensors(cross, lower), -1)
+    return torch.cat([upper, lower], -2)
 
 
-# --- the state from chunk to chunk --------------------------------------------------------------------------------
-def _sums(written: Tensor, through: Tensor | None, S: Tensor) -> Tensor:
-    """S_{n+1} = S_n through_n + written_n: all S, [N + 1, B, H, V, K]."""
-    states = [S]
-    factors: Sequence = [None] * len(written) if through is None else through.unbind(0)
-    for x, factor in zip(written.unbind(0), factors, strict=True):
-        states.append(states[-1] + x if factor is None else torch.addcmul(x, states[-1], factor))
-    return torch.stack(states)
-
-
-def _written(
-    L: Tensor, v: Tensor, k_in: Tensor, k_out: Tensor, through: Tensor | None, S: Tensor
-) -> tuple[Tensor, Tensor]:
-    """U [N, B, H, C, V] and the states before every chunk and after the last one, [N + 1, B, H, V, K]."""
-    lead = (len(v), *S.shape[:2])
-    flat = [None if t is None else t.expand(*lead, *t.shape[3:]).flatten(1, 2) for t in (L, v, k_in, k_out, through)]
-    U, states = Writes.apply(*flat, S.flatten(0, 1))
-    return U.unflatten(1, lead[1:]), states.unflatten(1, lead[1:])
-
-
-class Writes(torch.autograd.Function):
-    """U_n = (I + L_n)^{-1} (v_n - k_in_n S_n^T),  S_{n+1} = S_n through_n + U_n^T k_out_n, for all matrices of a batch."""
+class Chunks(torch.autograd.Function):
+    """The state from chunk to chunk, and what is read of it, for M matrices side by side:
+    U = (I + L)^{-1} (v - K_in S^T),  o = Q_in S^T + P U,  S after the chunk = S through + U^T k_out."""
 
     @staticmethod
-    def forward(ctx, L, v, k_in, k_out, through, S):
-        """Tensors [N, M, ...], S [M, V, K] to U [N, M, C, V] and all S, [N + 1, M, V, K]. Above its diagonal, L is 0."""
-        one = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device).expand_as(L)
-        inverse = torch.linalg.solve_triangular(L, one, upper=False, unitriangular=True)
+    def forward(ctx, L, P, v, both_in, k_out, through, S):
+        """Tensors [N, M, ...], S [M, V, K] to o [N, M, C, V] and the last S. `both_in` is K_in above Q_in; the diagonal
+        of L counts as zero."""
+        size = L.shape[-1]
+        minus = -torch.eye(size, dtype=L.dtype, device=L.device).expand_as(L)
+        inverse = torch.linalg.solve_triangular(L, minus, upper=False, unitriangular=True)
         U, states = torch.empty_like(v), S.new_empty(len(v) + 1, *S.shape)
+        reads = v.new_empty(*v.shape[:2], 2 * size, v.shape[-1])
         states[0] = S
         for n in range(len(v)):
-            torch.bmm(inverse[n], torch.baddbmm(v[n], k_in[n], states[n].mT, alpha=-1), out=U[n])
+            torch.bmm(both_in[n], states[n].mT, out=reads[n])
+            torch.bmm(inverse[n], reads[n][:, :size] - v[n], out=U[n])
             kept = states[n] if through is None else states[n] * through[n]
             torch.baddbmm(kept, U[n].mT, k_out[n], out=states[n + 1])
-        ctx.save_for_backward(inverse, U, states, k_in, k_out, through)
-        return U, states
+        ctx.save_for_backward(inverse, P, U, states, both_in, k_out, through)
+        o = torch.baddbmm(*(t.flatten(0, 1) for t in (reads[:, :, size:], P, U)))
+        return o.view_as(U), states[-1].clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, dU, dS):
+    def backward(ctx, do, dS):
         """The same chunks from the last to the first."""
-        inverse, U, states, k_in, k_out, through = ctx.saved_tensors
-        dv, after = torch.empty_like(U), torch.empty_like(states)
-        after[-1] = dS[-1]
+        inverse, P, U, states, both_in, k_out, through = ctx.saved_tensors
+        size = U.shape[-2]
+        dU, dreads = P.mT @ do, U.new_empty(*U.shape[:2], 2 * size, U.shape[-1])
+        dreads[:, :, size:] = do
+        dboth_in, dk_out, after = torch.empty_like(both_in), torch.empty_like(k_out), torch.empty_like(states)
+        after[-1] = dS
         for n in reversed(range(len(U))):
-            torch.bmm(inverse[n].mT, torch.baddbmm(dU[n], k_out[n], after[n + 1].mT), out=dv[n])
+            dU[n].baddbmm_(k_out[n], after[n + 1].mT)
+            dreads[n][:, :size] = inverse[n].mT @ dU[n]
+            torch.bmm(U[n], after[n + 1], out=dk_out[n])
+            torch.bmm(dreads[n], states[n], out=dboth_in[n])
             kept = after[n + 1] if through is None else after[n + 1] * through[n]
-            torch.baddbmm(kept.add(dS[n]), dv[n].mT, k_in[n], alpha=-1, out=after[n])
-        before, later = states[:-1], after[1:]
-        dthrough = None if through is None else (later * before).sum(-2, keepdim=True)
-        if through is not None and through.shape[-1] == 1:
-            dthrough = dthrough.sum(-1, keepdim=True)
-        return (dv @ -U.mT).tril(-1), dv, -(dv @ before), U @ later, dthrough, after[0]
+            torch.baddbmm(kept, dreads[n].mT, both_in[n], out=after[n])
+        dreads = dreads[:, :, :size]
+        dthrough = None if through is None else (after[1:] * states[:-1]).sum_to_size(through.shape)
+        return (dreads @ U.mT).tril(-1), do @ U.mT, -dreads, dboth_in, dk_out, dthrough, after[0]

@@ -14,6 +14,7 @@ theirs damps by a Kalman smoother, here the Jacobian is scaled); ParaRNN, Daniel
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -37,8 +38,20 @@ ITERATIONS = 40
 """At most; what has not converged by then is the loop's."""
 MOST = 1e30
 """What a residual counts as that is not finite."""
+FAR = 0.01
+"""Relative residual above which a time step counts as far off."""
+GROWTH = 600.0
+"""Logarithm of the largest growth over a whole sequence that is let through while it is far off; fits in float64."""
+TAME = 100.0
+"""How many times larger than any state a correction may be that is taken as it is."""
+FEW = 0.01
+"""The part of time steps that is left to the loop rather than iterated for."""
+SHORTEST = 64
+"""Time steps that the loop runs before it looks whether it has met the trajectory again."""
+ROWS = 1 << 24
+"""Numbers of a full Jacobian that are computed at once."""
 ULPS = 16
-"""A time step is solved when its residual is at most this many units of rounding of its block's largest state."""
+"""A time step is solved when its residual is at most this many units of rounding (see `Solve.residual`)."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +60,8 @@ class Solve:
 
     iterations: int
     residual: float
-    """The largest |f(h_{t-1}, x_t) - h_t| in units of rounding of the block's largest state, where Newton's answer
-    was taken."""
+    """The largest |f(h_{t-1}, x_t) - h_t| where Newton's answer was taken, in units of rounding: of the block's largest
+    state, or of what a rounding of h_{t-1} makes of it."""
     finished_by_loop: int
     """Time steps, over all sequences, that Newton did not solve and the loop ran."""
     seconds: float
@@ -112,62 +125,73 @@ def _iterate(system: System) -> tuple[Tensor, int, Tensor, float]:
     h = system.first_blocks[:, None].expand(-1, system.problem.time, -1, -1)
     scale = 1.0
     merits: list[float] = []
-    counts: list[int] = []
     kept: tuple[Tensor, ...] = ()
     for iteration in range(ITERATIONS + 1):
         f, J = system.linearised(system.before(h))
-        misses = system.misses(f, h)
-        off = ~(misses <= ULPS)
-        merit = misses.nan_to_num(MOST, MOST).clamp(max=MOST).log1p().mean().item()
-        counts.append(int(off.sum()))
-        if counts[-1] == 0 or iteration == ITERATIONS or _stuck(counts):
+        misses = system.misses(f, J, h)
+        off = ~(misses <= ULPS).all(2)
+        merits.append(misses.nan_to_num(MOST, MOST).clamp(max=MOST).log1p().mean().item())
+        left = int(off.sum())
+        if left <= FEW * off.numel() or iteration == ITERATIONS or _stuck(merits):
             break
-        if merits and not merit < merits[-1] and scale > 0:
+        if kept and merits[-1] > 1.02 * merits[-2] and scale > 0:
             scale = scale / 4 if scale > 1 / 64 else 0.0
-            h, f, J = kept
+            h, f, J, misses = kept
+            merits[-1] = merits[-2]
         else:
-            merits.append(merit)
             scale = min(1.0, 4 * scale) if scale > 0 else 1 / 16
-            kept = h, f, J
-        h = h + system.step(scale, J, f - h)
-    solved = misses[~_from_first(off)]
+            kept = h, f, J, misses
+        h = system.improved(h, f, J, scale, misses)
+    solved = misses[~off]
     return h.contiguous(), iteration, off, float(solved.max()) if solved.numel() else 0.0
 
 
-def _stuck(counts: list[int]) -> bool:
-    """Whether too few time steps have come right lately to go on."""
-    return len(counts) > 8 and counts[-1] > 0.7 * counts[-5]
+def _stuck(merits: list[float]) -> bool:
+    """Whether too little has come right lately to go on."""
+    return len(merits) > 8 and merits[-1] > 0.85 * merits[-4]
 
 
-def _from_first(off: Tensor) -> Tensor:
-    """True from the first True of every row on."""
-    return off.cumsum(1) > 0
-
-
+# --- what is left to the loop -------------------------------------------------------------------------------------
 def _finish_by_loop(system: System, h: Tensor, off: Tensor) -> int:
-    """Run what is off, from the first time step that is, and write it into h. Gives how many time steps those are."""
-    rows = off.any(1).nonzero()[:, 0]
-    if len(rows) == 0:
-        return 0
-    problem, begin = system.problem, int(_from_first(off)[rows].sum(1).max())
-    begin = problem.time - begin
-    before = {name: t[rows, begin] for name, t in system.before(h).items()}
-    rest = replace(
+    """Run what is off and write it into h: from the first time step that is, until the loop meets h again.
+
+    Returns:
+        how many time steps the loop ran.
+    """
+    ran, time = 0, system.problem.time
+    for row in off.any(1).nonzero()[:, 0].tolist():
+        begin, steps = int(off[row].int().argmax()), SHORTEST
+        while begin < time:
+            end = min(time, begin + steps)
+            now = _run(system, h, row, begin, end)
+            unit = torch.finfo(h.dtype).eps * now[-1].abs().amax(0)
+            meets = ((now[-1] - h[row, end - 1]).abs().amax(0) <= ULPS * unit).all()
+            h[row, begin:end] = now
+            ran += end - begin
+            begin, steps = end, 2 * steps
+            if meets:
+                rest = off[row, end:]
+                begin = end + int(rest.int().argmax()) if rest.any() else time
+    return ran
+
+
+def _run(system: System, h: Tensor, row: int, begin: int, end: int) -> Tensor:
+    """The states [T, b, N] after the time steps from `begin` to `end` of one sequence, by the loop."""
+    problem, one = system.problem, slice(row, row + 1)
+    part = replace(
         problem,
         step=Trajectory(problem.step),
-        inputs={n: replace(e, tensor=e.tensor.detach()[rows, begin:]) if e.per_time else e
+        inputs={n: replace(e, tensor=e.tensor.detach()[one, begin:end]) if e.per_time else e
                 for n, e in problem.inputs.items()},
-        state=joined(problem, before),
-        resets=None if problem.resets is None else problem.resets[rows, begin:],
-        lengths=None if problem.lengths is None else (problem.lengths[rows] - begin).clamp(min=0),
-        batch=len(rows), time=problem.time - begin, dtype=problem.compute_dtype,
+        state=joined(problem, system.at(h, row, begin)),
+        resets=None if problem.resets is None else problem.resets[one, begin:end],
+        lengths=None, batch=1, time=end - begin, dtype=problem.compute_dtype,
     )  # fmt: skip
-    engine = compiled if compiled.refuses(rest) is None else loop
-    y = engine.run(rest).y
+    engine = compiled if compiled.refuses(part) is None else loop
+    y = engine.run(part).y
     split = y.split([node.size for node in system.states.values()], -1)
     parts = {n: p.reshape(*p.shape[:3], *node.shape) for (n, node), p in zip(system.states.items(), split, strict=True)}
-    h[rows, begin:] = system.blocks.gather(parts, 2)
-    return rest.batch * rest.time
+    return system.blocks.gather(parts, 2)[0]
 
 
 # --- gradient -----------------------------------------------------------------------------------------------------
@@ -182,7 +206,7 @@ def _with_gradient(system: System, states: Mapping[str, Tensor]) -> dict[str, Te
     f = system.after_each(before)
     with torch.no_grad():
         J = system.linearised({name: t.detach() for name, t in before.items()})[1]
-    moved = system.step(1.0, J, f)
+    moved = system.solve(J, f)
     return system.blocks.scatter(_Moving.apply(h, moved), system.problem.lanes)
 
 
@@ -196,6 +220,27 @@ class _Moving(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # noqa: ARG004
         return None, grad
+
+
+def _largest(h: Tensor) -> Tensor:
+    """The largest size of a number in each block: [..., b, N] to [..., N]."""
+    first, *others = h.unbind(-2)
+    largest = first.abs()
+    for other in others:
+        largest = torch.maximum(largest, other.abs())
+    return largest
+
+
+def _growth(J: Tensor) -> Tensor:
+    """[B, T, N]: how much a block of the Jacobian can enlarge the largest state."""
+    sums = []
+    for row in J.unbind(2):
+        first, *others = row.unbind(2)
+        total = first.abs()
+        for other in others:
+            total += other.abs()
+        sums.append(total)
+    return _largest(torch.stack(sums, -2)) if len(sums) > 1 else sums[0]
 
 
 # --- f and its Jacobian -------------------------------------------------------------------------------------------
@@ -216,27 +261,46 @@ class System:
         """The states before every time step, given those after it."""
         return before_each(self.problem, self.blocks.scatter(h, self.problem.lanes), self.first, self.start)
 
-    def misses(self, f: Tensor, h: Tensor) -> Tensor:
-        """[B, T]: the largest residual of a time step in units of rounding of its block's largest state."""
-        earlier = torch.cat([self.first_blocks[:, None], h[:, :-1]], 1)
-        size = torch.maximum(f.abs(), earlier.abs()).amax(2)
-        unit = torch.finfo(h.dtype).eps * size + torch.finfo(h.dtype).tiny
-        misses = ((f - h).abs().amax(2) / unit).amax(2)
+    def misses(self, f: Tensor, J: Tensor, h: Tensor) -> Tensor:
+        """[B, T, N]: the residuals of every block in units of rounding: of its largest state, or of what a rounding of
+        the states before makes of it, whichever is larger."""
+        before = torch.cat([_largest(self.first_blocks)[:, None], _largest(h)[:, :-1]], 1)
+        size = torch.maximum(_largest(f), before * _growth(J).clamp_(min=1))
+        misses = _largest(f - h) / size.mul_(torch.finfo(h.dtype).eps).add_(torch.finfo(h.dtype).tiny)
         if self.problem.lengths is None:
             return misses
         padding = torch.arange(h.shape[1], device=h.device) >= self.problem.lengths[:, None]
-        return torch.where(padding, 0, misses)
+        return torch.where(padding[..., None], 0, misses)
 
-    def step(self, scale: float, J: Tensor, residual: Tensor) -> Tensor:
-        """d with d_t = scale J_t d_{t-1} + residual_t; what is not finite in them counts as zero."""
-        problem = self.problem
-        if not torch.is_grad_enabled():
-            J, residual = (torch.nan_to_num(t, 0.0, 0.0, 0.0) for t in (J, residual))
-        d = affine.solve(
-            J if scale == 1 else scale * J, residual, torch.zeros_like(self.first_blocks),
-            torch.zeros_like(self.start_blocks), problem.resets, problem.lengths,
-        )  # fmt: skip
-        return d if torch.is_grad_enabled() else torch.where(d.isfinite(), d, residual)
+    def at(self, h: Tensor, row: int, time: int) -> dict[str, Tensor]:
+        """The states of one sequence before a time step, [1, L, ...], resets aside."""
+        before = h[row, time - 1] if time else self.first_blocks[row]
+        return self.blocks.scatter(before[None], self.problem.lanes)
+
+    def improved(self, h: Tensor, f: Tensor, J: Tensor, scale: float, misses: Tensor) -> Tensor:
+        """One iteration: h + d with d_t = scale J_t d_{t-1} + f_t - h_t.
+
+        Where that goes wild, the Jacobian is cut down, wherever h is still far off, to a growth that cannot overflow
+        on the way, and h is kept within the range of f: so what happens first decides about all that follows, as it
+        does in a memory that is set once and then held.
+        """
+        J = J if scale == 1 else scale * J
+        d, most = self.solve(J, f - h), 1.5 * float(torch.linalg.vector_norm(f, math.inf))
+        if float(torch.linalg.vector_norm(d, math.inf)) <= TAME * most:
+            return h + d
+        f, J = (torch.nan_to_num(t, 0.0, 0.0, 0.0) for t in (f, J))
+        growth, limit = _growth(J), math.exp(GROWTH / self.problem.time)
+        wild = (growth > limit) & ~(misses * torch.finfo(h.dtype).eps < FAR)
+        J = torch.where(wild[:, :, None, None], J * (limit / growth)[:, :, None, None], J)
+        d = self.solve(J.double(), (f - h).double())
+        most = 1.5 * float(torch.linalg.vector_norm(f, math.inf))
+        return torch.nan_to_num(h + d, 0.0).clamp(-most, most).to(h.dtype)
+
+    def solve(self, J: Tensor, residual: Tensor) -> Tensor:
+        """d with d_t = J_t d_{t-1} + residual_t, from nothing."""
+        zero = torch.zeros_like(self.first_blocks, dtype=J.dtype)
+        start = torch.zeros_like(self.start_blocks, dtype=J.dtype)
+        return affine.solve(J, residual, zero, start, self.problem.resets, self.problem.lengths)
 
     def after_each(self, before: Mapping[str, Tensor]) -> Tensor:
         """f at all time steps, differentiable."""
@@ -268,30 +332,31 @@ class System:
         rollout = compiled.run(one_step, self.traced.linearised)
         shape = problem.batch, problem.time
         f = {n: t.unflatten(0, shape) for n, t in real_parts(rollout.state).items()}
-        rows = rollout.y.squeeze(1).unflatten(0, shape).unflatten(-1, (self.blocks.size, -1)).unbind(-2)
-        split = [t.split([node.size for node in self.states.values()], -1) for t in rows]
-        J = [self.blocks.gather({n: p.reshape(*p.shape[:3], *node.shape) for (n, node), p in
-                                 zip(self.states.items(), row, strict=True)}, 2) for row in split]  # fmt: skip
-        return self.blocks.gather(f, 2), torch.stack(J, 2) if len(J) > 1 else J[0][:, :, None]
+        rows = rollout.y.squeeze(1).transpose(-1, -2).unflatten(0, shape).unflatten(2, (self.blocks.size, -1))
+        return self.blocks.gather(f, 2), self.blocks.arranged(rows)
 
     def _block_diagonal(self, before: Mapping[str, Tensor]) -> Tensor:
-        """The diagonal blocks of a full Jacobian, row by row, a few rows at a time."""
+        """The diagonal blocks of a full Jacobian, from whole rows of it, as many at a time as are not too much."""
         blocks, graph = self.blocks, self.traced.traced.graph
-        size = sum(node.size for node in self.states.values())
+        sizes = [node.size for node in self.states.values()]
         seeds = {node: graph.input(f"adjoint.{name}", node.shape) for name, node in self.after.items()}
         pulled = vector_jacobian(graph, seeds, list(self.states.values()))
-        J = torch.zeros(*next(iter(before.values())).shape[:3], len(blocks.groups), blocks.size, blocks.size)
-        J = J.to(self.problem.device, self.problem.compute_dtype)
-        basis = torch.eye(size, device=J.device, dtype=J.dtype)
-        for g, group in enumerate(blocks.groups):
-            index = list(group)
 
-            def row(seed: Tensor) -> Tensor:
-                parts = seed.split([node.size for node in self.states.values()])
-                adjoint = {f"adjoint.{n}": p.reshape(node.shape) for (n, node), p in
-                           zip(self.states.items(), parts, strict=True)}  # fmt: skip
-                values = self.whole(pulled, before, adjoint)
-                return torch.cat([v.reshape(*v.shape[:3], -1) for v in values], -1)[..., index]  # noqa: B023
+        def whole_row(seed: Tensor) -> Tensor:
+            parts = zip(self.states.items(), seed.split(sizes), strict=True)
+            values = self.whole(pulled, before, {f"adjoint.{n}": p.reshape(node.shape) for (n, node), p in parts})
+            return torch.cat([v.reshape(*v.shape[:3], -1) for v in values], -1)
 
-            J[..., g, : len(group), : len(group)] = vmap(row)(basis[index]).movedim(0, -2)
+        lead = next(iter(before.values())).shape[:3]
+        dtype, device = self.problem.compute_dtype, self.problem.device
+        J = torch.zeros(*lead, len(blocks.groups), blocks.size, blocks.size, dtype=dtype, device=device)
+        basis = torch.eye(sum(sizes), dtype=dtype, device=device)
+        columns = blocks.index(J).view(len(blocks.groups), blocks.size)
+        places = [(g, r, i) for g, group in enumerate(blocks.groups) for r, i in enumerate(group)]
+        at_once = max(1, ROWS // (lead.numel() * sum(sizes)))
+        for some in (places[k : k + at_once] for k in range(0, len(places), at_once)):
+            g, r, i = (torch.tensor(part, device=device) for part in zip(*some, strict=True))
+            rows = torch.nn.functional.pad(vmap(whole_row)(basis[i]), (0, 1))
+            kept = columns[g][:, None, None, None].expand(-1, *lead, -1)
+            J[:, :, :, g, r] = rows.gather(-1, kept).movedim(0, -2)
         return J.movedim(2, -1).movedim(2, -2).flatten(-2)

@@ -16,19 +16,19 @@ from recurra.files import write_atomically
 class Rates:
     """Seconds per unit of work. The defaults are those of a small server of 2024."""
 
-    instruction: float = 1.7e-10
+    instruction: float = 2.5e-10
     """One vector instruction of a compiled loop, on one thread."""
-    step: float = 4e-9
+    step: float = 5e-9
     """One time step of a compiled loop over a handful of lanes: what cannot be made shorter by more lanes."""
-    byte: float = 3.5e-11
+    byte: float = 1e-10
     """One byte to or from memory, by all threads together."""
-    call: float = 6e-5
+    call: float = 8e-5
     """One call of a compiled loop."""
-    operation: float = 8e-6
+    operation: float = 4e-6
     """One PyTorch operation on next to nothing."""
-    element: float = 6e-10
+    element: float = 2e-10
     """One number through a pointwise PyTorch operation."""
-    transform: float = 1.5e-9
+    transform: float = 1e-10
     """One number through one doubling of a Fourier transform."""
 
 

@@ -109,4 +109,8 @@ class _Sequence:
 def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     """Whether all states agree to the last bit."""
     bits = {4: torch.int32, 8: torch.int64}
-    return all(torch.equal(t.view(bits[t.element_size()]), b[n].view(bits[t.element_size()])) for n, t in a.items())
+
+    def as_bits(t: Tensor) -> Tensor:
+        return t.flatten().view(bits[t.element_size()])
+
+    return all(torch.equal(as_bits(t), as_bits(b[n])) for n, t in a.items())

@@ -25,7 +25,7 @@ class LMU(Recurrence):
     """
 
     lane = Lane.CHANNEL
-    paper = Paper("Legendre Memory Units", "Voelker, Kajić, Eliasmith; Chilkuri, Eliasmith", 2019, "2102.11417")
+    paper = Paper("Parallelizing Legendre Memory Unit Training", "Chilkuri, Eliasmith", 2021, "2102.11417")
     change: Tensor
     B: Tensor
 

@@ -81,7 +81,10 @@ class TestTimeTraining(Recurrence):
 
 
 class TTTLinear(TestTimeTraining):
-    """m(x; W) = W_1 x + b_1, W_1: [K, K]; the base rate is 1. All else is in `TestTimeTraining`."""
+    """m(x; W) = W_1 x + b_1, W_1: [K, K]; the base rate is 1.
+
+    All else is in `TestTimeTraining`.
+    """
 
     lane = Lane.HEAD
     paper = PAPER

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import torch
 
-from recurra.engines.choose import observe
+from recurra.engines.choose import ENGINES, observe
 from recurra.state import State
 from recurra.testing.cases import Case, Make, draw, gradients
 from recurra.testing.tolerances import assert_close
@@ -26,6 +26,18 @@ def same_as_reference(make: Make, engine: str, dtype: torch.dtype) -> None:
     """1. An engine gives what the reference loop gives, in value and in every gradient."""
     for options in ({}, {"state": True}, {"resets": True}, {"lengths": True, "state": True, "resets": True}):
         compare(draw(make, dtype, batch=3, time=7, **options), engine)
+        if engine == "scan":
+            _hold_elements(draw(make, dtype, batch=3, time=7, state="state" in options))
+
+
+def _hold_elements(case: Case) -> None:
+    """Hold the scan of elements, which runs where there is no compiled loop, to the reference."""
+    with torch.no_grad():
+        problem = case.layer.problem(case.x)
+        expected, got = ENGINES["loop"].run(problem), ENGINES["scan"].by_elements(problem)
+    assert_close("y by elements", got.y, expected.y, case.x.dtype)
+    for name, value in expected.state.items():
+        assert_close(f"state {name} by elements", got.state[name], value, case.x.dtype)
 
 
 def compare(case: Case, engine: str) -> None:
