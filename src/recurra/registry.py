@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,11 @@ def layer_class(name: str) -> type[Recurrence]:
     """The class registered under `name`; case, hyphens and underscores do not matter."""
     plain = {_plain(known): where for known, where in REGISTRY.items()}
     if not isinstance(name, str) or _plain(name) not in plain:
-        raise InputError(f"layer {name!r} is not known; expected one of {', '.join(REGISTRY)}")
+        close = get_close_matches(str(name).lower(), REGISTRY, 3, 0.5)
+        hint = (
+            f"did you mean {' or '.join(close)}?" if close else f"expected one such as {', '.join(list(REGISTRY)[:5])}"
+        )
+        raise InputError(f"layer {name!r} is not known; {hint} `recurra layers` lists all {len(REGISTRY)}")
     return _load(plain[_plain(name)])
 
 

@@ -76,7 +76,7 @@ class Rounding(Shifted):
     @staticmethod
     def run(problem):
         rollout = loop.run(problem)
-        short = torch.float32 if problem.dtype == torch.float64 else torch.float16
+        short = torch.float32 if problem.dtype == torch.float64 else torch.bfloat16
         return Rollout(rollout.y.to(short).to(problem.dtype), rollout.state)
 
 

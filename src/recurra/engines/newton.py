@@ -45,7 +45,7 @@ GROWTH = 600.0
 TAME = 100.0
 """How many times larger than any state a correction may be that is taken as it is."""
 FEW = 0.01
-"""The part of time steps that is left to the loop rather than iterated for."""
+"""The part of time steps that is left to the loop if an iteration does not help."""
 SHORTEST = 64
 """Time steps that the loop runs before it looks whether it has met the trajectory again."""
 ROWS = 1 << 24
@@ -132,7 +132,7 @@ def _iterate(system: System) -> tuple[Tensor, int, Tensor, float]:
         off = ~(misses <= ULPS).all(2)
         merits.append(misses.nan_to_num(MOST, MOST).clamp(max=MOST).log1p().mean().item())
         left = int(off.sum())
-        if left <= FEW * off.numel() or iteration == ITERATIONS or _stuck(merits):
+        if left == 0 or iteration == ITERATIONS or _stuck(merits, left <= FEW * off.numel()):
             break
         if kept and merits[-1] > 1.02 * merits[-2] and scale > 0:
             scale = scale / 4 if scale > 1 / 64 else 0.0
@@ -146,8 +146,10 @@ def _iterate(system: System) -> tuple[Tensor, int, Tensor, float]:
     return h.contiguous(), iteration, off, float(solved.max()) if solved.numel() else 0.0
 
 
-def _stuck(merits: list[float]) -> bool:
-    """Whether too little has come right lately to go on."""
+def _stuck(merits: list[float], few: bool) -> bool:
+    """Whether too little has come right lately to go on; where few time steps are left, sooner."""
+    if few:
+        return len(merits) > 1 and merits[-1] > 0.9 * merits[-2]
     return len(merits) > 8 and merits[-1] > 0.85 * merits[-4]
 
 
