@@ -76,11 +76,12 @@ def estimate(problem: Problem, cut: bool = False) -> Estimate:
     moved += sum(math.prod(shape) * sizes[scalar] * lanes for shape, scalar in plan.outputs.values())
     shares = min(threads.count(), problem.batch * operator.most_blocks(plan))
     computing = work * vectors * plan.forward.instructions * rates.instruction
+    calls = 1
     if cut and segments.possible(problem, threads.count()):
-        # Segments run at once; a tenth is for running into one another.
-        shares, computing = threads.count(), 1.1 * computing
+        # Segments run at once; then some short calls, and about a tenth of the work, until they have met.
+        shares, computing, calls = threads.count(), 1.1 * computing, 6
     computing = max(computing, work * rates.step)
-    seconds = rates.call + max(computing / max(1, shares), work * moved * rates.byte)
+    seconds = calls * rates.call + max(computing / max(1, shares), work * moved * rates.byte)
     return Estimate(seconds, 0)
 
 
