@@ -32,3 +32,10 @@ def choice(name: str, value: object, known: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in known:
         raise InputError(f"{name} is {value!r}; expected {' or '.join(map(repr, known))}")
     return value
+
+
+def flag(name: str, value: object) -> bool:
+    """An option that is True or False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} is {value!r}; expected True or False")
+    return value

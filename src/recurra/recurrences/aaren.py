@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from recurra.errors import InputError
+from recurra import options
 from recurra.problem import Lane, cast, compute_dtype
 from recurra.recurrence import Paper, Recurrence
 
@@ -28,9 +28,8 @@ class Aaren(Recurrence):
 
     def __init__(self, width: int, heads: int = 4):
         super().__init__(width)
-        if not isinstance(heads, int) or heads < 1 or width % heads:
-            raise InputError(f"heads is {heads!r}; expected a divisor of the width {width}")
-        self.heads, self.size = heads, width // heads
+        self.heads = options.divisor("heads", heads, width, "width")
+        self.size = width // heads
         self.query = nn.Parameter(torch.randn(heads, self.size))
         self.to_key = nn.Linear(width, width, bias=False)
         self.to_value = nn.Linear(width, width, bias=False)

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
-from recurra.errors import InputError
 from recurra.problem import DeltaRule, Lane
 from recurra.recurrence import Paper, Recurrence
 from recurra.windows import Past
@@ -32,7 +31,7 @@ class DeltaNet(Recurrence):
         super().__init__(width)
         heads = self.heads = head_count(heads, width, 128)
         self.size = width // heads
-        self.largest_beta = 2.0 if flag("negative_eigenvalues", negative_eigenvalues) else 1.0
+        self.largest_beta = 2.0 if options.flag("negative_eigenvalues", negative_eigenvalues) else 1.0
         self.windows = {"conv": (3 * width, options.count("kernel", kernel) - 1)}
         self.to_qkv = nn.Linear(width, 3 * width, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(3 * width, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
@@ -69,10 +68,3 @@ def head_count(heads: int | None, width: int, largest: int) -> int:
     if heads is not None:
         return options.divisor("heads", heads, width, "width")
     return next((n for n in range(2, width + 1) if width % n == 0 and width // n <= largest), 1)
-
-
-def flag(name: str, value: object) -> bool:
-    """An option that is True or False."""
-    if not isinstance(value, bool):
-        raise InputError(f"{name} is {value!r}; expected True or False")
-    return value

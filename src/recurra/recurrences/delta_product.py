@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from recurra import options
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
-from recurra.recurrences.delta_net import flag, head_count, unit
+from recurra.recurrences.delta_net import head_count, unit
 from recurra.windows import Past
 
 
@@ -45,7 +45,7 @@ class DeltaProduct(Recurrence):
         heads = self.heads = head_count(heads, width, 128)
         self.householders = options.count("householders", householders)
         self.size = width // heads
-        self.largest_beta = 2.0 if flag("negative_eigenvalues", negative_eigenvalues) else 1.0
+        self.largest_beta = 2.0 if options.flag("negative_eigenvalues", negative_eigenvalues) else 1.0
         self.parts = [width, householders * width, householders * width]
         self.windows = {"conv": (sum(self.parts), options.count("kernel", kernel) - 1)}
         self.to_qkv = nn.Linear(width, sum(self.parts), bias=False)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from recurra.errors import InputError
+from recurra import options
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.discretisation import as_complex, discretise, log_steps, zoh
@@ -31,9 +31,7 @@ class DSS(Recurrence):
 
     def __init__(self, width: int, state_size: int = 64, dt_min: float = 0.001, dt_max: float = 0.1):
         super().__init__(width)
-        if not isinstance(state_size, int) or state_size < 1:
-            raise InputError(f"state_size is {state_size!r}; expected a positive int")
-        self.state_size = state_size
+        self.state_size = options.count("state_size", state_size)
         modes, _ = legs_modes(2 * state_size)
         self.dt_log = nn.Parameter(log_steps(width, dt_min, dt_max))
         self.A_log = nn.Parameter(torch.log(-modes.real).float())

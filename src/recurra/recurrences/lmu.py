@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from recurra import options
 from recurra.errors import InputError
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
@@ -31,13 +32,10 @@ class LMU(Recurrence):
 
     def __init__(self, width: int, memory: int = 16, theta: float = 100.0, signals: int | None = None):
         super().__init__(width)
-        if not isinstance(memory, int) or memory < 1:
-            raise InputError(f"memory is {memory!r}; expected a positive int")
+        options.count("memory", memory)
         if not 0 < theta < math.inf:
             raise InputError(f"theta is {theta!r}; expected a positive number of time steps")
-        self.signals = width if signals is None else signals
-        if not isinstance(self.signals, int) or self.signals < 1:
-            raise InputError(f"signals is {signals!r}; expected a positive int")
+        self.signals = width if signals is None else options.count("signals", signals)
         A, B = legendre_window(memory, theta)
         self.register_buffer("change", (A - torch.eye(memory)).float())
         self.register_buffer("B", B.float())
