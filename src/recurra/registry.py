@@ -62,7 +62,7 @@ def layer_class(name: str) -> type[Recurrence]:
     if not isinstance(name, str) or _plain(name) not in plain:
         close = get_close_matches(str(name).lower(), REGISTRY, 3, 0.5)
         hint = (
-            f"did you mean {' or '.join(close)}?" if close else f"expected one such as {', '.join(list(REGISTRY)[:5])}"
+            f"did you mean {' or '.join(close)}?" if close else f"expected one such as {', '.join(list(REGISTRY)[:3])};"
         )
         raise InputError(f"layer {name!r} is not known; {hint} `recurra layers` lists all {len(REGISTRY)}")
     return _load(plain[_plain(name)])

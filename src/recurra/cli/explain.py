@@ -14,8 +14,8 @@ Option = typer.Option
 def explain(
     name: Annotated[str, typer.Argument(help="A layer's name; recurra layers lists them.")],
     width: Annotated[int, Option(help="Channels of the layer.")] = 64,
-    batch: Annotated[int, Option(help="Sequences for which engines are compared.")] = 8,
-    time: Annotated[int, Option(help="Time steps for which engines are compared.")] = 1024,
+    batch: Annotated[int, Option(min=1, help="Sequences for which engines are compared.")] = 8,
+    time: Annotated[int, Option(min=1, help="Time steps for which engines are compared.")] = 1024,
     json: Annotated[bool, Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show a recurrence's traced equations, its gradient, its schedule, its cost, and where its generated source lies.
