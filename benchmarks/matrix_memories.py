@@ -9,7 +9,7 @@ import torch
 
 import recurra
 from benchmarks import peers
-from benchmarks.measure import Row, compare
+from benchmarks.measure import Row, compare, holds
 from recurra.engines import chunkwise, compiled
 from recurra.problem import Problem, StepInput
 
@@ -28,8 +28,52 @@ def gated_delta_rule(batch: int, time: int, heads: int, size: int) -> Problem:
     return replace(layer.problem(torch.zeros(batch, time, 8)), inputs=inputs)
 
 
+def mlstm(batch: int, time: int, heads: int, size: int) -> Problem:
+    """The problem of mLSTM's step on random q, k, v, i and f, without the skip past the memory."""
+    layer = recurra.layer("mlstm", heads * size // 2, heads=heads)
+    q, k, v = (torch.randn(batch, time, heads, size, requires_grad=True) for _ in range(3))
+    i, f = (torch.randn(batch, time, heads, requires_grad=True) for _ in range(2))
+    inputs = {"q": q, "k": k, "v": v, "i": i, "f": f, "u": torch.zeros_like(v)}
+    inputs = {name: StepInput(t) for name, t in inputs.items()}
+    return replace(layer.problem(torch.zeros(batch, time, layer.width)), inputs=inputs)
+
+
 def rows(small: bool) -> Iterator[Row]:
     """All rows of this file."""
+    yield from _delta_rule(small)
+    yield from _mlstm(small)
+
+
+def _mlstm(small: bool) -> Iterator[Row]:
+    theirs, gains = peers.xlstm_mlstm(), []
+    for batch, time, target in ((16, 512, ">= 6"), (1, 512, ">= 0"), (1, 4096, ">= 0")):
+        problem = mlstm(batch, time // 8 if small else time, 4, 32)
+        given = [entry.tensor for name, entry in problem.inputs.items() if name != "u"]
+        weight = torch.randn(problem.batch, problem.time, 4, 32)
+
+        def ours(problem: Problem = problem, given: list = given, weight: torch.Tensor = weight) -> None:
+            torch.autograd.grad(compiled.run(problem).y[..., 0, :], given, weight)
+
+        def parallel(given: list = given, weight: torch.Tensor = weight) -> None:
+            # Heads before time: as transposed views, which cost nothing.
+            turned = [t.transpose(1, 2) if t.dim() == 4 else t.transpose(1, 2)[..., None] for t in given]
+            torch.autograd.grad(theirs(*turned).transpose(1, 2), given, weight)
+
+        name = f"mLSTM core B={batch} T={problem.time} H=4 d=32, training step"
+        peer = None if theirs is None else parallel
+        row = compare(TOPIC, name, ours, "xlstm's parallel form", peer, target, 5)
+        if batch == 16:
+            yield row
+        elif row.ratio:
+            gains.append(row.ratio)
+            yield replace(row, target="", met=None)
+    if len(gains) == 2:
+        growth = gains[1] / gains[0]
+        name = "mLSTM core B=1: the ratio at T = 4096 over that at T = 512"
+        yield Row(TOPIC, name, None, "xlstm's parallel form", None, ">= 6", growth, holds(growth, ">= 6"))
+
+
+def _delta_rule(small: bool) -> Iterator[Row]:
     theirs = peers.transformers_gated_delta_rule()
     for shape, targets in (((1, 4096, 4, 64), (4, 6)), ((2, 1024, 4, 128), (2, 3))):
         batch, time, heads, size = shape

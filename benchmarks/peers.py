@@ -57,6 +57,12 @@ def xlstm_slstm(width: int, heads: int) -> torch.nn.Module:
 
 
 @_optional
+def xlstm_mlstm() -> Callable[..., Any]:
+    """xlstm's mLSTM in its parallel form, quadratic in time: (q, k, v, i, f), heads before time, to h."""
+    return importlib.import_module("xlstm.blocks.mlstm.backends").parallel_stabilized_simple
+
+
+@_optional
 def mingru(width: int) -> torch.nn.Module:
     """minGRU-pytorch's layer."""
     return importlib.import_module("minGRU_pytorch").minGRU(width)

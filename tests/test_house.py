@@ -22,7 +22,7 @@ ALLOWED = {
     "compiler": {"compiler", "errors", "files", "problem"},
     "engines": {"engines", "compiler", "errors", "files", "problem"},
     "state": {"errors", "files"},
-    "windows": set(),
+    "windows": {"engines", "problem"},
     "check": {"errors", "problem", "state", "recurrence"},
     "recurrence": {"check", "engines", "errors", "problem", "state", "windows"},
     "options": {"errors"},

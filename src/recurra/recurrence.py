@@ -112,7 +112,7 @@ class Recurrence(nn.Module):
         if lengths is not None:
             valid = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
             x = torch.where(valid, x, 0)
-        past = Past({name: state[name] for name in self.windows}, resets, lengths)
+        past = Past({name: state[name] for name in self.windows}, resets, lengths, engine == "loop")
         rollout = run(self._problem(x, state, resets, lengths, past), engine)
         if "last_solve" in rollout.report:
             self.last_solve = rollout.report["last_solve"]

@@ -12,12 +12,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from recurra.engines.window import convolve
+from recurra.problem import compute_dtype
+
 
 class Past:
-    """The windows of one call: holds those carried in, gives lagged signals, collects those to carry out."""
+    """The windows of one call: holds those carried in, gives lagged signals, collects those to carry out.
 
-    def __init__(self, carried: Mapping[str, Tensor], resets: Tensor | None, lengths: Tensor | None):
-        self._carried, self._lengths = carried, lengths
+    With `plain`, convolutions are sums of lagged signals; otherwise the compiled loop runs them where it can.
+    """
+
+    def __init__(
+        self, carried: Mapping[str, Tensor], resets: Tensor | None, lengths: Tensor | None, plain: bool = False
+    ):
+        self._carried, self._resets, self._lengths, self._plain = carried, resets, lengths, plain
         # Segment number of every time step; what was carried in belongs to segment 0.
         self._segment = None if resets is None else resets.cumsum(1)
         self.carry: dict[str, Tensor] = {}
@@ -39,12 +47,17 @@ class Past:
 
     def convolve(self, name: str, signal: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Depthwise causal convolution of [B, T, channels] with `weight` [channels, steps + 1] (last tap: now)."""
+        if not self._plain and signal.shape[1] > 1:
+            compiled = convolve(self._carried[name], signal, weight, bias, self._resets, self._lengths)
+            if compiled is not None:
+                y, self.carry[name] = compiled
+                return y
         delayed = self.lags(name, signal)
-        taps = weight.unbind(-1)
-        result = delayed[0] * taps[-1] if bias is None else torch.addcmul(bias, delayed[0], taps[-1])
+        taps = weight.to(compute_dtype(signal.dtype)).unbind(-1)
+        result = delayed[0] * taps[-1] if bias is None else delayed[0] * taps[-1] + bias
         for lag in range(1, len(delayed)):
-            result = torch.addcmul(result, delayed[lag], taps[-1 - lag])
-        return result
+            result = result + delayed[lag] * taps[-1 - lag]
+        return result.to(signal.dtype)
 
     def _last(self, extended: Tensor, steps: int) -> Tensor:
         """The last `steps` values of every sequence, zero where they lie before its start."""

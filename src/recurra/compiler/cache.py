@@ -20,7 +20,7 @@ from recurra.compiler import machine
 from recurra.compiler.kernels import Kernel
 from recurra.files import write_atomically
 
-VERSION = "6"
+VERSION = "7"
 """Raised whenever the same graph would be written differently."""
 
 _kernels: dict[str, Loaded] = {}
@@ -54,12 +54,12 @@ def built() -> int:
     return _built
 
 
-def get(key: str, write: Callable[[], Kernel], about: str) -> Loaded:
+def get(key: str, write: Callable[[], Kernel], about: Callable[[], str]) -> Loaded:
     """The kernel of that key: from memory, from its file, or written by `write` and compiled.
 
     Args:
         key: names graph, dtype, layout and variant; processor and version are added here.
-        about: put at the head of the generated source as comments.
+        about: gives what is put at the head of the generated source as comments.
     """
     global _built
     if key in _kernels:
@@ -67,7 +67,7 @@ def get(key: str, write: Callable[[], Kernel], about: str) -> Loaded:
     with _lock:
         if key not in _kernels:
             name = hashlib.sha256("\0".join((VERSION, machine.features(), key)).encode()).hexdigest()[:32]
-            loaded = _read(folder() / name) or _make(folder() / name, write(), about)
+            loaded = _read(folder() / name) or _make(folder() / name, write(), about())
             _kernels[key] = loaded
             _built += 1
         return _kernels[key]

@@ -144,6 +144,10 @@ class Emitter:
     def mul(self, a: Value, b: Value) -> Value:
         return self._binary("fmul" if a.type.is_float else "mul", a, b)
 
+    def fusible(self, operation: str, a: Value, b: Value) -> Value:
+        """ "add", "sub" or "mul" of floats, where a product and the sum it goes into may be rounded once, together."""
+        return self._binary(f"f{operation} contract", a, b)
+
     def div(self, a: Value, b: Value) -> Value:
         return self._binary("fdiv" if a.type.is_float else "sdiv", a, b)
 

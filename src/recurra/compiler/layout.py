@@ -11,11 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from recurra.compiler.access import Storage
 from recurra.compiler.emitter import I64, PTR, Emitter, Type, Value
 from recurra.compiler.graph import Node
 from recurra.compiler.plan import Plan
 from recurra.compiler.schedule import Schedule
-from recurra.compiler.writer import StepWriter, Storage
+from recurra.compiler.writer import StepWriter
 
 
 class Arguments:
@@ -171,7 +172,7 @@ class Channel(Layout):
 
     def transfer(self, to: Storage, source: Storage | None, size: int, row: Value | None = None) -> None:  # noqa: ARG002
         e = self.e
-        writer = StepWriter(e, Schedule([], [], {}, {}, {}), {}, self.plan.real, 1, True)
+        writer = StepWriter(e, Schedule([], [], {}, {}), {}, self.plan.real, 1, True)
         with e.loop(0, size) as i:
             for start, stop, width in self._lane_spans():
                 with e.loop(start, stop, width) as d:
@@ -316,7 +317,7 @@ class Head(Layout):
 
     def _transfer_row(self, to: Storage, source: Storage | None, size: int, row: Value) -> None:
         e = self.e
-        writer = StepWriter(e, Schedule([], [], {}, {}, {}), {}, self.plan.real, 1, False)
+        writer = StepWriter(e, Schedule([], [], {}, {}), {}, self.plan.real, 1, False)
 
         def address(s: Storage, i: Value) -> Value:
             return e.offset(s.pointer, i if s.row is None else self.sum(i, (row, s.row)), s.scalar)

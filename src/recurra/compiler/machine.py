@@ -27,6 +27,7 @@ def features() -> str:
     return llvm.get_host_cpu_features().flatten()
 
 
+@functools.cache
 def vector_bytes() -> int:
     """Width of a vector register in bytes."""
     available = features().split(",")

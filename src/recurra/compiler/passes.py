@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from recurra.compiler.access import Storage
 from recurra.compiler.arguments import Variant, leaf_kind, packed_name, padded
 from recurra.compiler.emitter import I64, Emitter, Type, Value
 from recurra.compiler.graph import Node
 from recurra.compiler.layout import Layout
 from recurra.compiler.plan import Plan
 from recurra.compiler.schedule import Schedule
-from recurra.compiler.writer import Storage
 
 
 class Pass:
@@ -88,6 +88,12 @@ class Pass:
             for name, leaf in self.plan.leaves.items()
         }
 
+    def kept(self, t: Value) -> dict[str, Storage]:
+        """Where what the way forward keeps for the way back lies."""
+        layout = self.layout
+        sizes = {name: padded(node.size, layout.width) for name, node in self.plan.kept.items()}
+        return {name: layout.at(name, "time lane", size, self.plan.real, t) for name, size in sizes.items()}
+
     def run(
         self,
         schedule: Schedule,
@@ -126,7 +132,7 @@ class Pass:
 
 
 class Forward(Pass):
-    """State in, all time steps, state out; with `save`, states (and products) on the way are stored."""
+    """State in, all time steps, state out; with `save`, states on the way and what is kept of each step are stored."""
 
     def write(self) -> None:
         e = self.e
@@ -156,8 +162,7 @@ class Forward(Pass):
             for name, (shape, scalar) in plan.outputs.items():
                 known[name] = layout.at(name, "time lane", math.prod(shape), scalar, t)
             if self.variant.save:
-                for name, product in plan.products.items():
-                    known[product] = layout.at(name, "time lane", padded(product.size, layout.width), plan.real, t)
+                known |= {plan.kept[name]: storage for name, storage in self.kept(t).items()}
             return known
 
         self.run(plan.forward, storages, ("state", "next"), lambda: self.own(state), t)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from recurra.compiler.derive import vector_jacobian
 from recurra.compiler.graph import Graph, Node, listing, topological
 from recurra.compiler.lowering import Pair, Value
+from recurra.compiler.regroup import regroup
 from recurra.compiler.schedule import Schedule, expand_products, rebuild, schedule
 from recurra.compiler.trace import Traced
 
@@ -58,13 +59,19 @@ class Plan:
     graph: Graph
     forward: Schedule
     recompute: Schedule
-    """Forward without y."""
+    """Forward without y and without what is kept."""
     reverse: Schedule
-    products: dict[str, Node]
-    """`saved.<i>` -> the product of the forward schedule whose result the reverse schedule reads under that name."""
+    kept: dict[str, Node]
+    """`saved.<i>` -> a value of the forward schedule that the way back reads under that name: products, and sums over
+    matrices within a lane, which are much smaller than what they cost."""
     outers: list[Outer]
     listing: str
     """Both graphs as text; the same text means the same kernel."""
+
+    @property
+    def products(self) -> int:
+        """Of matrices that do not change in time by vectors, how many there are in a step."""
+        return sum(node.op == "matvec" for node in self.kept.values())
 
     def leaf(self, name: str) -> Node:
         """The input of the graph that holds a state or an adjoint."""
@@ -92,14 +99,16 @@ def make_plan(
     after = {k: n for name, value in traced.states.items() for k, n in parts(f"next.{name}", value).items()}
     y = parts("y", traced.y)
     fixed = set() if channel else {leaf.name for leaf in leaves.values() if not leaf.per_time}
-    outputs = expand_products(graph, after | y, fixed)
-    kept = {f"saved.{i}": node for i, node in enumerate(n for n in topological(outputs.values()) if n.op == "matvec")}
+    outputs = regroup(graph, expand_products(graph, after | y, fixed))
+    worth_keeping = [n for n in topological(outputs.values()) if n.op == "matvec" or (not channel and _condenses(n))]
+    kept = {f"saved.{i}": node for i, node in enumerate(worth_keeping)}
+    saved = {node: graph.input(name, node.shape) for name, node in kept.items()}
 
     states = {name.removeprefix("next."): outputs[name].shape for name in after}
     used = [leaf for name, leaf in sorted(leaves.items()) if name in needs and _used(name, outputs)]
     gradients = _gradients(graph, outputs, states, used)
-    gradients = expand_products(graph, gradients, fixed)
-    gradients = _replace(graph, gradients, {node: graph.input(name, node.shape) for name, node in kept.items()})
+    gradients = regroup(graph, expand_products(graph, gradients, fixed))
+    gradients = _replace(graph, gradients, saved)
     gradients, outers = _outer_products(graph, gradients, leaves, fixed)
     real = "double" if storage == "double" else "float"
     return Plan(
@@ -111,12 +120,17 @@ def make_plan(
         {name: (node.shape, storage if len(y) == 1 else real) for name, node in y.items()},
         graph,
         schedule(outputs),
-        schedule({name: node for name, node in outputs.items() if name.startswith("next.")}),
+        schedule({name: n for name, n in _replace(graph, outputs, saved).items() if name.startswith("next.")}),
         schedule(gradients),
         kept,
         outers,
         listing(outputs) + listing(gradients),
     )
+
+
+def _condenses(node: Node) -> bool:
+    """Whether a value is a sum over a matrix, with at most an eighth of its elements."""
+    return node.op == "sum" and len(node.args[0].shape) > 1 and node.args[0].size >= 8 * node.size
 
 
 def _used(name: str, outputs: Mapping[str, Node]) -> bool:

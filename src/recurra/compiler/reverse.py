@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from recurra.compiler.arguments import Output, gradient_outputs, padded
+from recurra.compiler.access import Storage
+from recurra.compiler.arguments import Output, gradient_outputs
 from recurra.compiler.emitter import Value
 from recurra.compiler.graph import Node
 from recurra.compiler.layout import Channel, Layout
 from recurra.compiler.passes import Pass, e_index
-from recurra.compiler.writer import Storage
 
 
 class Reverse(Pass):
@@ -48,7 +48,8 @@ class Reverse(Pass):
 
                 def storages(t: Value = t, index: Value = index) -> dict[str | Node, Storage]:
                     states = self.own(self.states, index)
-                    return self.leaves(t) | {f"state.{name}": storage for name, storage in states.items()}
+                    known = self.leaves(t) | {f"state.{name}": storage for name, storage in states.items()}
+                    return known | self.kept(t)
 
                 self.run(
                     self.plan.recompute,
@@ -69,8 +70,7 @@ class Reverse(Pass):
             known |= {f"adjoint.{name}": s for name, s in self.own(self.adjoint).items()}
             for name, (shape, scalar) in plan.outputs.items():
                 known[f"grad.{name}"] = layout.at(f"grad.{name}", "time lane", math.prod(shape), scalar, t)
-            for name, product in plan.products.items():
-                known[name] = layout.at(name, "time lane", padded(product.size, layout.width), plan.real, t)
+            known |= self.kept(t)
             for output in outputs:
                 known[output.name] = self._gradient_storage(output, t)
             return known

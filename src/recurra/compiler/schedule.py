@@ -55,7 +55,6 @@ class Schedule:
     places: dict[Node, list[Place]]
     """Where else a pointwise value is written."""
     views: dict[Node, View]
-    stage: dict[Node, int]
 
     def lines(self) -> list[str]:
         """The schedule for a person: one line per loop or product."""
@@ -204,6 +203,15 @@ class _Scheduler:
                 yield base, 1
 
     def run(self) -> Schedule:
+        stage = self._stages()
+        groups: dict[object, list[Node]] = {}
+        for node in sorted(self.nodes, key=lambda node: (stage[node], node.op != "matvec")):
+            groups.setdefault(node if node.op == "matvec" else (stage[node], _space(node)), []).append(node)
+        steps = [self._step(nodes) for nodes in self._fused(list(groups.values()))]
+        return Schedule(steps, self._buffers(steps), self.places, self.views)
+
+    def _stages(self) -> dict[Node, int]:
+        """When each node is computed: as late as what needs it allows, none later than need be."""
         stage: dict[Node, int] = {}
         latest: dict[Node, int] = {}
         for node in self.nodes:
@@ -212,18 +220,57 @@ class _Scheduler:
             stage[node] = latest.get(node, stage[node])
             for dep, gap in self._dependencies(node):
                 latest[dep] = min(latest.get(dep, stage[node] - gap), stage[node] - gap)
-        loops: dict[tuple[int, tuple[int, ...]], Loop] = {}
-        products: list[tuple[int, Node]] = []
-        for node in self.nodes:
-            if node.op == "matvec":
-                products.append((stage[node], node))
-                continue
-            loop = loops.setdefault((stage[node], _space(node)), Loop(_space(node)))
+        return stage
+
+    def _fused(self, groups: list[list[Node]]) -> list[list[Node]]:
+        """Merge groups over the same space that need not wait for one another, large ones first."""
+        while True:
+            groups, waits = self._ordered(groups)
+            pairs = [
+                (math.prod(_space(later[0])), -j, i)
+                for j, later in enumerate(groups)
+                for i, earlier in enumerate(groups[:j])
+                if "matvec" not in (later[0].op, earlier[0].op)
+                and _space(later[0]) == _space(earlier[0])
+                and not waits[j] >> i & 1
+            ]
+            if not pairs:
+                return groups
+            _, j, i = max(pairs)
+            groups[i] += groups.pop(-j)
+
+    def _ordered(self, groups: list[list[Node]]) -> tuple[list[list[Node]], list[int]]:
+        """Groups, each after what it reads, and for each the numbers, as bits, of those that must be done before it."""
+        home = {node: number for number, nodes in enumerate(groups) for node in nodes}
+        reads = [{(home[dep], gap) for node in nodes for dep, gap in self._dependencies(node)} for nodes in groups]
+        order: list[int] = []
+
+        def visit(number: int) -> None:
+            for other, _ in sorted(reads[number]):
+                if other != number and other not in order:
+                    visit(other)
+            order.append(number)
+
+        for number in range(len(groups)):
+            if number not in order:
+                visit(number)
+        place = {number: at for at, number in enumerate(order)}
+        upstream, waits = [0] * len(groups), [0] * len(groups)
+        for number in order:
+            at = place[number]
+            for other, gap in reads[number]:
+                if other != number:
+                    upstream[at] |= upstream[place[other]] | 1 << place[other]
+                    waits[at] |= upstream[place[other]] | gap << place[other]
+        return [groups[number] for number in order], waits
+
+    def _step(self, nodes: list[Node]) -> Loop | Node:
+        if nodes[0].op == "matvec":
+            return nodes[0]
+        loop = Loop(_space(nodes[0]))
+        for node in sorted(nodes, key=self.nodes.index):
             (loop.reductions if node.op in REDUCTIONS else loop.nodes).append(node)
-        order = [(at, 0, i, n) for i, (at, n) in enumerate(products)]
-        order += [(at, 1, i, loop) for i, ((at, _), loop) in enumerate(loops.items())]
-        steps = [step for *_, step in sorted(order, key=lambda entry: entry[:3])]
-        return Schedule(steps, self._buffers(steps), self.places, self.views, stage)
+        return loop
 
     def _buffers(self, steps: list[Loop | Node]) -> list[Node]:
         needed: dict[Node, None] = {}

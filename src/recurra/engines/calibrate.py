@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from recurra.engines import compiled, operator, rates, threads
+from recurra.engines import compiled, launch, rates, threads
 from recurra.engines.affine import FreeStep
 from recurra.engines.rates import Rates
 from recurra.problem import Lane, Problem, StepInput
@@ -19,7 +19,7 @@ def calibrate() -> Rates:
     lanes = 16 * 8 * threads.count()
     each, call = _slope(_heavy, lanes, 1024, 8192)
     plan = compiled.plan_of(_problem(_heavy, 1, 1, lanes))
-    counted = plan.forward.instructions * lanes / operator.vector_width(plan) / threads.count()
+    counted = plan.forward.instructions * lanes / launch.vector_width(plan) / threads.count()
     step, _ = _slope(_light, 8, 8192, 131072)
     batch, steps, lanes = threads.count(), 8192, 512
     stream = _best(_runner(_problem(_light, batch, steps, lanes)))

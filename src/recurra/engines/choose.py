@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from recurra.compiler.structure import Structure
 from recurra.engines import chunkwise, compiled, convolution, loop, newton, scan
 from recurra.engines.rates import Estimate
 from recurra.engines.traced import traced_step
+from recurra.engines.unseen import unseen
 from recurra.errors import EngineRefused, InputError
 from recurra.problem import Problem, Rollout
 
@@ -38,22 +38,8 @@ LARGE = 1 << 20
 _observers: list[list[str]] = []
 
 
+@unseen
 def run(problem: Problem, engine: str) -> Rollout:
-    """`run_eagerly`, out of sight of torch.compile: generated kernels are compiled already."""
-    # Importing torch._dynamo takes a second; nobody who has not imported it is compiling.
-    return (_hidden() if "torch._dynamo" in sys.modules else run_eagerly)(problem, engine)
-
-
-# What torch.compiler.disable sets, without importing the compiler.
-run._torchdynamo_disable = True  # type: ignore[attr-defined]
-
-
-@functools.cache
-def _hidden() -> Callable[[Problem, str], Rollout]:
-    return torch.compiler.disable(run_eagerly)
-
-
-def run_eagerly(problem: Problem, engine: str) -> Rollout:
     """Run `problem` on the engine named, or for "auto" on the one that `choose` picks.
 
     Raises InputError for an unknown name and EngineRefused, with the reason, if the engine named cannot run it.

@@ -16,7 +16,7 @@ from torch import Tensor
 from recurra.compiler import cache
 from recurra.compiler.plan import Plan, make_plan
 from recurra.compiler.trace import Untraceable
-from recurra.engines import operator, segments, threads
+from recurra.engines import launch, operator, segments, threads
 from recurra.engines.rates import Estimate, current
 from recurra.engines.traced import STORAGE, TracedStep, lock, tensors_of, traced_step
 from recurra.problem import Lane, Problem, Rollout
@@ -69,12 +69,12 @@ def estimate(problem: Problem, cut: bool = False) -> Estimate:
     """What a run forward is expected to take."""
     rates, plan, work = current(), plan_of(problem), problem.batch * problem.time
     lanes, sizes = problem.lanes, {"float": 4, "double": 8, "bfloat": 2, "half": 2, "i8": 1}
-    width = operator.vector_width(plan)
+    width = launch.vector_width(plan)
     vectors = -(-lanes // width) if plan.channel else lanes / width
     moved = sum(math.prod(leaf.shape) * sizes[leaf.scalar] * (lanes if leaf.per_lane else 1)
                 for leaf in plan.leaves.values() if leaf.per_time)  # fmt: skip
     moved += sum(math.prod(shape) * sizes[scalar] * lanes for shape, scalar in plan.outputs.values())
-    shares = min(threads.count(), problem.batch * operator.most_blocks(plan))
+    shares = min(threads.count(), problem.batch * launch.most_blocks(plan))
     computing = work * vectors * plan.forward.instructions * rates.instruction
     calls = 1
     if cut and segments.possible(problem, threads.count()):

@@ -2,58 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from recurra.compiler import cache, machine
-from recurra.compiler.arguments import Variant, gradient_outputs, packed_name, padded
-from recurra.compiler.kernels import write_kernel
+from recurra.compiler.arguments import gradient_outputs
 from recurra.compiler.plan import Plan
-from recurra.compiler.schedule import Schedule
 from recurra.engines import segments, threads
+from recurra.engines.launch import REAL, Call, blocks_of, kernel_of, launch, packed_matrices, pitch_of, vector_width
 from recurra.problem import Problem
 
-REAL = {"float": torch.float32, "double": torch.float64, "bfloat": torch.bfloat16, "half": torch.float16}
-SMALL = 20_000
-"""Numbers computed below which a second thread costs more than it brings."""
-CACHE_BYTES = 192 * 1024
+CACHE_BYTES = 512 * 1024
 """Bytes of states that one thread keeps while it goes back over a chunk of time steps."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """A kind of call: all that decides which kernels run, but no tensors."""
-
-    plan: Plan
-    names: tuple[str, ...]
-    """Of the tensors given, in order."""
-    save: bool
-    resets: bool
-    lengths: bool
-    width: int
-    rows: int
-    pitch: int
-    chunk: int
-    cut: bool
-    """Whether time may be cut into segments (see `segments`)."""
-
-    def variant(self, reverse: bool) -> Variant:
-        return Variant(reverse, self.resets, self.lengths, self.save and not reverse, self.rows, self.pitch, self.chunk)
-
-    @property
-    def stored(self) -> list[tuple[str, int]]:
-        """What the forward kernel keeps for the reverse one: names and numbers per lane."""
-        if not self.save:
-            return []
-        states = [(f"stored.{name}", math.prod(shape)) for name, shape in self.plan.states.items()]
-        return states + [(name, padded(node.size, self.width)) for name, node in self.plan.products.items()]
 
 
 _lock = threading.Lock()
@@ -70,42 +34,41 @@ def rollout(plan: Plan, tensors: Mapping[str, Tensor], problem: Problem, save: b
     """
     names = tuple(name for name in tensors if not name.startswith("start.") or problem.resets is not None)
     number = _number(plan, names, problem, save, cut)
-    results = torch.ops.recurra.rollout(
-        [tensors[n] for n in names], problem.resets, problem.lengths, problem.time, number
-    )
+    run = torch.ops.recurra.rollout if _watched(tensors) else _forward
+    results = run([tensors[n] for n in names], problem.resets, problem.lengths, problem.time, number)
     wanted = [*plan.outputs, *(f"last.{name}" for name in plan.states)]
     return dict(zip(wanted, results, strict=False))
+
+
+def _watched(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether anybody has to see the call as an operator: autograd, a tracer, a mode, a subclass of Tensor."""
+    if torch._C._len_torch_dispatch_stack() or torch.compiler.is_compiling():
+        return True
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors.values()):
+        return True
+    return any(type(t) not in (Tensor, torch.nn.Parameter) for t in tensors.values())
 
 
 def sources(plan: Plan, problem: Problem) -> dict[str, str]:
     """The files that hold the generated source of both directions; made if they are not there."""
     names = tuple(plan.leaves) + tuple(f"state.{name}" for name in plan.states)
     call = _calls[_number(plan, names, problem, True, False)]
-    return {"forward": str(_kernel(call, False).source), "reverse": str(_kernel(call, True).source)}
+    return {"forward": str(kernel_of(call, False).source), "reverse": str(kernel_of(call, True).source)}
 
 
 def _number(plan: Plan, names: tuple[str, ...], problem: Problem, save: bool, cut: bool) -> int:
     """The number under which the operator finds this kind of call."""
-    width, pitch = vector_width(plan), _pitch(plan)
-    states = sum(math.prod(shape) for shape in plan.states.values())
     resets, lengths = problem.resets is not None, problem.lengths is not None
-    rows = _rows(plan, problem.batch, lengths)
-    per_step = states * (pitch if plan.channel else 1) * (8 if plan.real == "double" else 4)
-    chunk = 1 if plan.products else max(4, min(64, 2 ** int(math.log2(max(1, CACHE_BYTES // per_step)))))
-    key = (id(plan), names, save, resets, lengths, rows, cut)
+    key = (id(plan), names, save, resets, lengths, problem.batch if plan.products else 0, threads.count(), cut)
     with _lock:
-        if key in _numbers:
-            return _numbers[key]
-        _calls.append(Call(plan, names, save, resets, lengths, width, rows, pitch, chunk, cut))
-        _numbers[key] = len(_calls) - 1
-    return _numbers[key]
-
-
-def _pitch(plan: Plan) -> int:
-    """Channels, at most, that one thread takes through time together."""
-    width, states = vector_width(plan), sum(math.prod(shape) for shape in plan.states.values())
-    most = padded((8192 if states < 3 else 2048) // max(1, states), width)
-    return min(padded(plan.lanes, width), max(8 * width, most))
+        if key not in _numbers:
+            width, pitch, rows = vector_width(plan), pitch_of(plan), _rows(plan, problem.batch, lengths)
+            states = sum(math.prod(shape) for shape in plan.states.values())
+            per_step = states * (pitch if plan.channel else 1) * (8 if plan.real == "double" else 4)
+            chunk = 1 if plan.products else max(4, min(64, 2 ** int(math.log2(max(1, CACHE_BYTES // per_step)))))
+            _calls.append(Call(plan, names, save, resets, lengths, width, rows, pitch, chunk, cut))
+            _numbers[key] = len(_calls) - 1
+        return _numbers[key]
 
 
 def _rows(plan: Plan, batch: int, lengths: bool) -> int:
@@ -152,87 +115,6 @@ def _results(call: Call, like: Tensor, batch: int, time: int, zero: bool) -> dic
     return results
 
 
-# --- launching ----------------------------------------------------------------------------------------------------
-def _kernel(call: Call, reverse: bool) -> cache.Loaded:
-    variant, plan = call.variant(reverse), call.plan
-    facts = [plan.channel, plan.lanes, plan.real, call.width, variant, sorted(plan.states.items())]
-    facts += [sorted(plan.leaves.items()), sorted(plan.outputs.items()), plan.outers]
-    about = f"{plan.listing}\n{variant}"
-    return cache.get(plan.listing + repr(facts), lambda: write_kernel(plan, variant, call.width), about)
-
-
-def _blocks(call: Call, batch: int, reverse: bool) -> tuple[int, int, int]:
-    """(items, blocks of lanes per sequence, lanes per block)."""
-    if not call.plan.channel:
-        return -(-batch // call.rows) * call.plan.lanes, 1, 1
-    lanes = call.plan.lanes
-    blocks = -(-lanes // call.pitch)
-    if reverse or _worth_splitting(call.plan):
-        blocks = max(blocks, -(-threads.count() // batch))
-    block = min(padded(-(-lanes // blocks), call.width), call.pitch)
-    blocks = -(-lanes // block)
-    return batch * blocks, blocks, block
-
-
-def vector_width(plan: Plan) -> int:
-    """Numbers in a vector of this machine."""
-    return machine.vector_bytes() // (8 if plan.real == "double" else 4)
-
-
-def most_blocks(plan: Plan) -> int:
-    """Into how many parts, at most, the lanes of one sequence go to threads on the way forward."""
-    if not plan.channel:
-        return plan.lanes
-    split = _worth_splitting(plan)
-    return -(-plan.lanes // vector_width(plan)) if split else -(-plan.lanes // _pitch(plan))
-
-
-def _worth_splitting(plan: Plan) -> bool:
-    """Whether parts of a row of lanes may go to several threads on the way forward.
-
-    One thread nearly fills the memory bus, and two that each read half of every row fetch most lines twice: it only
-    pays where computing takes longer than fetching.
-    """
-    streams = sum(leaf.per_time and leaf.per_lane for leaf in plan.leaves.values()) + len(plan.outputs)
-    cycles, fetching = plan.forward.instructions / (2 * vector_width(plan)), streams * 4 / 8
-    return cycles > 2 * fetching
-
-
-def _launch(call: Call, reverse: bool, memory: Mapping[str, Tensor], batch: int, time: int) -> None:
-    """Run a kernel over all items; `memory` holds every argument by name."""
-    kernel = _kernel(call, reverse)
-    items, blocks, block = _blocks(call, batch, reverse)
-    integers = {"time": time, "batch": batch, "blocks": blocks, "block": block, "chunks": -(-time // call.chunk)}
-    for name in kernel.integers:
-        if ":" in name:
-            of, axis = name.rsplit(":", 1)
-            integers[name] = memory[of].stride("pbt".index(axis) if f"{of}:p" in kernel.integers else "bth".index(axis))
-    pointers = (ctypes.c_void_p * len(kernel.pointers))(*(memory[name].data_ptr() for name in kernel.pointers))
-    numbers = (ctypes.c_int64 * len(kernel.integers))(*(integers[name] for name in kernel.integers))
-    work = batch * time * call.plan.lanes * max(1, sum(math.prod(s) for s in call.plan.states.values()))
-    wanted = threads.count() if work * (1 + len(call.plan.products) * 50) > SMALL else 1
-    scratch = torch.empty(wanted, kernel.scratch + 16, dtype=REAL[call.plan.real])
-    size = scratch.stride(0) * scratch.element_size()
-    threads.run(kernel, threads.Task(pointers, numbers, scratch.data_ptr(), size, items), wanted)
-
-
-def _packed(call: Call, schedule: Schedule, memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The matrices of the products as [lanes, k, m], m padded to whole vectors."""
-    packed = {}
-    for product in schedule.products:
-        view = schedule.views[product.args[0]]
-        leaf, (m, k) = call.plan.leaves[view.base.attr], product.args[0].shape
-        source = memory[leaf.name]
-        source = source if leaf.per_lane else source[None]
-        matrix = source.as_strided(
-            (source.shape[0], m, k), (source.stride(0), *view.strides), source.storage_offset() + view.offset
-        )
-        target = source.new_zeros(source.shape[0], k, padded(m, call.width))
-        target[:, :, :m] = matrix.transpose(1, 2)
-        packed[packed_name(schedule, product)] = target
-    return packed
-
-
 def _context(call: Call, tensors: Sequence[Tensor], resets: Tensor | None, lengths: Tensor | None) -> dict[str, Tensor]:
     memory = dict(zip(call.names, tensors, strict=True))
     if resets is not None:
@@ -257,12 +139,12 @@ def _forward(
         for name in call.plan.states:
             results[f"last.{name}"].copy_(memory[f"state.{name}"])
         return list(results.values())
-    memory |= results | _packed(call, call.plan.forward, memory)
+    memory |= results | packed_matrices(call, call.plan.forward, memory)
     each = segments.length(call, batch, time, threads.count())
     if each:
-        segments.run(partial(_launch, call, False), call, memory, batch, threads.count(), each)
+        segments.run(partial(launch, call, False), call, memory, batch, threads.count(), each)
     else:
-        _launch(call, False, memory, batch, time)
+        launch(call, False, memory, batch, time)
     if call.lengths and call.rows > 1:
         for name in call.plan.outputs:
             _clear_padding(results[name], lengths)
@@ -278,7 +160,7 @@ def _clear_padding(t: Tensor, lengths: Tensor | None, batch_axis: int = 0) -> No
 
 def _gradients(call: Call, batch: int, time: int, zero: bool) -> dict[str, Tensor]:
     """Memory for everything the reverse kernel writes."""
-    items, blocks, _ = _blocks(call, batch, True) if batch else (0, 1, 1)
+    items, blocks, _ = blocks_of(call, batch, True) if batch else (0, 1, 1)
     real, gradients = REAL[call.plan.real], {}
     for output in gradient_outputs(call.plan):
         full = _shape(call, output.kind, output.shape, batch, time, items, blocks)
@@ -304,8 +186,8 @@ def _backward(
     memory |= {name: value for (name, _), value in zip(call.stored, saved, strict=True)}
     gradients = _gradients(call, batch, time, batch * time == 0 or lengths is not None)
     if batch * time:
-        memory |= _packed(call, call.plan.reverse, memory)
-        _launch(call, True, memory | gradients, batch, time)
+        memory |= packed_matrices(call, call.plan.reverse, memory)
+        launch(call, True, memory | gradients, batch, time)
     else:
         for name in call.plan.states:
             gradients[f"first.{name}"].copy_(memory[f"adjoint.{name}"])
@@ -377,6 +259,8 @@ def _setup(ctx, inputs, output):  # type: ignore[no-untyped-def]
     ctx.shapes = [(o.shape, o.dtype) for o in output[:first]]
     optional = [t for t in (resets, lengths) if t is not None]
     ctx.save_for_backward(*tensors, *output[first:], *optional)
+    # What is stored has no gradient: it is as large as the states of many time steps, and would be filled with zeros.
+    ctx.set_materialize_grads(False)
 
 
 def _gradient(ctx, grads):  # type: ignore[no-untyped-def]

@@ -18,7 +18,7 @@ from torch import Tensor
 from recurra.problem import Problem
 
 if TYPE_CHECKING:
-    from recurra.engines.operator import Call
+    from recurra.engines.launch import Call
 
 SHORTEST = 256
 """Time steps below which a segment is not worth a thread."""
@@ -52,7 +52,7 @@ class _Sequence:
     def __init__(self, launch: Launch, call: Call, memory: Mapping[str, Tensor], b: int, each: int):
         self.launch, self.call, self.memory, self.b, self.each = launch, call, memory, b, each
         plan = call.plan
-        self.timed = {n for n, leaf in plan.leaves.items() if leaf.per_time} | {*plan.outputs, *plan.products, "resets"}
+        self.timed = {n for n, leaf in plan.leaves.items() if leaf.per_time} | {*plan.outputs, *plan.kept, "resets"}
         self.states = list(plan.states)
         self.time = memory[next(iter(plan.outputs))].shape[1]
 

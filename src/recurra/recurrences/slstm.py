@@ -41,12 +41,12 @@ class SLSTM(Recurrence):
 
     def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
         # Which of i and m is larger decides where gradients go, so gates are not rounded to half types on the way.
-        x, weight, bias = (cast(t, compute_dtype(x.dtype)) for t in (x, self.weight, self.bias))
-        gates = torch.einsum("bthi,hji->bthj", x.unflatten(-1, (self.heads, -1)), weight) + bias
-        return {"gates": gates, "recurrent": constant(self.recurrent)}
+        x, weight = (cast(t, compute_dtype(x.dtype)) for t in (x, self.weight))
+        gates = torch.einsum("bthi,hji->bthj", x.unflatten(-1, (self.heads, -1)), weight)
+        return {"gates": gates, "bias": constant(self.bias), "recurrent": constant(self.recurrent)}
 
-    def step(self, c: Tensor, n: Tensor, h: Tensor, m: Tensor, gates: Tensor, recurrent: Tensor):
-        i, f, z, o = (gates + recurrent @ h).chunk(4)
+    def step(self, c: Tensor, n: Tensor, h: Tensor, m: Tensor, gates: Tensor, bias: Tensor, recurrent: Tensor):
+        i, f, z, o = (gates + bias + recurrent @ h).chunk(4)
         decay = nn.functional.softplus(-f)
         # Nothing stored: any m will do, and this one cannot overflow.
         kept = torch.where(n == 0, i, m - decay)

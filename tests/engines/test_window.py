@@ -1,0 +1,46 @@
+"""Short convolutions on the compiled loop: what the sum of lagged signals gives, gradients and windows included."""
+
+import pytest
+import torch
+
+from recurra.engines import window
+from recurra.testing.tolerances import assert_close
+from recurra.windows import Past
+
+
+def run(plain, leaves, resets, lengths):
+    carried, signal, weight, bias = (t.detach().requires_grad_() if t is not None else None for t in leaves)
+    past = Past({"conv": carried}, resets, lengths, plain)
+    y = past.convolve("conv", signal, weight, bias)
+    if lengths is not None:
+        y = torch.where((torch.arange(signal.shape[1]) < lengths[:, None])[..., None], y, 0)
+    slopes = torch.linspace(-1, 1, y.numel()).view_as(y)
+    total = (y.double() * slopes).sum() + past.carry["conv"].double().square().sum()
+    given = [t for t in (carried, signal, weight, bias) if t is not None]
+    return [y, past.carry["conv"], *torch.autograd.grad(total, given)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("lengths", [False, True])
+def test_equals_the_sum_of_lagged_signals(dtype, resets, lengths):
+    for time, channels, steps, biased in ((2, 3, 3, True), (17, 5, 1, False), (40, 9, 3, True)):
+        carried = torch.randn(2, steps, channels).to(torch.float64 if dtype is torch.float64 else torch.float32)
+        signal, weight = torch.randn(2, time, channels, dtype=dtype), torch.randn(channels, steps + 1, dtype=dtype)
+        bias = torch.randn(channels, dtype=dtype) if biased else None
+        starts = torch.rand(2, time) < 0.2 if resets else None
+        ends = torch.tensor([time // 2, 0]) if lengths else None
+        leaves = carried, signal, weight, bias
+        names = ("y", "window", "gradient of window", "of signal", "of weight", "of bias")
+        for name, got, expected in zip(
+            names, run(False, leaves, starts, ends), run(True, leaves, starts, ends), strict=False
+        ):
+            assert_close(name, got, expected, dtype)
+
+
+def test_it_is_the_compiled_loop_that_ran(monkeypatch):
+    ran = []
+    monkeypatch.setattr(window.compiled, "run", lambda problem, run=window.compiled.run: ran.append(1) or run(problem))
+    past = Past({"conv": torch.zeros(1, 3, 4)}, None, None)
+    past.convolve("conv", torch.randn(1, 8, 4), torch.randn(4, 4))
+    assert ran == [1]
