@@ -13,6 +13,7 @@ GROWING = ["attention", "local-attention", "forgetting-attention", "rat"]
 VARIANTS = {
     "window": ("attention", {"key_heads": 2, "rotary": 0.5, "window": 3}),
     "window of one": ("attention", {"window": 1}),
+    "shifts and norms": ("forgetting-attention", {"pro": True}),
     "chunks of two": ("rat", {"chunk": 2}),
     "chunks of three": ("rat", {"chunk": 3, "key_heads": 1}),
 }

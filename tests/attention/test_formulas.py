@@ -57,6 +57,26 @@ def forgetting_attention(layer, x):
     return layer.to_output(merge(torch.softmax(scores, -1) @ v))
 
 
+def normed(x, weight):
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * weight[:, None]
+
+
+def forgetting_attention_pro(layer, x):
+    mixed = []
+    for to, a in zip((layer.to_key, layer.to_value), torch.sigmoid(layer.to_shift(x)).chunk(2, -1), strict=True):
+        now, a = split(to(x)), a.transpose(1, 2)[..., None]
+        mixed.append(a * torch.cat([torch.zeros_like(now[:, :, :1]), now[:, :, :-1]], 2) + (1 - a) * now)
+    q, (k, v) = normed(split(layer.to_query(x)), layer.norm_weights[0]), mixed
+    k, out = normed(k, layer.norm_weights[1]), []
+    gates = torch.log(torch.sigmoid(layer.to_gate(x))).transpose(1, 2)
+    for t in range(x.shape[1]):
+        faded = torch.stack([gates[:, :, i + 1 : t + 1].sum(-1) for i in range(t + 1)], -1)
+        scores = torch.einsum("bhk,bhsk->bhs", q[:, :, t], k[:, :, : t + 1]) / (D // H) ** 0.5 + faded
+        out.append(torch.einsum("bhs,bhsk->bhk", torch.softmax(scores, -1), v[:, :, : t + 1]))
+    y = normed(torch.stack(out, 2), layer.norm_weights[2])
+    return layer.to_output(merge(y) * torch.sigmoid(layer.to_output_gate(x)))
+
+
 def rat(layer, x):
     group, L, K = H // layer.key_heads, layer.chunk, D // H
     q, k = (split(to(x), layer.key_heads).repeat_interleave(group, 1) for to in (layer.to_query, layer.to_key))
@@ -82,6 +102,7 @@ EQUATIONS = [
     ("attention", attention, {"key_heads": 2, "window": 3}),
     ("local-attention", local_attention, {"window": 4}),
     ("forgetting-attention", forgetting_attention, {}),
+    ("forgetting-attention", forgetting_attention_pro, {"pro": True}),
     ("rat", rat, {"chunk": 3}),
     ("rat", rat, {"chunk": 1, "key_heads": 4}),
 ]
@@ -91,6 +112,8 @@ EQUATIONS = [
 @pytest.mark.parametrize(("name", "formula", "options"), EQUATIONS)
 def test_layer_is_its_formula(name, formula, options, engine):
     layer, x = recurra.layer(name, D, **options).double(), torch.randn(B, T, D, dtype=torch.float64)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
     assert_close("y", layer(x, engine=engine)[0], formula(layer, x))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, pad
+from torch.nn.functional import logsigmoid, pad, rms_norm
 
 from recurra import options
 from recurra.attention import cache
 from recurra.attention.base import Attention, Call
+from recurra.attention.fades import Fades
 from recurra.attention.softmax import attend
 from recurra.contract import Paper
 from recurra.problem import Lane, cast, compute_dtype
@@ -22,8 +23,12 @@ class ForgettingAttention(Attention):
     Lane: a head; keys, values: [S, K], and decays: [S], which hold d_ti, with K = D / heads; q, k, v: [K], f: a number.
     A step adds log f_t to all decays and begins a new one at 0. q, k, v are linear maps of x. The result is W_o y.
 
+    With `pro`, the layer of the paper's Pro block: k and v are mixed with those of the time step before by gates per
+    head, k_t <- a_t k_{t-1} + (1 - a_t) k_t with a_t = sigmoid(w_k x_t), v alike; then q and k are normed, and the
+    result is W_o (rmsnorm(y) * sigmoid(W_g x)). All norms are rmsnorm within each head.
+
     Source: Forgetting Transformer: Softmax Attention with a Forget Gate, Lin, Nikishin, He, Courville, 2025,
-    arXiv:2503.02130. No positions are encoded, as by default there. This is the layer of its LLaMA-like block.
+    arXiv:2503.02130. No positions are encoded, as by default there; without `pro` it is its LLaMA-like block's layer.
     """
 
     lane = Lane.HEAD
@@ -33,13 +38,19 @@ class ForgettingAttention(Attention):
         "2503.02130",
     )  # fmt: skip
 
-    def __init__(self, width: int, heads: int = 4):
+    def __init__(self, width: int, heads: int = 4, pro: bool = False):
         super().__init__(width)
         self.heads = options.divisor("heads", heads, width, "width")
         self.size = width // heads
         self.to_query, self.to_key, self.to_value = (nn.Linear(width, width, bias=False) for _ in range(3))
         self.to_gate = nn.Linear(width, heads)
         self.to_output = nn.Linear(width, width, bias=False)
+        self.pro = options.flag("pro", pro)
+        if pro:
+            self.windows = {"shift": (2 * width, 1)}
+            self.to_shift = nn.Linear(width, 2 * heads, bias=False)
+            self.norm_weights = nn.Parameter(torch.ones(3, heads, self.size))  # of q, k, y
+            self.to_output_gate = nn.Linear(width, width, bias=False)
 
     def start(self, like: Tensor) -> dict[str, Tensor]:
         empty = like.new_zeros(self.heads, 0, self.size)
@@ -50,6 +61,12 @@ class ForgettingAttention(Attention):
 
     def inputs(self, x: Tensor, position: Tensor, past: Past) -> dict[str, Tensor]:  # noqa: ARG002
         q, k, v = (to(x).unflatten(-1, (self.heads, -1)) for to in (self.to_query, self.to_key, self.to_value))
+        if self.pro:
+            now, before = past.lags("shift", torch.cat([k, v], 2).flatten(2))
+            mix = torch.sigmoid(self.to_shift(x))[..., None]
+            now, before = (part.unflatten(-1, (2 * self.heads, -1)) for part in (now, before))
+            k, v = (mix * before + (1 - mix) * now).chunk(2, 2)
+            q, k = self._normed(q, 0), self._normed(k, 1)
         return {"q": q, "k": k, "v": v, "log_gate": logsigmoid(cast(self.to_gate(x), compute_dtype(x.dtype)))}
 
     def step(
@@ -78,30 +95,10 @@ class ForgettingAttention(Attention):
             name: cache.newest(value, carried + call.ends, call.last) for name, value in entries.items()
         }
 
-    def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
-        return self.to_output(y.flatten(2))
+    def outputs(self, y: Tensor, x: Tensor) -> Tensor:
+        if not self.pro:
+            return self.to_output(y.flatten(2))
+        return self.to_output(torch.sigmoid(self.to_output_gate(x)) * self._normed(y, 2).flatten(2))
 
-
-class Fades:
-    """Sums of gates between entries and time steps; none is a difference of two long sums, which would lose digits.
-
-    Args:
-        carried: [B, H, S], by how much the entries carried in have faded.
-        log_gate: [B, H, T].
-    """
-
-    def __init__(self, carried: Tensor, log_gate: Tensor):
-        self.carried, self.log_gate = carried, log_gate
-
-    def decays(self, time: int) -> Tensor:
-        """By how much all entries have faded after the first `time` time steps, [B, H, S + time]."""
-        gates = self.log_gate[..., :time]
-        later = pad(gates.flip(-1).cumsum(-1).flip(-1), (0, 1))[..., 1:]
-        return torch.cat([self.carried + gates.sum(-1, keepdim=True), later], -1)
-
-    def bias(self, begin: int, end: int, first: int) -> Tensor:
-        """By how much entries from `first` on have faded at time steps begin to end - 1, [B, H, end - begin, ...]."""
-        place = torch.arange(self.carried.shape[2] + end, device=self.log_gate.device)
-        later = place[self.carried.shape[2] + begin :, None] > place
-        within = torch.where(later, self.log_gate[..., begin:end, None], 0).cumsum(-2)
-        return (pad(self.decays(begin), (0, end - begin))[..., None, :] + within)[..., first:]
+    def _normed(self, heads: Tensor, which: int) -> Tensor:
+        return rms_norm(heads, (self.size,), eps=1e-6) * self.norm_weights[which]
