@@ -51,9 +51,14 @@ def run(problem: Problem, engine: str) -> Rollout:
         raise EngineRefused(f"engine {name!r} cannot run this recurrence: {reason}")
     if engine not in ("auto", "compiled", "loop") and problem.batch * problem.time * problem.lanes > LARGE:
         _check_memory(problem, name)
-    for seen in _observers:
-        seen.append(name)
+    note(name)
     return ENGINES[name].run(problem)
+
+
+def note(engine: str) -> None:
+    """Tell whoever observes that this engine runs."""
+    for seen in _observers:
+        seen.append(engine)
 
 
 def _check_memory(problem: Problem, name: str) -> None:
