@@ -107,10 +107,41 @@ def hold(name, time, dtype):
 
 
 def test_what_does_not_converge_is_counted():
-    layer = Network(8, 3.0, torch.tanh)
+    """A tent map doubles every error, nearly, at every time step: no trajectory but the loop's can be told apart."""
+    layer = Network(8, 0.0, lambda x: 1 - 1.9 * x.abs(), heads=8)
+    torch.nn.init.ones_(layer.weight)
     with torch.no_grad():
-        layer(torch.randn(1, 4000, 8), engine="newton")
+        layer(0.001 * torch.rand(1, 4000, 8), engine="newton")
     assert 0 < layer.last_solve.finished_by_loop < 4000
+
+
+class Switches(Recurrence):
+    """h <- tanh(3 h + x): holds its sign until an input is loud enough to turn it."""
+
+    lane = Lane.CHANNEL
+
+    def start(self):
+        return {"h": torch.zeros(self.width)}
+
+    def inputs(self, x):
+        return {"x": x}
+
+    def step(self, h, x):
+        h = torch.tanh(3 * h + x)
+        return h, h
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_switches_that_are_held_for_long(dtype):
+    layer = Switches(64).to(dtype)
+    x = torch.randn(2, 5000, 64, dtype=dtype)
+    x = torch.where(torch.rand_like(x) < 0.003, 4 * x.sign(), 0.1 * x)
+    with torch.no_grad():
+        y, _ = layer(x, engine="newton")
+        expected, _ = layer(x, engine="loop")
+    assert_close("y", y, expected, dtype)
+    assert layer.last_solve.iterations <= 12
+    assert layer.last_solve.finished_by_loop <= 1000
 
 
 @pytest.mark.parametrize("make", [lambda: recurra.layer("lstm", 12), lambda: recurra.layer("slstm", 12)])
@@ -143,3 +174,33 @@ def test_nan_comes_out_where_the_reference_has_it():
         expected, _ = layer(x, engine="loop")
     assert torch.equal(y.isnan(), expected.isnan())
     assert layer.last_solve.finished_by_loop == 180
+
+
+class Root(Recurrence):
+    """h <- sqrt(|h|) + x, whose derivative at 0 is not finite."""
+
+    lane = Lane.CHANNEL
+
+    def start(self):
+        return {"h": torch.zeros(self.width)}
+
+    def inputs(self, x):
+        return {"x": x}
+
+    def step(self, h, x):
+        h = torch.sqrt(h.abs()) + x
+        return h, h
+
+
+def test_a_jacobian_that_is_not_finite_is_said_once():
+    layer, x = Root(3), torch.zeros(1, 200, 3)
+    x[:, 100:] = 1
+    with torch.no_grad():
+        with pytest.warns(UserWarning, match="met a Jacobian that is not finite, where the step itself is"):
+            y, _ = layer(x, engine="newton")
+        again, _ = layer(x, engine="newton")  # a second warning would be an error
+        expected, _ = layer(x, engine="loop")
+        with pytest.warns(UserWarning, match="not finite"):
+            Root(3)(x, engine="newton")
+    assert_close("y", y, expected, torch.float32)
+    assert torch.equal(y, again)

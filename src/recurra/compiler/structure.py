@@ -8,6 +8,7 @@ the graph of the Jacobian.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -148,12 +149,12 @@ def _groups(states: Mapping[str, Node], after: Mapping[str, Node]) -> tuple[tupl
     size = sum(node.size for node in states.values())
     if size > LARGEST:
         return (tuple(range(size)),)
-    influence = _influence(states, list(after.values()), size)
+    influence = _influence(states, list(after.values()), size) | _identity(size, 0, size)
     home = np.arange(size)
-    for row, bits in enumerate(influence):
-        linked = np.flatnonzero(np.unpackbits(bits, count=size))
-        merged = np.unique(home[np.append(linked, row)])
-        home[np.isin(home, merged)] = merged[0]
+    for bits in {row.tobytes() for row in influence}:
+        merged = np.unique(home[np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8), count=size))])
+        if len(merged) > 1:
+            home[np.isin(home, merged)] = merged[0]
     return tuple(tuple(map(int, np.flatnonzero(home == root))) for root in np.unique(home))
 
 
@@ -163,18 +164,30 @@ def _influence(states: Mapping[str, Node], outputs: list[Node], size: int) -> np
     bits: dict[Node, np.ndarray | None] = {}
     first = 0
     for node in states.values():
-        own = np.zeros((node.size, size), np.uint8)
-        own[np.arange(node.size), first + np.arange(node.size)] = 1
-        bits[node] = np.packbits(own, axis=1).reshape(*node.shape, width)
+        bits[node] = _identity(node.size, first, size).reshape(*node.shape, width)
         first += node.size
-    for node in topological(outputs):
+    order = topological(outputs)
+    readers = Counter(arg for node in order for arg in node.args)
+    readers.update(outputs)
+    for node in order:
         if node not in bits:
             bits[node] = _follow(node, [bits[arg] for arg in node.args], width)
+        for arg in node.args:
+            readers[arg] -= 1
+            if not readers[arg]:
+                del bits[arg]  # Large states: only what is still read is kept.
     rows = []
     for node in outputs:
         found = bits[node]
         rows.append(np.zeros((node.size, width), np.uint8) if found is None else found.reshape(node.size, width))
     return np.concatenate(rows)
+
+
+def _identity(rows: int, first: int, size: int) -> np.ndarray:
+    """Rows of bits, each with one: `first` in the first row, the next in the next; `size` bits in a row."""
+    bits, at = np.zeros((rows, -(-size // 8)), np.uint8), first + np.arange(rows)
+    bits[np.arange(rows), at // 8] = 128 >> at % 8
+    return bits
 
 
 def _follow(node: Node, args: list[np.ndarray | None], width: int) -> np.ndarray | None:
