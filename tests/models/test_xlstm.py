@@ -60,7 +60,7 @@ def slstm_weights(layer):
 
 
 def test_stack_is_that_of_xlstm():
-    """Against their steps. Their parallel form adds its 1e-6 to numbers of another scale: it differs from them by that."""
+    """Against their steps. Their parallel form adds its 1e-6 to numbers of another scale, and so differs from both."""
     peer = pytest.importorskip("xlstm")
     config = peer.xLSTMBlockStackConfig(
         mlstm_block=peer.mLSTMBlockConfig(mlstm=peer.mLSTMLayerConfig()),

@@ -79,18 +79,6 @@ def test_mamba_is_that_of_transformers():
     same(ours, x, theirs(x).detach())
 
 
-def test_mamba_layer_is_that_of_transformers():
-    """Falcon Mamba's, with its norms of what is selected."""
-    peer = pytest.importorskip("transformers.models.falcon_mamba.modeling_falcon_mamba")
-    config = peer.FalconMambaConfig(
-        hidden_size=WIDTH, state_size=5, time_step_rank=3, num_hidden_layers=1, mixer_rms_eps=1e-3
-    )
-    theirs = scattered(peer.FalconMambaMixer(config, layer_idx=0, initialize_mixer_weights=False), torch.float32)
-    ours = recurra.layer("mamba", WIDTH, state_size=5, rank=3, selection_norm=1e-3)
-    x = torch.randn(BATCH, TIME, WIDTH)
-    same(fill(ours, mamba_weights(theirs)), x, theirs(x).detach())
-
-
 @pytest.mark.parametrize("in_parallel", [False, True])
 def test_mamba_is_that_of_mambapy(in_parallel):
     peer = pytest.importorskip("mambapy.mamba")

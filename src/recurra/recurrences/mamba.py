@@ -16,30 +16,19 @@ class Mamba(Recurrence):
 
     Lane: a channel with a state h: [N]. u = silu(conv(W_u x)); dt = softplus(W_dt u + b_dt) per channel; B_t and
     C_t: [N], linear in u, shared between channels; A: [E, N] negative. The result is W_o (y * silu(W_g x)).
-    `selection_norm`, an epsilon, divides B_t, C_t and what W_dt reads by their root mean square, as Falcon Mamba does.
 
     Source: Mamba: Linear-Time Sequence Modeling with Selective State Spaces, Gu, Dao, 2023, arXiv:2312.00752.
-    The norms: Falcon Mamba: The First Competitive Attention-free 7B Language Model, Zuo et al., 2024, arXiv:2410.05355.
     """
 
     lane = Lane.CHANNEL
     paper = Paper("Mamba: Linear-Time Sequence Modeling with Selective State Spaces", "Gu, Dao", 2023, "2312.00752")
 
-    def __init__(
-        self,
-        width: int,
-        state_size: int = 16,
-        expand: int = 2,
-        kernel: int = 4,
-        rank: int | None = None,
-        selection_norm: float | None = None,
-    ):
+    def __init__(self, width: int, state_size: int = 16, expand: int = 2, kernel: int = 4, rank: int | None = None):
         super().__init__(width)
         inner, kernel = options.count("expand", expand) * width, options.count("kernel", kernel)
         rank = math.ceil(width / 16) if rank is None else options.count("rank", rank)
         options.count("state_size", state_size)
         self.inner, self.split = inner, [rank, state_size, state_size]
-        self.selection_norm = None if selection_norm is None else options.number("selection_norm", selection_norm, 0)
         self.windows = {"conv": (inner, kernel - 1)}
         self.to_signal = nn.Linear(width, inner, bias=False)
         self.to_gate = nn.Linear(width, inner, bias=False)
@@ -61,10 +50,7 @@ class Mamba(Recurrence):
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
         u = nn.functional.silu(past.convolve("conv", self.to_signal(x), self.conv_weight, self.conv_bias))
-        selected = self.to_selection(u).split(self.split, -1)
-        if self.selection_norm is not None:
-            selected = [nn.functional.rms_norm(part, part.shape[-1:], eps=self.selection_norm) for part in selected]
-        dt, B, C = selected
+        dt, B, C = self.to_selection(u).split(self.split, -1)
         return {
             "u": u,
             "dt": self.to_dt(dt),
