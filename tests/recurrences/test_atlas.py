@@ -83,6 +83,7 @@ def test_layer_is_its_paper(name, equations, options):
 def test_options_keep_the_laws():
     for law in ("same_as_reference", "cut_anywhere", "packed_and_padded"):
         LAWS[law](lambda: recurra.layer("atlas", D, window=3, muon=False), "compiled", torch.float64)
+    LAWS["any_shape"](lambda: recurra.layer("atlas", D, window=1, muon=False), "compiled", torch.float64)
 
 
 def test_newton_schulz_brings_singular_values_near_one():

@@ -78,10 +78,8 @@ class Atlas(Recurrence):
         x, to_qkv, conv, to_rates, bias = (cast(tensor, compute_dtype(x.dtype)) for tensor in tensors)
         qkv = nn.functional.silu(past.convolve("conv", nn.functional.linear(x, to_qkv), conv))
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in qkv.split(self.parts, -1))
-        rates = zip(
-            ("alpha", "eta", "theta", "gamma"), nn.functional.linear(x, to_rates, bias).chunk(4, -1), strict=True
-        )
-        return {"q": unit(q), "k": unit(k), "v": v, **dict(rates)}
+        rates = nn.functional.linear(x, to_rates, bias).chunk(4, -1)
+        return {"q": unit(q), "k": unit(k), "v": v} | dict(zip(("alpha", "eta", "theta", "gamma"), rates, strict=True))
 
     def step(
         self, keys: Tensor, values: Tensor, gammas: Tensor, *state: Tensor, q: Tensor, k: Tensor, v: Tensor,
@@ -96,8 +94,8 @@ class Atlas(Recurrence):
                 x = x * torch.sigmoid(x)
             return x @ M[-1].T
 
-        keys, values = torch.cat([keys[1:], k[None]]), torch.cat([values[1:], v[None]])
-        gammas = torch.cat([gammas[1:], torch.sigmoid(gamma)[None]])
+        keys, values = torch.cat([keys, k[None]])[1:], torch.cat([values, v[None]])[1:]
+        gammas = torch.cat([gammas, torch.sigmoid(gamma)[None]])[1:]
         M, S = state[: self.depth], state[self.depth :]
         slopes = torch.func.grad(lambda M: (gammas * (f(keys, M) - values).square().sum(1)).sum())(M)
         S = tuple(torch.sigmoid(theta) * s + slope for s, slope in zip(S, slopes, strict=True))
