@@ -44,7 +44,7 @@ FAMILIES = {
     ),
     "Test-time memories": (
         "The state of a head is a small model, and every time step trains it by one step of gradient descent.",
-        ["ttt-linear", "ttt-mlp", "titans", "moneta", "yaad", "memora"],
+        ["ttt-linear", "ttt-mlp", "titans", "atlas", "moneta", "yaad", "memora"],
     ),
     "Attention": (
         "What is kept grows with time, and every time step looks at all of it. As a step over a growing state it is "

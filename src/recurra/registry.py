@@ -31,6 +31,7 @@ REGISTRY = {
     "ttt-linear": "ttt.TTTLinear",
     "ttt-mlp": "ttt.TTTMLP",
     "titans": "titans.Titans",
+    "atlas": "atlas.Atlas",
     "moneta": "moneta.Moneta",
     "yaad": "yaad.Yaad",
     "memora": "memora.Memora",

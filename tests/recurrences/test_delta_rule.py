@@ -236,7 +236,7 @@ def decayed(S, _W, slope, alpha, eta):
 
 def moneta(layer, x):
     def slope(e, _delta):
-        return 3 * e * (e**2 + 0.01).sqrt()
+        return 3 * e * (e**2 + 1e-6).sqrt()
 
     return miras(layer, x, slope, lambda S: S / ((S**4).sum((-2, -1), keepdim=True) + 1e-6).sqrt(), decayed)
 
@@ -246,7 +246,7 @@ def yaad(layer, x):
 
     def slope(e, delta):
         near.append(e.norm(dim=-1, keepdim=True) <= delta)
-        return torch.where(near[-1], 2 * e, delta * e / (e**2 + 0.01).sqrt())
+        return torch.where(near[-1], 2 * e, delta * e / (e**2 + 1e-6).sqrt())
 
     y = miras(layer, x, slope, lambda S: S, decayed)
     assert 0 < torch.stack(near).double().mean() < 1, "only one side of the loss was seen"

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from test_atlas import HELD as ATLAS
 from test_delta_rule import HELD as DELTA_RULE
 from test_linear_attention import HELD as LINEAR_ATTENTION
 from test_state_spaces import HELD as STATE_SPACES
@@ -154,7 +155,7 @@ def test_layer_is_its_paper(name):
 
 
 def test_every_layer_is_held_to_something():
-    held = set(EQUATIONS) | {"rnn", "gru"} | DELTA_RULE | LINEAR_ATTENTION | STATE_SPACES
+    held = set(EQUATIONS) | {"rnn", "gru"} | ATLAS | DELTA_RULE | LINEAR_ATTENTION | STATE_SPACES
     assert held == {name for name, kind in recurra.layers().items() if issubclass(kind, recurra.Recurrence)}
 
 

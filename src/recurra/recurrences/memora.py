@@ -11,8 +11,8 @@ class Memora(Miras):
     """W_t = softmax(S_t),  S_t = alpha_t log W_{t-1} - eta_t grad l(W_{t-1}; k_t, v_t),  y_t = f(q_t; W_t)
     l(W; k, v) = |f(k; W) - v|^2.
 
-    Each row of the two matrices W sums to one: the paper leaves open over which axis the softmax goes. The network f,
-    the block, initialisation, source and departures are in `Miras`.
+    Each row of the two matrices W sums to one: the paper takes the softmax by slices of a matrix, and leaves open along
+    which axis they lie. The network f, the block, initialisation, source and departures are in `Miras`.
     """
 
     lane = Lane.HEAD

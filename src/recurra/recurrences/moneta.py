@@ -11,8 +11,8 @@ class Moneta(Miras):
     """S_t = alpha_t S_{t-1} - eta_t grad l(W_{t-1}; k_t, v_t),  W_t = S_t / ||S_t||_q^(q - 2),  y_t = f(q_t; W_t)
     l(W; k, v) = sum_i |f(k; W)_i - v_i|^p.
 
-    The norm is over each of the two matrices; p = 3 and q = 4. |e|, as the paper has it, is sqrt(e^2 + 0.01), and
-    1e-6 is added to ||S||_q^q. The network f, the block, initialisation, source and departures are in `Miras`.
+    The norm is over each of the two matrices; p = 3 and q = 4. |e|, as the paper has it, is sqrt(e^2 + 1e-6); the same
+    is added to ||S||_q^q. The network f, the block, initialisation, source and departures are in `Miras`.
     """
 
     lane = Lane.HEAD
@@ -24,7 +24,7 @@ class Moneta(Miras):
 
     def loss(self, error: Tensor, delta: Tensor) -> Tensor:  # noqa: ARG002
         """L, a number."""
-        return ((error.square() + 0.01) ** (self.p / 2)).sum()
+        return ((error.square() + 1e-6) ** (self.p / 2)).sum()
 
     def weights(self, S: Tensor) -> tuple[Tensor, Tensor]:
         """W, and S as it is."""

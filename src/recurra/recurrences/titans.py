@@ -61,19 +61,28 @@ class Titans(Recurrence):
         return {"q": unit(q), "k": unit(k), "v": v, "alpha": alpha, "eta": eta, "theta": theta}
 
     def step(self, *state: Tensor, q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, theta: Tensor):
-        def f(x: Tensor, M: tuple[Tensor, ...]) -> Tensor:
-            for weight in M[:-1]:
-                x = weight @ x
-                x = x * torch.sigmoid(x)
-            return M[-1] @ x
-
         M, S = state[: self.depth], state[self.depth :]
-        slopes = torch.func.grad(lambda M: (f(k, M) - v).square().sum())(M)
-        eta, theta, keep = torch.sigmoid(eta), torch.sigmoid(theta), torch.sigmoid(-alpha)
-        S = tuple(eta * s - theta * slope for s, slope in zip(S, slopes, strict=True))
-        M = tuple(keep * m + s for m, s in zip(M, S, strict=True))
-        return (*M, *S), f(q, M)
+        M, S = learn(M, S, k, v, alpha, eta, theta)
+        return (*M, *S), network(q, M)
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         gate = nn.functional.silu(self.to_gate(x))
         return self.to_output(nn.functional.rms_norm(y, (self.size,), self.norm_weight, 1e-5).flatten(2) * gate)
+
+
+def network(x: Tensor, M: tuple[Tensor, ...]) -> Tensor:
+    """f(x; M)."""
+    for weight in M[:-1]:
+        x = weight @ x
+        x = x * torch.sigmoid(x)
+    return M[-1] @ x
+
+
+def learn(
+    M: tuple[Tensor, ...], S: tuple[Tensor, ...], k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, theta: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """M_t and S_t; alpha, eta and theta are given before their sigmoid."""
+    slopes = torch.func.grad(lambda M: (network(k, M) - v).square().sum())(M)
+    eta, theta, keep = torch.sigmoid(eta), torch.sigmoid(theta), torch.sigmoid(-alpha)
+    S = tuple(eta * s - theta * slope for s, slope in zip(S, slopes, strict=True))
+    return tuple(keep * m + s for m, s in zip(M, S, strict=True)), S

@@ -11,8 +11,8 @@ class Yaad(Miras):
     """W_t = alpha_t W_{t-1} - eta_t grad l(W_{t-1}; k_t, v_t),  y_t = f(q_t; W_t),  e = f(k_t; W) - v_t
     l = |e|^2 where |e| <= delta_t, else delta_t sum_i |e_i|.
 
-    |e_i|, as the paper has it, is sqrt(e_i^2 + 0.01). The network f, the block, initialisation, source and departures
-    are in `Miras`.
+    This is the last of the paper's three losses after Huber, the one its Yaad uses; |e_i|, as the paper has it, is
+    sqrt(e_i^2 + 1e-6). The network f, the block, initialisation, source and departures are in `Miras`.
     """
 
     lane = Lane.HEAD
@@ -21,4 +21,4 @@ class Yaad(Miras):
     def loss(self, error: Tensor, delta: Tensor) -> Tensor:
         """L, a number."""
         square = error.square()
-        return torch.where(square.sum() <= delta * delta, square.sum(), delta * torch.sqrt(square + 0.01).sum())
+        return torch.where(square.sum() <= delta * delta, square.sum(), delta * torch.sqrt(square + 1e-6).sum())

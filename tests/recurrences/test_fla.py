@@ -1,0 +1,167 @@
+"""The cores of matrix memories against the naive references of flash-linear-attention, on the same q, k, v and gates.
+
+Those references compute in float32, so that is what is compared. They are read from their files: importing the package
+asks for a GPU.
+"""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import logsigmoid, silu, softplus
+
+import recurra
+from recurra.engines.choose import run
+
+WIDTH, BATCH, TIME = 32, 2, 37
+
+
+def naive(operation):
+    """The module of naive references for one operation; skips the test where the package is not installed."""
+    pytest.importorskip("einops")
+    package = importlib.util.find_spec("fla")
+    if package is None:
+        pytest.skip("flash-linear-attention is not installed")
+    file = Path(package.submodule_search_locations[0]) / "ops" / operation / "naive.py"
+    spec = importlib.util.spec_from_file_location("naive_" + operation.replace("/", "_"), file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def core(name, **options):
+    """A layer with every parameter scattered, its problem, and the values its step reads, by name."""
+    layer = recurra.layer(name, WIDTH, **options)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+        problem = layer.problem(torch.randn(BATCH, TIME, WIDTH))
+    return layer, problem, {name: entry.tensor for name, entry in problem.inputs.items()}
+
+
+def same(problem, expected, limit=1e-4):
+    """The steps give `expected` [B, T, heads, ...], all at once and one after the other, relative to its largest."""
+    limit = limit * expected.abs().max()
+    with torch.no_grad():
+        assert (run(problem, "auto").y - expected).abs().max() <= limit
+        state = problem.state
+        for t in range(problem.time):
+            inputs = {
+                name: replace(entry, tensor=entry.tensor[:, t : t + 1]) if entry.per_time else entry
+                for name, entry in problem.inputs.items()
+            }
+            rollout = run(replace(problem, inputs=inputs, state=state, time=1), "auto")
+            assert (rollout.y[:, 0] - expected[:, t]).abs().max() <= limit
+            state = rollout.state
+
+
+def by_head(*tensors):
+    """[B, T, heads, ...] to [B, heads, T, ...]."""
+    return [tensor.transpose(1, 2) for tensor in tensors]
+
+
+def test_linear_attention_core_is_that_of_fla():
+    """They add 1e-10 to the denominator, where we follow the paper's code and add 1e-6."""
+    _, problem, z = core("linear-attention")
+    q, k = (torch.nn.functional.elu(u) + 1 for u in (z["q"], z["k"]))
+    same(problem, naive("linear_attn").naive_recurrent_linear_attn(q, k, z["v"], scale=1.0, normalize=True)[0])
+
+
+def test_based_core_is_that_of_fla():
+    _, problem, z = core("based", features=8)
+    same(problem, naive("based").naive_parallel_based(*by_head(z["q"], z["k"], z["v"])).transpose(1, 2))
+
+
+def test_retnet_core_is_that_of_fla():
+    """Theirs leaves the rotation to the layer: q and k are turned by t theta before, where our state turns."""
+    _, problem, z = core("retnet")
+    angle = torch.arange(TIME)[:, None, None] * z["theta"]
+    q, k = (torch.view_as_real(torch.view_as_complex(u) * torch.polar(torch.ones_like(angle), angle)).flatten(-2)
+            for u in (z["q"], z["k"]))  # fmt: skip
+    same(problem, naive("retention").naive_retention(*by_head(q, k, z["v"])).transpose(1, 2))
+
+
+def test_gla_core_is_that_of_fla():
+    layer, problem, z = core("gla")
+    log_decay = logsigmoid(z["forget"]) / layer.temperature
+    same(problem, naive("gla").naive_recurrent_gla(z["q"], z["k"], z["v"], log_decay)[0])
+
+
+def test_hgrn_core_is_that_of_fla():
+    _, problem, z = core("hgrn", rotate=False, lower_bound=0.2)
+    f = 0.2 + 0.8 * torch.sigmoid(z["forget"])
+    same(problem, naive("hgrn").naive_recurrent_hgrn((1 - f) * silu(z["c"]), f.log())[0])
+
+
+def test_hgrn2_core_is_that_of_fla():
+    """Their layer runs gated linear attention, which divides queries by sqrt(K); HGRN2 does not."""
+    layer, problem, z = core("hgrn2", head_size=8, lower_bound=0.2)
+    f = 0.2 + 0.8 * torch.sigmoid(z["forget"])
+    q = torch.sigmoid(z["query"]) * layer.size**0.5
+    same(problem, naive("gla").naive_recurrent_gla(q, 1 - f, silu(z["admit"]), f.log())[0])
+
+
+@pytest.mark.parametrize("form", ["recurrent", "parallel", "chunk"])
+def test_mamba2_core_is_that_of_fla(form):
+    layer, problem, z = core("mamba2", head_size=8, groups=2, state_size=5)
+    dt = softplus(z["dt"])
+    memory = getattr(naive("simple_gla"), f"naive_{form}_simple_gla")
+    y = memory(z["C"], z["B"], dt[..., None] * z["u"], dt * z["A"], scale=1.0)[0]
+    same(problem, y + layer.D[:, None] * z["u"])
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_delta_net_core_is_that_of_fla(negative):
+    """Theirs divides queries by sqrt(K), which the paper, and ours, does not."""
+    layer, problem, z = core("delta-net", negative_eigenvalues=negative)
+    q, k, v, beta = by_head(z["q"] * layer.size**0.5, z["k"], z["v"], z["beta"])
+    same(problem, naive("delta_rule").delta_rule_recurrence(q, k, v, beta)[0].transpose(1, 2))
+
+
+@pytest.mark.parametrize("form", ["recurrent", "chunk"])
+def test_gated_delta_net_core_is_that_of_fla(form):
+    _, problem, z = core("gated-delta-net", heads=4, key_heads=2, key_size=6, value_size=10)
+    memory = getattr(naive("gated_delta_rule"), f"naive_{form}_gated_delta_rule")
+    same(problem, memory(z["q"], z["k"], z["v"], beta=z["beta"], g=z["log_decay"], scale=1.0)[0])
+
+
+@pytest.mark.parametrize("householders", [1, 3])
+def test_delta_product_core_is_that_of_fla(householders):
+    """They lay the corrections of a time step one after the other in time."""
+    _, problem, z = core("delta-product", householders=householders)
+    k, v, beta = (z[name].transpose(2, 3).flatten(1, 2) for name in ("k", "v", "beta"))
+    memory = naive("gated_delta_product").naive_recurrent_gated_delta_product
+    same(problem, memory(z["q"], k, v, None, beta, scale=1.0, num_householder=householders)[0])
+
+
+def test_rwkv7_core_is_that_of_fla():
+    """As theirs, a decay with a correction of rank one, here with -kappa and a kappa; norm, bonus and gate follow."""
+    layer, problem, z = core("rwkv7")
+    r = z["r"] * layer.size**0.5
+    o, _ = naive("generalized_delta_rule/dplr").dplr_recurrence(
+        *by_head(r, z["k"], z["v"], -z["kappa"], z["a"] * z["kappa"], z["log_w"])
+    )
+    normed = torch.nn.functional.layer_norm(o.transpose(1, 2), (layer.size,), eps=64e-5)
+    bonus = (z["r"] * layer.rho * z["k"]).sum(-1, keepdim=True) * z["v"]
+    same(problem, z["g"] * (normed * layer.norm_weight + layer.norm_bias + bonus))
+
+
+def test_ttt_linear_core_is_that_of_fla():
+    """Mini-batches of one. Their rate counts the 2 of the squares' slope, and to the layer norm of what the model gives
+    they add that itself, z = m(q) + layernorm(m(q)), where the paper and its authors' code add q."""
+    layer, problem, z = core("ttt-linear")
+    memory = naive("ttt").chunk_ttt_linear_ref
+    W, b = layer.W1.mT.expand(BATCH, -1, -1, -1), layer.b1[:, None].expand(BATCH, -1, -1, -1)
+    models, outputs = [], []
+    with torch.no_grad():
+        for t in range(1, TIME + 1):
+            q, k, v, rate = (z[name][:, :t] for name in ("q", "k", "v", "rate"))
+            y, W_t, b_t = memory(
+                q.clone(), k, v, layer.norm_weight, layer.norm_bias, 2 * rate[..., None], scale=1.0,
+                mini_batch_size=1, initial_state=W, initial_state_bias=b, output_final_state=True,
+            )  # fmt: skip
+            models.append((q[:, -1, :, None] @ W_t + b_t)[:, :, 0])
+            outputs.append(y[:, -1])
+    same(problem, torch.stack(outputs, 1) - torch.stack(models, 1) + z["q"])
