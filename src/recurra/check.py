@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -94,13 +95,13 @@ def state(layer: Layer, value: object, x: Tensor) -> State:
     return State({name: value[name] for name in expected})
 
 
-def step_inputs(layer: Recurrence, value: object, x: Tensor, lanes: int | None) -> dict[str, StepInput]:
+def step_inputs(layer: Recurrence, value: object, x: Tensor, lanes: int | None, states: int) -> dict[str, StepInput]:
     """What `inputs` returned: names that `step` takes, tensors with the axes their marks say."""
     owner = type(layer).__name__
     if not isinstance(value, Mapping):
         raise InputError(f"{owner}.inputs returned {describe(value)}; expected a dict of names to tensors")
     marked = {name: entry if isinstance(entry, StepInput) else StepInput(entry) for name, entry in value.items()}
-    _names_fit(layer, tuple(marked))
+    _names_fit(layer, tuple(marked), states)
     lane_axis = () if lanes is None else (lanes,)
     for name, entry in marked.items():
         leading = (tuple(x.shape[:2]) if entry.per_time else ()) + (lane_axis if entry.per_lane else ())
@@ -113,16 +114,25 @@ def step_inputs(layer: Recurrence, value: object, x: Tensor, lanes: int | None) 
     return marked
 
 
-def _names_fit(layer: Recurrence, names: tuple[str, ...]) -> None:
-    parameters = list(inspect.signature(layer.step).parameters.values())
-    if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
+def _names_fit(layer: Recurrence, names: tuple[str, ...], states: int) -> None:
+    function = getattr(layer.step, "__func__", None)
+    taken = _taken_by(layer.step, 0) if function is None else _taken_by(function, 1)
+    if taken is None:
         return
-    states = len(layer.start())
-    expected = [p.name for p in parameters[states:]]
+    expected = list(taken[states:])
     if sorted(expected) != sorted(names):
         raise InputError(
             f"{type(layer).__name__}.inputs returned {list(names)}; step takes {expected} after its {states} state(s)"
         )
+
+
+@functools.lru_cache(1024)
+def _taken_by(step: Callable, first: int) -> tuple[str, ...] | None:
+    """The names of what a function takes from argument number `first` on, or None if it takes anything."""
+    parameters = list(inspect.signature(step).parameters.values())[first:]
+    if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
+        return None
+    return tuple(p.name for p in parameters)
 
 
 def step_result(

@@ -114,7 +114,7 @@ class Recurrence(Layer):
         lanes = 1 if one_lane else next(iter(start.values())).shape[0]
         if one_lane:
             start = {name: value[None] for name, value in start.items()}
-        marked = check.step_inputs(self, inputs, x, None if one_lane else lanes)
+        marked = check.step_inputs(self, inputs, x, None if one_lane else lanes, len(start))
         if one_lane:
             marked = {name: _with_lane_axis(entry) for name, entry in marked.items()}
         return Problem(

@@ -47,7 +47,9 @@ class Past:
 
     def convolve(self, name: str, signal: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Depthwise causal convolution of [B, T, channels] with `weight` [channels, steps + 1] (last tap: now)."""
-        if not self._plain and signal.shape[1] > 1:
+        if self._resets is None and self._lengths is None and signal.shape[1] == 1:
+            return self._convolve_one(name, signal, weight, bias)
+        if not self._plain:
             compiled = convolve(self._carried[name], signal, weight, bias, self._resets, self._lengths)
             if compiled is not None:
                 y, self.carry[name] = compiled
@@ -59,9 +61,20 @@ class Past:
             result = result + delayed[lag] * taps[-1 - lag]
         return result.to(signal.dtype)
 
+    def _convolve_one(self, name: str, signal: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """One time step, in as few operations as it can be."""
+        window = self._carried[name]
+        whole = torch.cat([window, signal.to(window.dtype)], 1)
+        self.carry[name] = whole[:, 1:]
+        result = torch.linalg.vecdot(whole, weight.t().to(window.dtype), dim=1)
+        return (result if bias is None else result + bias)[:, None].to(signal.dtype)
+
     def _last(self, extended: Tensor, steps: int) -> Tensor:
         """The last `steps` values of every sequence, zero where they lie before its start."""
         batch, time = extended.shape[0], extended.shape[1] - steps
+        if self._lengths is None and self._segment is None:
+            # A copy, so that the whole signal is not kept alive.
+            return extended[:, time:].clone()
         ends = torch.full((batch,), time, device=extended.device) if self._lengths is None else self._lengths
         index = ends[:, None] + torch.arange(steps, device=extended.device)
         last = extended.gather(1, index[..., None].expand(-1, -1, extended.shape[2]))
