@@ -20,6 +20,7 @@ REGISTRY = {
     "min-lstm": "min_lstm.MinLSTM",
     "lru": "lru.LRU",
     "mamba": "mamba.Mamba",
+    "falcon-mamba": "falcon_mamba.FalconMamba",
     "rg-lru": "rg_lru.RGLRU",
     "slstm": "slstm.SLSTM",
     "diagonal-gru": "diagonal_gru.DiagonalGRU",

@@ -101,7 +101,7 @@ def test_a_state_that_does_not_fit():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("vocabulary", 0), ("width", 8.5), ("width", -1), ("mlp", 0), ("mlp", "a"), ("dropout", 1.0), ("dropout", None)],
+    [("vocabulary", 0), ("width", 8.5), ("width", -1), ("mlp", -1), ("mlp", "a"), ("dropout", 1.0), ("dropout", None)],
 )
 def test_bad_settings(name, value):
     with pytest.raises(recurra.InputError, match=f"{name} is"):

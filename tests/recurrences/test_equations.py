@@ -53,12 +53,12 @@ def lru(layer, x):
     return torch.stack(out, 1)
 
 
-def mamba(layer, x):
+def mamba(layer, x, norm=lambda selected: selected):
     signal, kernel = layer.to_signal(x), layer.conv_weight.shape[1]
     padded = torch.nn.functional.pad(signal, (0, 0, kernel - 1, 0))
     u = silu(sum(padded[:, k : k + T] * layer.conv_weight[:, k] for k in range(kernel)) + layer.conv_bias)
     rank, n, _ = layer.split
-    dt, bb, cc = layer.to_selection(u).split([rank, n, n], -1)
+    dt, bb, cc = map(norm, layer.to_selection(u).split([rank, n, n], -1))
     dt = softplus(layer.to_dt(dt))
     h, out = torch.zeros(B, layer.inner, n), []
     for t in range(T):
@@ -66,6 +66,10 @@ def mamba(layer, x):
         h = h + (dt[:, t] * u[:, t])[..., None] * bb[:, t, None]
         out.append((h * cc[:, t, None]).sum(-1) + layer.D * u[:, t])
     return layer.to_output(torch.stack(out, 1) * silu(layer.to_gate(x)))
+
+
+def falcon_mamba(layer, x):
+    return mamba(layer, x, lambda selected: selected / (selected.square().mean(-1, keepdim=True) + layer.eps).sqrt())
 
 
 def rglru(layer, x):
@@ -136,6 +140,7 @@ EQUATIONS = {
     "min-lstm": (minlstm, {}),
     "lru": (lru, {"state_size": 5}),
     "mamba": (mamba, {"state_size": 3}),
+    "falcon-mamba": (falcon_mamba, {"state_size": 3, "eps": 0.1}),
     "rg-lru": (rglru, {"heads": 2}),
     "slstm": (slstm, {"heads": 2}),
     "diagonal-gru": (diagonal_gru, {}),
