@@ -16,6 +16,7 @@ from recurra.models import files
 transformers = pytest.importorskip("transformers")
 
 T = 70
+EXACT = [case for case in CASES if case != "rwkv, halved"]
 
 
 @pytest.fixture
@@ -63,14 +64,14 @@ def check_all_forms(model, x, expected, relative):
     assert_equal(torch.stack(steps, 1), expected, relative)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EXACT)
 def test_logits_in_float32(tmp_path, case):
     peer, x = build(case), tokens()
     peer.save_pretrained(tmp_path)
     check_all_forms(recurra.load(tmp_path), x, logits_of(peer, x), 1e-4)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EXACT)
 @pytest.mark.usefixtures("all_in_double")
 def test_logits_in_float64(tmp_path, case):
     peer, x = build(case, torch.float64), tokens()
@@ -94,6 +95,16 @@ def test_converted_back(tmp_path, case):
     for name, value in peer.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
     assert torch.equal(logits_of(again, x), logits_of(peer, x))
+
+
+@torch.no_grad()
+def test_rwkv_halved_on_the_way(tmp_path):
+    """Where transformers halve what flows past the layers, which the paper does not, ours is what they train."""
+    peer, x = build("rwkv, halved"), tokens()
+    peer.save_pretrained(tmp_path)
+    model = recurra.load(tmp_path)
+    assert_equal(model(x)[0], logits_of(peer.train(), x), 1e-4)
+    assert_equal(model(x)[0], logits_of(peer.eval(), x), 1e-2)
 
 
 def test_every_family_is_tested():

@@ -135,6 +135,44 @@ def multi_head_lstm(layer, x):
     return torch.stack(out, 1)
 
 
+def before(x):
+    return torch.cat([torch.zeros(B, 1, D), x[:, :-1]], 1)
+
+
+def rwkv4(layer, x):
+    """Every step anew, as the sums that the paper writes."""
+    k, v, r = (
+        linear(mu * x + (1 - mu) * before(x), to.weight)
+        for mu, to in ((layer.mix_k, layer.to_k), (layer.mix_v, layer.to_v), (layer.mix_r, layer.to_r))
+    )
+    out = []
+    for t in range(T):
+        age = torch.arange(t - 1, -1, -1.0)[:, None]
+        weights = torch.cat(
+            [torch.exp(-age * torch.exp(layer.decay) + k[:, :t]), torch.exp(layer.first + k[:, t : t + 1])], 1
+        )
+        out.append((weights * v[:, : t + 1]).sum(1) / weights.sum(1))
+    return layer.to_output(torch.sigmoid(r) * torch.stack(out, 1))
+
+
+def rwkv4_channel_mix(layer, x):
+    k, r = (mu * x + (1 - mu) * before(x) for mu in (layer.mix_k, layer.mix_r))
+    return torch.sigmoid(layer.to_r(r)) * layer.to_v(layer.to_k(k).clamp(min=0) ** 2)
+
+
+def xlstm_7b(layer, x):
+    """The parallel form, without a maximum to subtract."""
+    q, k, v = (heads(to(x), layer.heads) for to in (layer.to_query, layer.to_key, layer.to_value))
+    i, f = (3 * torch.tanh(to(x) / 3) for to in (layer.to_input, layer.to_forget))
+    decay = logsigmoid(f).cumsum(1)
+    log = decay[:, :, None] - decay[:, None] + i[:, None]  # [B, t, s, heads]
+    weights = torch.where(torch.tril(torch.ones(T, T, dtype=torch.bool))[..., None], torch.exp(log), 0)
+    scores = weights * torch.einsum("bthk,bshk->btsh", q, k) / math.sqrt(k.shape[-1])
+    h = torch.einsum("btsh,bshv->bthv", scores, v) / torch.maximum(scores.sum(2).abs(), torch.ones(()))[..., None]
+    normed = (h - h.mean(-1, keepdim=True)) / (h.var(-1, keepdim=True, correction=0) + layer.eps).sqrt()
+    return layer.to_output(torch.sigmoid(layer.to_gate(x)) * normed.flatten(2) * layer.norm_weight)
+
+
 EQUATIONS = {
     "min-gru": (mingru, {}),
     "min-lstm": (minlstm, {}),
@@ -146,6 +184,9 @@ EQUATIONS = {
     "diagonal-gru": (diagonal_gru, {}),
     "diagonal-lstm": (diagonal_lstm, {}),
     "lstm": (multi_head_lstm, {"heads": 2}),
+    "rwkv4": (rwkv4, {"hidden": 6}),
+    "rwkv4-channel-mix": (rwkv4_channel_mix, {"hidden": 5}),
+    "xlstm-7b": (xlstm_7b, {"heads": 2, "cap": 3.0, "eps": 0.1}),
 }
 """RNN, GRU and the LSTM with one head are held to torch.nn instead."""
 

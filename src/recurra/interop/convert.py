@@ -10,7 +10,10 @@ from recurra.errors import InputError
 from recurra.interop.checkpoint import read_tensors
 from recurra.interop.family import Family
 from recurra.interop.mamba import FALCON_MAMBA, MAMBA
+from recurra.interop.mamba2 import MAMBA2
 from recurra.interop.rules import to_ours, to_theirs
+from recurra.interop.rwkv import RWKV
+from recurra.interop.xlstm import XLSTM
 from recurra.models.files import write_config, write_tensors
 from recurra.models.language_model import LanguageModel
 from recurra.models.origin import Origin
@@ -18,6 +21,9 @@ from recurra.models.origin import Origin
 FAMILIES = {
     "mamba": MAMBA,
     "falcon_mamba": FALCON_MAMBA,
+    "mamba2": MAMBA2,
+    "rwkv": RWKV,
+    "xlstm": XLSTM,
 }
 """model_type in config.json -> how it is read."""
 

@@ -16,8 +16,8 @@ class Family:
 
     defaults: Mapping[str, Any]
     """What config.json means where it leaves a field out."""
-    only: Mapping[str, Any]
-    """Fields that must have this value: the others are not implemented."""
+    only: Mapping[str, list]
+    """Fields that must have one of these values: others are not implemented."""
     model: Callable[[Mapping[str, Any]], dict[str, Any]]
     """From the completed config to the arguments of our `LanguageModel`."""
     rules: Callable[[Mapping[str, Any]], list[Rule]]
@@ -28,10 +28,9 @@ class Family:
     def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The config with every field. Raises InputError for a value that is not implemented."""
         full = {**self.defaults, **config}
-        for name, value in self.only.items():
-            came = full.get(name, value)
-            if came != value:
-                raise InputError(f"config.json has {name} = {came!r}; only {value!r} can be read")
+        for name, values in self.only.items():
+            if name in full and full[name] not in values:
+                raise InputError(f"config.json has {name} = {full[name]!r}; only {values[0]!r} can be read")
         return full
 
 

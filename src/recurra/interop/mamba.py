@@ -25,8 +25,11 @@ def model(config: Mapping[str, Any], layer: str, **options: Any) -> dict[str, An
         "mlp": 0,
         "layers": {
             layer: {
-                "state_size": config["state_size"], "expand": config["expand"], "kernel": config["conv_kernel"],
-                "bias": config["use_bias"], "conv_bias": config["use_conv_bias"], **options,
+                "state_size": config["state_size"],
+                "expand": config["expand"],
+                "kernel": config["conv_kernel"],
+                "conv_bias": config["use_conv_bias"],
+                **options,
             }
         },
         "design": {
@@ -81,16 +84,18 @@ def rules(config: Mapping[str, Any]) -> list[Rule]:
 
 MAMBA = Family(
     defaults=DEFAULTS,
-    only={"hidden_act": "silu"},
-    model=lambda config: model(config, "mamba", rank=rank(config)),
+    only={"hidden_act": ["silu"]},
+    model=lambda config: model(config, "mamba", rank=rank(config), bias=config["use_bias"]),
     rules=rules,
     ignored=tied_head("lm_head.weight"),
 )
 
 FALCON_MAMBA = Family(
     defaults=DEFAULTS,
-    only={"hidden_act": "silu"},
-    model=lambda config: model(config, "falcon-mamba", rank=rank(config), eps=config["mixer_rms_eps"]),
+    only={"hidden_act": ["silu"]},
+    model=lambda config: model(
+        config, "falcon-mamba", rank=rank(config), bias=config["use_bias"], eps=config["mixer_rms_eps"]
+    ),
     rules=rules,
     ignored=tied_head("lm_head.weight"),
 )
