@@ -44,6 +44,7 @@ LOAD = "transformers.AutoModelForCausalLM.from_pretrained(folder)"
         f"import transformers; transformers.AutoModelForCausalLM; import recurra; model = {LOAD}",
         f"import recurra; from transformers import GenerationMixin; import transformers; model = {LOAD}",
         f"import recurra; from transformers.models.auto import auto_factory; import transformers; model = {LOAD}",
+        f"from recurra.interop.transformers import RecurraConfig; import transformers; model = {LOAD}",
         "import recurra; from transformers import AutoConfig, AutoModelForCausalLM; "
         "model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))",
     ],

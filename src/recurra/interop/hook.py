@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
@@ -48,10 +49,8 @@ class Watch:
 
 
 def register() -> None:
-    """Make `AutoConfig`, `AutoModelForCausalLM` and `AutoTokenizer` know our folders."""
-    from recurra.interop import transformers
-
-    transformers.register()
+    """Make `AutoConfig`, `AutoModelForCausalLM` and `AutoTokenizer` know our folders, which that module does."""
+    import_module("recurra.interop.transformers")
 
 
 def watch() -> None:

@@ -1,4 +1,7 @@
-"""Our language models as models of transformers: `AutoModelForCausalLM`, `generate`, and what builds on them."""
+"""Our language models as models of transformers: `AutoModelForCausalLM`, `generate`, and what builds on them.
+
+Importing this registers them; `hook.py` does so when transformers are imported.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +50,34 @@ class RecurraConfig(PretrainedConfig):
         super().__init__(**options)
         for name, value in tokens.items():
             setattr(self, name, value)
+
+
+class RecurraTokenizer(PreTrainedTokenizerFast):
+    """What tokenizer.json says; without one, every byte of the text is a token, as in models trained here.
+
+    Byte 0, which text does not hold, then begins, ends and pads.
+    """
+
+    def __init__(self, *args: Any, tokenizer_object: Any = None, tokenizer_file: Any = None, **options: Any):
+        if tokenizer_object is None and tokenizer_file is None:
+            tokenizer_object = byte_tokenizer()
+            options = {name: "\0" for name in ("bos_token", "eos_token", "pad_token")} | options
+        super().__init__(*args, tokenizer_object=tokenizer_object, tokenizer_file=tokenizer_file, **options)
+
+
+def byte_tokenizer() -> Any:
+    """A `tokenizers.Tokenizer` with 256 tokens, the bytes of UTF-8 by value."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    # ByteLevel writes bytes as printable characters: those of Latin-1 that print stand for themselves, the others
+    # follow one another from 256 on.
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = [byte for byte in range(256) if byte not in printable]
+    vocabulary = {chr(byte if byte in printable else 256 + others.index(byte)): byte for byte in range(1, 256)}
+    tokenizer = Tokenizer(models.BPE({"\0": 0, **vocabulary}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
 class Cache:
@@ -164,8 +195,6 @@ class RecurraForCausalLM(PreTrainedModel, GenerationMixin):
         }
 
 
-def register() -> None:
-    """Make transformers know our models; a second time changes nothing."""
-    AutoConfig.register(KIND["model_type"], RecurraConfig, exist_ok=True)
-    AutoModelForCausalLM.register(RecurraConfig, RecurraForCausalLM, exist_ok=True)
-    AutoTokenizer.register(RecurraConfig, fast_tokenizer_class=PreTrainedTokenizerFast, exist_ok=True)
+AutoConfig.register(KIND["model_type"], RecurraConfig, exist_ok=True)
+AutoModelForCausalLM.register(RecurraConfig, RecurraForCausalLM, exist_ok=True)
+AutoTokenizer.register(RecurraConfig, fast_tokenizer_class=RecurraTokenizer, exist_ok=True)

@@ -16,9 +16,9 @@ class RWKV4(Recurrence):
     a_t = e^{-w} a_{t-1} + e^{k_t} v_t,  b_t = e^{-w} b_{t-1} + e^{k_t},  w = exp(w~).
 
     Lane: a channel; a and b are numbers, and so are u, w~, k_t, v_t. The state holds a / e^p and b / e^p with p the
-    largest exponent in them, which keeps them from overflowing. Each of k, v, r reads its own mix
-    mu x_t + (1 - mu) x_{t-1}, mu: [D]: k = W_k x, v = W_v x, r = W_r x, E = `hidden` channels each, D by default. The
-    result is W_o (sigmoid(r_t) * y_t).
+    largest exponent in them, which keeps them from overflowing; it starts empty, with b = 0. Each of k, v, r reads its
+    own mix mu x_t + (1 - mu) x_{t-1}, mu: [D]: k = W_k x, v = W_v x, r = W_r x, E = `hidden` channels each, D by
+    default. The result is W_o (sigmoid(r_t) * y_t).
     Initialisation: mu, w~ and u as the authors' code sets them in the first block.
 
     Source: RWKV: Reinventing RNNs for the Transformer Era, Peng, Alcaide, Anthony et al., 2023, arXiv:2305.13048.
@@ -40,7 +40,7 @@ class RWKV4(Recurrence):
 
     def start(self) -> dict[str, Tensor]:
         zero = torch.zeros(self.hidden)
-        return {"a": zero, "b": zero, "p": torch.full((self.hidden,), -1e30)}
+        return {"a": zero, "b": zero, "p": zero}
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
         now, before = past.lags("shift", x)
@@ -56,6 +56,8 @@ class RWKV4(Recurrence):
     def step(
         self, a: Tensor, b: Tensor, p: Tensor, k: Tensor, v: Tensor, r: Tensor, first: Tensor, decay: Tensor
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        # An empty state (b = 0) takes the first exponent as its own: e^k alone may vanish beside e^0.
+        p = torch.where(b == 0, k, p)
         top = torch.maximum(p, first + k)
         old, new = torch.exp(p - top), torch.exp(first + k - top)
         y = (old * a + new * v) / (old * b + new)
