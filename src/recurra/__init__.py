@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 from recurra.interop.hook import watch as watch_transformers
 
 if TYPE_CHECKING:
+    from recurra.attention.base import Attention as Attention
+    from recurra.contract import Layer as Layer
+    from recurra.contract import Paper as Paper
     from recurra.engines.associative import scan as scan
     from recurra.engines.choose import observe as observe
     from recurra.errors import EngineRefused as EngineRefused
@@ -17,7 +20,6 @@ if TYPE_CHECKING:
     from recurra.problem import Lane as Lane
     from recurra.problem import constant as constant
     from recurra.problem import shared as shared
-    from recurra.recurrence import Paper as Paper
     from recurra.recurrence import Recurrence as Recurrence
     from recurra.registry import layer as layer
     from recurra.registry import layers as layers
@@ -26,10 +28,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Attention": "attention.base",
     "DeltaRule": "problem",
     "Lane": "problem",
     "LanguageModel": "models.language_model",
-    "Paper": "recurrence",
+    "Layer": "contract",
+    "Paper": "contract",
     "Recurrence": "recurrence",
     "State": "state",
     "constant": "problem",

@@ -14,6 +14,7 @@ from recurra.problem import StepInput
 from recurra.state import State
 
 if TYPE_CHECKING:
+    from recurra.contract import Layer
     from recurra.recurrence import Recurrence
 
 
@@ -24,7 +25,7 @@ def describe(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def sequence(layer: Recurrence, x: object) -> None:
+def sequence(layer: Layer, x: object) -> None:
     """`x` is [B, T, width] of the layer's dtype, on its device."""
     if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[2] != layer.width:
         raise InputError(f"x is {describe(x)}; {type(layer).__name__} expects [B, T, {layer.width}]")
@@ -71,7 +72,7 @@ def lengths(value: object, x: Tensor) -> Tensor | None:
     return value.long()
 
 
-def state(layer: Recurrence, value: object, x: Tensor) -> State:
+def state(layer: Layer, value: object, x: Tensor) -> State:
     """`state` has the names and shapes of this layer's own state, for the batch of `x`."""
     owner = type(layer).__name__
     if not isinstance(value, Mapping):
@@ -81,8 +82,11 @@ def state(layer: Recurrence, value: object, x: Tensor) -> State:
         raise InputError(f"state holds {sorted(value)}; {owner} expects {sorted(expected)}: is it another layer's?")
     for name, like in expected.items():
         given = value[name]
-        if not isinstance(given, Tensor) or given.shape[1:] != like.shape[1:]:
-            raise InputError(f"state[{name!r}] is {describe(given)}; {owner} expects {list(like.shape)}")
+        shape = list(like.shape)
+        if name in layer.growing and isinstance(given, Tensor) and given.dim() == len(shape):
+            shape[2] = given.shape[2]
+        if not isinstance(given, Tensor) or list(given.shape[1:]) != shape[1:]:
+            raise InputError(f"state[{name!r}] is {describe(given)}; {owner} expects {shape}")
         if given.shape[0] != like.shape[0]:
             raise InputError(f"state[{name!r}] holds {given.shape[0]} sequences, x holds {like.shape[0]}")
         if given.dtype != like.dtype or given.device != like.device:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from recurra import check
-from recurra.engines.choose import explain, run, structure_of
+from recurra.contract import Layer, Paper
+from recurra.engines.choose import explain, reasons_to_refuse, run, structure_of
 from recurra.engines.newton import Solve
 from recurra.engines.traced import Structure
 from recurra.errors import InputError
@@ -19,18 +18,10 @@ from recurra.problem import DeltaRule, Lane, Problem, StepInput, cast, compute_d
 from recurra.state import State
 from recurra.windows import Past
 
-
-@dataclass(frozen=True)
-class Paper:
-    """Where a recurrence was published."""
-
-    title: str
-    authors: str
-    year: int
-    arxiv: str | None = None
+__all__ = ["BoundStep", "Paper", "Recurrence"]
 
 
-class Recurrence(nn.Module):
+class Recurrence(Layer):
     """A layer that maps x [B, T, D] to y [B, T, D'] by one `step` per time step.
 
     A subclass says what its lane is and writes:
@@ -53,17 +44,8 @@ class Recurrence(nn.Module):
     "chunkwise" runs it then.
     """
 
-    lane: ClassVar[Lane]
-    paper: ClassVar[Paper | None] = None
     last_solve: Solve | None = None
     """How the last call on the Newton engine went: iterations, residual, time steps left to the loop, seconds."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        if not isinstance(width, int) or width < 1:
-            raise InputError(f"width is {width!r}; expected a positive int")
-        self.width = width
-        self.windows: dict[str, tuple[int, int]] = {}
 
     def start(self) -> Mapping[str, Tensor]:
         """The state before the first time step: names to tensors [L, ...]."""
@@ -81,70 +63,16 @@ class Recurrence(nn.Module):
         """The layer's result from what the steps gave; by default y with all its axes after time flattened."""
         return y.flatten(2) if y.dim() > 2 else y[..., None]
 
-    def forward(
-        self,
-        x: Tensor,
-        state: Mapping[str, Tensor] | None = None,
-        *,
-        resets: Tensor | None = None,
-        lengths: Tensor | None = None,
-        engine: str = "auto",
+    def _run(
+        self, x: Tensor, state: State, resets: Tensor | None, lengths: Tensor | None, engine: str
     ) -> tuple[Tensor, State]:
-        """Run the recurrence over whole sequences.
-
-        Args:
-            x: [B, T, D] in the layer's dtype and on its device.
-            state: where to continue from, as an earlier call returned it; None starts afresh.
-            resets: [B, T] bool, True where a packed sequence starts: the state before that step is the start state.
-            lengths: [B] integers in 0..T: what follows in a row is padding; its output is zero.
-            engine: which engine runs the steps; "auto" picks one.
-
-        Returns:
-            y [B, T, D'] and the State after the last valid time step of each row.
-
-        Raises:
-            InputError: an argument does not fit; the message names it.
-            EngineRefused: the engine named cannot run this recurrence.
-        """
-        check.sequence(self, x)
-        resets, lengths = check.resets(resets, x), check.lengths(lengths, x)
-        state = self.initial_state(x.shape[0], x) if state is None else check.state(self, state, x)
-        if lengths is not None:
-            valid = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
-            x = torch.where(valid, x, 0)
         past = Past({name: state[name] for name in self.windows}, resets, lengths)
         rollout = run(self._problem(x, state, resets, lengths, past), engine)
         if "last_solve" in rollout.report:
             self.last_solve = rollout.report["last_solve"]
         y = self.outputs(rollout.y.squeeze(2) if self.lane is Lane.LAYER else rollout.y, x)
-        if lengths is not None:
-            y = torch.where(valid, y, 0)
         squeeze = (lambda s: s.squeeze(1)) if self.lane is Lane.LAYER else (lambda s: s)
         return y, State({name: squeeze(value) for name, value in rollout.state.items()} | past.carry)
-
-    def advance(
-        self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, *, engine: str = "auto"
-    ) -> tuple[Tensor, State]:
-        """One time step: x_t [B, D] and the state so far to y_t [B, D'] and the next state."""
-        if not isinstance(x_t, Tensor) or x_t.dim() != 2:
-            raise InputError(f"x_t is {check.describe(x_t)}; expected [B, {self.width}]: one time step per sequence")
-        y, after = self(x_t[:, None], state, engine=engine)
-        return y[:, 0], after
-
-    def initial_state(self, batch: int, like: Tensor | None = None) -> State:
-        """The state before the first time step, for `batch` sequences: tensors [batch, ...].
-
-        A layer without parameters takes dtype and device from `like`.
-        """
-        reference = self._reference(like)
-        state = {name: value.expand(batch, *value.shape) for name, value in self._start(reference).items()}
-        for name, (channels, steps) in self.windows.items():
-            state[name] = reference.new_zeros(batch, steps, channels)
-        return State(state)
-
-    def _reference(self, like: Tensor | None) -> Tensor:
-        """A tensor of the layer's dtype and device."""
-        return next(self.parameters(), torch.empty(0) if like is None else like)
 
     def _start(self, reference: Tensor) -> dict[str, Tensor]:
         """`start()` in the dtype and on the device of the layer."""
@@ -169,6 +97,9 @@ class Recurrence(nn.Module):
         """What would run on x [B, T, D]: the structure, the engine that "auto" picks, and for every engine the
         milliseconds it is expected to take forward, or why it cannot run."""
         return explain(self.problem(x))
+
+    def refusals(self, x: Tensor) -> dict[str, str | None]:
+        return reasons_to_refuse(self.problem(x))
 
     def problem(self, x: Tensor) -> Problem:
         """What an engine would be given for x [B, T, D], from the start state, without resets and lengths."""

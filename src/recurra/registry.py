@@ -1,4 +1,4 @@
-"""Names for recurrences: what the command line, the laws and the documents read. One line each."""
+"""Names for layers: what the command line, the laws and the documents read. One line each."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from recurra.contract import Layer
 from recurra.errors import InputError
-from recurra.recurrence import Recurrence
 
 if TYPE_CHECKING:
     from recurra.models.stacked import Stacked
@@ -51,16 +51,20 @@ REGISTRY = {
     "dss": "dss.DSS",
     "lmu": "lmu.LMU",
     "aaren": "aaren.Aaren",
+    "attention": "attention/causal.CausalAttention",
+    "local-attention": "attention/causal.LocalAttention",
+    "forgetting-attention": "attention/forgetting.ForgettingAttention",
+    "rat": "attention/rat.RAT",
 }
-"""Public name -> file and class in `recurra.recurrences`."""
+"""Public name -> file and class, in `recurra.recurrences` where no other folder is named."""
 
 
-def layers() -> dict[str, type[Recurrence]]:
-    """Every registered recurrence: name -> class."""
+def layers() -> dict[str, type[Layer]]:
+    """Every registered layer: name -> class."""
     return {name: _load(where) for name, where in REGISTRY.items()}
 
 
-def layer_class(name: str) -> type[Recurrence]:
+def layer_class(name: str) -> type[Layer]:
     """The class registered under `name`; case, hyphens and underscores do not matter."""
     plain = {_plain(known): where for known, where in REGISTRY.items()}
     if not isinstance(name, str) or _plain(name) not in plain:
@@ -74,19 +78,19 @@ def layer_class(name: str) -> type[Recurrence]:
 
 def layer(
     name: str, width: int, *, num_layers: int = 1, bidirectional: bool = False, **options: Any
-) -> Recurrence | Stacked:
+) -> Layer | Stacked:
     """Build the layer registered under `name` for inputs of `width` channels.
 
     Args:
         num_layers, bidirectional: more than one layer, or both directions, give a `Stacked`.
-        options: of the recurrence itself.
+        options: of the layer's own class.
 
     Raises:
         InputError: an unknown name, or an option the layer does not have.
     """
     kind = layer_class(name)
 
-    def make(width: int) -> Recurrence:
+    def make(width: int) -> Layer:
         try:
             return kind(width, **options)
         except TypeError as error:
@@ -99,9 +103,10 @@ def layer(
     return Stacked(make, width, num_layers, bidirectional)
 
 
-def _load(where: str) -> type[Recurrence]:
+def _load(where: str) -> type[Layer]:
     module, name = where.split(".")
-    return getattr(import_module(f"recurra.recurrences.{module}"), name)
+    folder, _, file = module.rpartition("/")
+    return getattr(import_module(f"recurra.{folder or 'recurrences'}.{file}"), name)
 
 
 def _plain(name: str) -> str:

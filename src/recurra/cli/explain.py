@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,15 +27,30 @@ def explain(
     import torch
 
     from recurra import registry
-    from recurra.engines import choose, compiled
+    from recurra.engines import compiled
+    from recurra.recurrence import Recurrence
 
     layer = registry.layer_class(name)(width)
-    problem = layer.problem(torch.randn(batch, time, width))
-    facts = compiled.explain(problem) | choose.explain(problem)
+    x = torch.randn(batch, time, width)
+    facts = layer.explain(x)
+    if isinstance(layer, Recurrence):
+        facts = compiled.explain(layer.problem(x)) | facts
     if json:
         show.as_json(facts)
         return
     print(f"{type(layer).__name__}, {layer.lane.value} lanes: {facts['structure']}\n")
+    if "equations" in facts:
+        _compiled(facts)
+    print(f"Forward on [{batch}, {time}, {width}] auto picks {facts['engine']}; expected:\n")
+    for engine, expected in facts["expected"].items():
+        took = f"{expected['milliseconds']:.1f} ms" if "milliseconds" in expected else "runs it"
+        print(f"  {engine}: {expected.get('refuses') or took}")
+    print()
+    for direction, path in facts.get("source", {}).items():
+        print(f"Generated source, {direction}: {path}")
+
+
+def _compiled(facts: dict[str, Any]) -> None:
     print("Equations of one time step of one lane, then their gradient:\n")
     print(facts["equations"])
     for direction in ("forward", "reverse"):
@@ -43,12 +58,5 @@ def explain(
         print("\n".join(f"  {line}" for line in facts["schedule"][direction]) + "\n")
     print(
         f"Per lane and time step: {facts['bytes_read']} bytes read, {facts['bytes_written']} written, about "
-        f"{facts['instructions']} instructions forward."
+        f"{facts['instructions']} instructions forward.\n"
     )
-    print(f"\nForward on [{batch}, {time}, {width}] auto picks {facts['engine']}; expected:\n")
-    for engine, expected in facts["expected"].items():
-        told = expected.get("refuses") or f"{expected['milliseconds']:.1f} ms"
-        print(f"  {engine}: {told}")
-    print()
-    for direction, path in facts["source"].items():
-        print(f"Generated source, {direction}: {path}")

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -35,25 +35,31 @@ SHORT = 512
 LARGE = 1 << 20
 """Time steps times lanes from which on memory is checked beforehand."""
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _observers: list[list[str]] = []
 
 
+def eager(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, out of sight of torch.compile."""
+
+    @functools.cache
+    def hidden() -> Callable[P, R]:
+        return torch.compiler.disable(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        # Importing torch._dynamo takes a second; nobody who has not imported it is compiling.
+        return (hidden() if "torch._dynamo" in sys.modules else function)(*args, **kwargs)
+
+    # What torch.compiler.disable sets, without importing the compiler.
+    call._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return call
+
+
+@eager
 def run(problem: Problem, engine: str) -> Rollout:
-    """`run_eagerly`, out of sight of torch.compile: generated kernels are compiled already."""
-    # Importing torch._dynamo takes a second; nobody who has not imported it is compiling.
-    return (_hidden() if "torch._dynamo" in sys.modules else run_eagerly)(problem, engine)
-
-
-# What torch.compiler.disable sets, without importing the compiler.
-run._torchdynamo_disable = True  # type: ignore[attr-defined]
-
-
-@functools.cache
-def _hidden() -> Callable[[Problem, str], Rollout]:
-    return torch.compiler.disable(run_eagerly)
-
-
-def run_eagerly(problem: Problem, engine: str) -> Rollout:
     """Run `problem` on the engine named, or for "auto" on the one that `choose` picks.
 
     Raises InputError for an unknown name and EngineRefused, with the reason, if the engine named cannot run it.
@@ -65,9 +71,14 @@ def run_eagerly(problem: Problem, engine: str) -> Rollout:
         raise EngineRefused(f"engine {name!r} cannot run this recurrence: {reason}")
     if engine not in ("auto", "compiled", "loop") and problem.batch * problem.time * problem.lanes > LARGE:
         _check_memory(problem, name)
-    for seen in _observers:
-        seen.append(name)
+    note(name)
     return ENGINES[name].run(problem)
+
+
+def note(engine: str) -> None:
+    """Tell whoever observes that this engine runs."""
+    for seen in _observers:
+        seen.append(engine)
 
 
 def _check_memory(problem: Problem, name: str) -> None:

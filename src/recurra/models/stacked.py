@@ -1,4 +1,4 @@
-"""Any recurrence in depth and in both directions, as `torch.nn.LSTM(num_layers=..., bidirectional=...)` has it."""
+"""Any layer in depth and in both directions, as `torch.nn.LSTM(num_layers=..., bidirectional=...)` has it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from recurra import check
+from recurra.contract import Layer
 from recurra.errors import InputError
-from recurra.recurrence import Recurrence
 from recurra.state import State
 
 
@@ -27,7 +27,7 @@ class Stacked(nn.Module):
         width: channels of x.
     """
 
-    def __init__(self, make: Callable[[int], Recurrence], width: int, num_layers: int = 1, bidirectional: bool = False):
+    def __init__(self, make: Callable[[int], Layer], width: int, num_layers: int = 1, bidirectional: bool = False):
         super().__init__()
         if num_layers < 1:
             raise InputError(f"num_layers is {num_layers}; expected at least 1")
@@ -40,7 +40,7 @@ class Stacked(nn.Module):
         self.register_load_state_dict_pre_hook(_accept_torch_names)
 
     @property
-    def _directions(self) -> list[list[Recurrence]]:
+    def _directions(self) -> list[list[Layer]]:
         """Per layer the forward and, if there is one, the backward recurrence."""
         return [list(directions) for directions in self.layers]  # type: ignore[call-overload]
 
@@ -60,7 +60,7 @@ class Stacked(nn.Module):
         lengths: Tensor | None = None,
         engine: str = "auto",
     ) -> tuple[Tensor, State]:
-        """As `Recurrence.forward`. Raises InputError if a state is given to a bidirectional stack."""
+        """As `Layer.forward`. Raises InputError if a state is given to a bidirectional stack."""
         if self.bidirectional and state is not None:
             raise InputError(
                 "state was given to a bidirectional stack; the backward direction starts at the end: pass None"
@@ -92,7 +92,7 @@ class Stacked(nn.Module):
         return y[:, 0], after
 
 
-def _features(layer: Recurrence) -> int:
+def _features(layer: Layer) -> int:
     """Channels of a layer's output."""
     reference = next(layer.parameters())
     with torch.no_grad():

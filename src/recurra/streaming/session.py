@@ -19,7 +19,8 @@ PIECE = 1024
 
 
 class Session:
-    """Takes and gives tokens one by one. Its memory does not grow with what it has read.
+    """Takes and gives tokens one by one. Its memory does not grow with what it has read, unless the model holds a
+    layer whose state grows: attention without a window.
 
     Args:
         model: put into evaluation mode by the caller, if it has dropout.
@@ -110,24 +111,32 @@ class Session:
         self._all().save(path)
 
     @classmethod
+    @torch.no_grad()
     def load(cls, model: LanguageModel, path: str | Path) -> Session:
         """Continue a saved session. Raises InputError if the file is not one, or not one of this model's."""
         saved, session = State.load(path), cls(model)
-        came, expected = _kinds(saved), _kinds(session._all())
-        if came != expected:
-            wrong = sorted(name for name in came | expected if came.get(name) != expected.get(name))
-            raise InputError(f"session file {str(path)!r} belongs to another model: {', '.join(wrong)} differ(s)")
+        own, expected = _kinds(saved.under("session")), _kinds(session._own())
+        state = saved.under("model").to(session.logits.device)
+        try:
+            if own != expected:
+                wrong = sorted(name for name in own | expected if own.get(name) != expected.get(name))
+                raise InputError(f"{', '.join(wrong)} differ(s)")
+            # No token, but the model looks at the state.
+            model(torch.empty(1, 0, dtype=torch.int64, device=session.logits.device), state)
+        except InputError as error:
+            raise InputError(f"session file {str(path)!r} belongs to another model: {error}") from error
         try:
             session.generator.set_state(saved["session.generator"])
         except RuntimeError as error:
             raise InputError(f"session file {str(path)!r} is damaged: {error}") from error
-        device = session.logits.device
-        session.state, session.logits = saved.under("model").to(device), saved["session.logits"].to(device)
+        session.state, session.logits = state, saved["session.logits"].to(session.logits.device)
         return session
 
     def _all(self) -> State:
-        own = State({"logits": self.logits, "generator": self.generator.get_state()})
-        return State(self.state.prefixed("model") | own.prefixed("session"))
+        return State(self.state.prefixed("model") | self._own().prefixed("session"))
+
+    def _own(self) -> State:
+        return State({"logits": self.logits, "generator": self.generator.get_state()})
 
 
 def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from recurra.recurrence import Recurrence
+from recurra.contract import Layer
 from recurra.state import State
 
-Make = Callable[[], Recurrence]
+Make = Callable[[], Layer]
 """Builds a fresh layer; its parameters are drawn anew each time."""
 
 
@@ -19,7 +19,7 @@ Make = Callable[[], Recurrence]
 class Case:
     """One call of a layer."""
 
-    layer: Recurrence
+    layer: Layer
     x: Tensor
     state: State | None = None
     resets: Tensor | None = None
@@ -68,9 +68,10 @@ def draw(
 def gradients(case: Case, engine: str) -> dict[str, Tensor]:
     """Every output and every gradient of a call, by name. The loss weighs all outputs by fixed random numbers."""
     x = case.x.detach().clone().requires_grad_()
-    state = (
-        None if case.state is None else State({k: v.detach().clone().requires_grad_() for k, v in case.state.items()})
-    )
+    state = None if case.state is None else case.state.map(lambda value: value.detach().clone())
+    moving = {name: value for name, value in (state or {}).items() if value.is_floating_point() or value.is_complex()}
+    for value in moving.values():
+        value.requires_grad_()
     y, after = replace(case, x=x, state=state).run(engine)
     results = {"y": y} | {f"state.{name}": value for name, value in after.items()}
     generator = torch.Generator().manual_seed(7)
@@ -80,7 +81,7 @@ def gradients(case: Case, engine: str) -> dict[str, Tensor]:
             weight = torch.randn(part.shape, generator=generator, dtype=torch.float64)
             loss = loss + (torch.where(part.isfinite(), part.double(), 0) * weight).sum()
     wanted = {"x": x} | {f"parameter {n}": p for n, p in case.layer.named_parameters() if p.requires_grad}
-    wanted |= {f"carried {name}": value for name, value in (state or {}).items()}
+    wanted |= {f"carried {name}": value for name, value in moving.items()}
     if loss.requires_grad:
         grads = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
         for (name, value), grad in zip(wanted.items(), grads, strict=True):

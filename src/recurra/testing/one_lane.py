@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recurra.problem import Problem, cast
+from recurra.attention.base import Attention
+from recurra.problem import Problem, cast, compute_dtype
+from recurra.recurrence import Recurrence
 from recurra.testing.cases import Case
+from recurra.windows import Past
 
 
 class OneLane(nn.Module):
@@ -26,8 +29,25 @@ class OneLane(nn.Module):
         return (*(value.clone() for value in after), y.clone())
 
 
-def one_lane(case: Case) -> tuple[OneLane, tuple[Tensor, ...]]:
+class OneHead(nn.Module):
+    """The same for a layer whose state grows; takes the states, `present`, then the inputs."""
+
+    def __init__(self, layer: Attention, states: int, inputs: list[str]):
+        super().__init__()
+        self.layer, self.states, self.inputs = layer, states, inputs
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """One time step."""
+        inputs = dict(zip(self.inputs, values[self.states + 1 :], strict=True))
+        after, y = self.layer.step(*values[: self.states], present=values[self.states], **inputs)
+        return (*after, y)
+
+
+def one_lane(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """The module, and the values of the first lane at the first time step of a case to call it with."""
+    if isinstance(case.layer, Attention):
+        return _one_head(case.layer, case.x)
+    assert isinstance(case.layer, Recurrence)
     with torch.no_grad():
         problem = case.layer.problem(case.x)
     values = [problem.state[name][0, 0] for name in problem.step.names]
@@ -35,3 +55,15 @@ def one_lane(case: Case) -> tuple[OneLane, tuple[Tensor, ...]]:
         tensor = entry.tensor[0, 0] if entry.per_time else entry.tensor
         values.append(tensor[0] if entry.per_lane else tensor)
     return OneLane(problem), tuple(cast(value.clone(), problem.compute_dtype) for value in values)
+
+
+def _one_head(layer: Attention, x: Tensor) -> tuple[OneHead, tuple[Tensor, ...]]:
+    with torch.no_grad():
+        _, state = layer(x[:, :-1])
+        past = Past({name: state[name] for name in layer.windows}, None, None)
+        call = layer.prepare(x[:, -1:], state, past, None, None)
+    dtype = compute_dtype(x.dtype)
+    states = [cast(value[0, 0].clone(), dtype) for value in call.state.values()]
+    present = torch.ones(call.state[layer.growing[0]].shape[2], dtype=torch.bool)
+    inputs = [cast(value[0, 0, 0].clone(), dtype) for value in call.inputs.values()]
+    return OneHead(layer, len(states), list(call.inputs)), (*states, present, *inputs)

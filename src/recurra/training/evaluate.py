@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from recurra.data.text import as_tensor
 from recurra.errors import InputError
 from recurra.models.language_model import LanguageModel
+from recurra.training.carry import carried
 
 CONTEXT = 512
 """Bytes read before a piece, unscored, so that it does not start cold."""
@@ -29,7 +30,8 @@ def bits_per_byte(
     """Mean bits per byte of `text`, every byte but the first scored once.
 
     The text is read as `pieces` streams side by side, the state carried along each; all but the first begin
-    `CONTEXT` bytes before their piece. `pieces=1` reads it as a single stream.
+    `CONTEXT` bytes before their piece. `pieces=1` reads it as a single stream. A layer whose state grows without bound,
+    such as attention, looks at `STRIDE` bytes at a time.
 
     Args:
         progress: called with (bytes read so far, bytes in all) of every stream.
@@ -49,6 +51,7 @@ def bits_per_byte(
         for at in range(0, last, STRIDE):
             window = tokens[:, at : at + STRIDE + 1].long()
             logits, state = model(window[:, :-1], state, engine=engine)
+            state = carried(model, state, len(window))
             losses = nn.functional.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten(), reduction="none")
             total += float(losses[scored[:, at + 1 : at + STRIDE + 1].flatten()].double().sum())
             if progress:

@@ -18,6 +18,7 @@ from recurra.models import files
 from recurra.models.language_model import LanguageModel
 from recurra.state import State
 from recurra.training import checkpoint
+from recurra.training.carry import carried
 from recurra.training.config import TrainConfig
 from recurra.training.evaluate import bits_per_byte
 from recurra.training.plot import loss_curve
@@ -112,7 +113,7 @@ class _Run:
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self.optimiser.step()
-        return loss.item(), state.detach()
+        return loss.item(), carried(self.model, state.detach(), len(window))
 
     @property
     def _tokens(self) -> int:

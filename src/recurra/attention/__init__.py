@@ -1,0 +1,1 @@
+"""Layers whose state grows with time: softmax attention and its relatives, one published layer per class."""

@@ -1,0 +1,164 @@
+"""The contract of layers whose state grows: attention as a recurrence over everything it has seen."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from recurra import check
+from recurra.attention import cache, loop
+from recurra.contract import Layer
+from recurra.engines.choose import ENGINES, eager, note
+from recurra.errors import EngineRefused, InputError
+from recurra.problem import Lane
+from recurra.state import State
+from recurra.windows import Past
+
+OWN = ("parallel", "loop")
+"""Engines that run attention: all time steps at once, and the reference, one after the other."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an attention layer, checked and prepared."""
+
+    inputs: Mapping[str, Tensor]
+    """What a step reads, [B, T, lanes, ...]."""
+    state: Mapping[str, Tensor]
+    """What is carried in: [B, lanes, S, ...] where it grows, else [B, lanes, ...]."""
+    position: Tensor
+    """[B, T] int64: time steps of the same sequence before each."""
+    ends: Tensor
+    """[B] int64: valid time steps."""
+    last: Tensor
+    """[B] int64: time steps that each row's sequence has behind it after this call."""
+    whole: bool
+    """Whether every row is one sequence from its first time step on."""
+
+
+class Attention(Layer):
+    """A layer that keeps something of every time step, or of every few, and looks at all it has kept.
+
+    Its state has, besides `position` [B], the number of time steps seen, entries [B, lanes, S, ...] for the names in
+    `growing`: oldest first, the newest at S - 1. Row b has `kept(position[b])` of them; what is in front of these is
+    zero and stands for nothing. A subclass writes
+
+    - `start(self, like)`: names to tensors [lanes, 0, ...] for what grows, [lanes, ...] for the rest of the state.
+    - `inputs(self, x, position, past)`: names to what a step reads, [B, T, lanes, ...], for all time steps at once.
+      `position` [B, T] counts from each sequence's own start; `past` is as for a `Recurrence` (see `recurra.windows`).
+    - `kept(self, position)`: how many entries there are after so many time steps.
+    - `step(self, *states, present, **inputs)`: one time step of one lane of one sequence. A growing state comes as
+      [S, ...], with zeros for entries that are not `present` [S], and leaves as [S + 1, ...]. Returns
+      `((state, ...), output)`. It says what the layer is; the engine "loop" runs it.
+    - `parallel(self, call)`: outputs [B, T, lanes, ...] and the new states of a `Call`, for all time steps at once.
+    - `outputs(self, y, x)`: from what the steps gave, [B, T, lanes, ...], to the layer's result. Optional.
+    """
+
+    lane = Lane.HEAD
+    growing: ClassVar[tuple[str, ...]] = ("keys", "values")
+
+    @abstractmethod
+    def start(self, like: Tensor) -> dict[str, Tensor]:
+        """The state before the first time step, in the dtype and on the device of `like`."""
+
+    @abstractmethod
+    def inputs(self, x: Tensor, position: Tensor, past: Past) -> dict[str, Tensor]:
+        """What a step reads, for all time steps at once."""
+
+    @abstractmethod
+    def kept(self, position: Tensor) -> Tensor:
+        """Entries held after `position` time steps."""
+
+    @abstractmethod
+    def step(self, *states: Tensor, present: Tensor, **inputs: Tensor) -> tuple[Any, Tensor]:
+        """One time step of one lane of one sequence."""
+
+    @abstractmethod
+    def parallel(self, call: Call) -> tuple[Tensor, dict[str, Tensor]]:
+        """All time steps at once."""
+
+    def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
+        """The layer's result; by default y with all its axes after time flattened."""
+        return y.flatten(2)
+
+    @property
+    def endless(self) -> bool:
+        return True
+
+    def initial_state(self, batch: int, like: Tensor | None = None) -> State:
+        position = torch.zeros(batch, dtype=torch.int64, device=self._reference(like).device)
+        return State(super().initial_state(batch, like) | {"position": position})
+
+    def trim(self, state: Mapping[str, Tensor]) -> State:
+        fewest = cache.most(self.kept(state["position"]))
+        return State({n: v[:, :, max(0, v.shape[2] - fewest) :] if n in self.growing else v for n, v in state.items()})
+
+    def refusals(self, x: Tensor) -> dict[str, str | None]:
+        check.sequence(self, x)
+        reason = f"its state grows with time, and only {' and '.join(map(repr, OWN))} run such layers"
+        return dict.fromkeys(OWN) | {name: reason for name in ENGINES if name not in OWN}
+
+    def explain(self, x: Tensor) -> dict[str, Any]:
+        reasons = self.refusals(x)
+        return {
+            "structure": "attention over a state that grows with time",
+            "engine": OWN[0],
+            "expected": {name: {} if reason is None else {"refuses": reason} for name, reason in reasons.items()},
+        }
+
+    def _check(self, state: State) -> None:
+        """The parts of a state that no shape shows fit each other. Raises InputError."""
+        entries = {name: state[name].shape[2] for name in self.growing}
+        if len(set(entries.values())) > 1:
+            raise InputError(f"state holds {entries} entries; expected as many of each")
+        position, size = state["position"], next(iter(entries.values()))
+        wrong = (position < 0) | (self.kept(position) > size)
+        if not torch.compiler.is_compiling() and wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise InputError(
+                f"state['position'][{row}] is {int(position[row])}, with {size} entries in state[{self.growing[0]!r}]; "
+                "expected a State as this layer returned it"
+            )
+
+    def prepare(self, x: Tensor, state: State, past: Past, resets: Tensor | None, lengths: Tensor | None) -> Call:
+        """What an engine is given for x [B, T, D]."""
+        position, last = cache.positions(state["position"], x.shape[1], resets, lengths)
+        carried = {name: state[name] for name in self.start(x)}
+        return Call(
+            inputs=self.inputs(x, position, past),
+            state=carried,
+            position=position,
+            ends=torch.full_like(last, x.shape[1]) if lengths is None else lengths,
+            last=last,
+            whole=carried["keys"].shape[2] == 0 and resets is None,
+        )
+
+    def _start(self, reference: Tensor) -> dict[str, Tensor]:
+        return self.start(reference)
+
+    def _run(
+        self, x: Tensor, state: State, resets: Tensor | None, lengths: Tensor | None, engine: str
+    ) -> tuple[Tensor, State]:
+        name = OWN[0] if engine == "auto" else engine
+        if name not in OWN:
+            if name in ENGINES:
+                raise EngineRefused(f"engine {name!r} cannot run {type(self).__name__}: {self.refusals(x)[name]}")
+            raise InputError(f"engine is {engine!r}; expected 'auto', {' or '.join(map(repr, OWN))}")
+        self._check(state)
+        note(name)
+        return _run(self, x, state, resets, lengths, name)
+
+
+@eager
+def _run(
+    layer: Attention, x: Tensor, state: State, resets: Tensor | None, lengths: Tensor | None, engine: str
+) -> tuple[Tensor, State]:
+    past = Past({name: state[name] for name in layer.windows}, resets, lengths)
+    call = layer.prepare(x, state, past, resets, lengths)
+    y, after = layer.parallel(call) if engine == "parallel" else loop.run(layer, call)
+    return layer.outputs(y.to(x.dtype), x), State(after | past.carry | {"position": call.last})

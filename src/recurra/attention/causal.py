@@ -1,0 +1,112 @@
+"""Causal softmax attention, over everything so far or over the last few time steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from recurra import options
+from recurra.attention import cache, rope
+from recurra.attention.base import Attention, Call
+from recurra.attention.softmax import attend
+from recurra.contract import Paper
+from recurra.problem import Lane, compute_dtype
+from recurra.windows import Past
+
+
+class CausalAttention(Attention):
+    """y_t = sum_i softmax_i(q_t . k_i / sqrt(K)) v_i over i = 1..t, or over i = t - window + 1..t with a `window`.
+
+    Lane: a key head with the G = heads / key_heads query heads that read it; keys: [S, K], values: [S, K], q: [G, K],
+    K = D / heads. Query head h reads key head h // G. q, k, v are linear maps of x; the first `rotary` K channels of q
+    and k, an even number of them, turn by RoPE with the position in the sequence (`rope.py`). The result is W_o y.
+    With a `window` the state holds the window - 1 entries that the next time step can see.
+
+    Source: Attention Is All You Need, Vaswani et al., 2017, arXiv:1706.03762, where positions are added to the input;
+    RoPE: arXiv:2104.09864; fewer key heads: GQA, Ainslie et al., 2023, arXiv:2305.13245. No biases.
+    """
+
+    lane = Lane.HEAD
+    paper = Paper("Attention Is All You Need", "Vaswani et al.", 2017, "1706.03762")
+
+    def __init__(
+        self,
+        width: int,
+        heads: int = 4,
+        key_heads: int | None = None,
+        rotary: float = 1.0,
+        base: float = 10000.0,
+        window: int | None = None,
+    ):
+        super().__init__(width)
+        self.heads = options.divisor("heads", heads, width, "width")
+        self.key_heads = heads if key_heads is None else options.divisor("key_heads", key_heads, heads, "heads")
+        self.size = width // heads
+        self.turning = 2 * int(options.number("rotary", rotary, 0, 1 + 1e-9) * self.size / 2)
+        self.base = options.number("base", base, 1)
+        self.window = None if window is None else options.count("window", window)
+        self.to_query = nn.Linear(width, width, bias=False)
+        self.to_key = nn.Linear(width, self.key_heads * self.size, bias=False)
+        self.to_value = nn.Linear(width, self.key_heads * self.size, bias=False)
+        self.to_output = nn.Linear(width, width, bias=False)
+
+    @property
+    def endless(self) -> bool:
+        return self.window is None
+
+    def start(self, like: Tensor) -> dict[str, Tensor]:
+        empty = like.new_zeros(self.key_heads, 0, self.size)
+        return {"keys": empty, "values": empty}
+
+    def kept(self, position: Tensor) -> Tensor:
+        return position if self.window is None else position.clamp(max=self.window - 1)
+
+    def inputs(self, x: Tensor, position: Tensor, past: Past) -> dict[str, Tensor]:  # noqa: ARG002
+        cos, sin = rope.angles(position, self.turning, self.base, compute_dtype(x.dtype))
+        k, v = (to(x).unflatten(-1, (self.key_heads, -1)) for to in (self.to_key, self.to_value))
+        q = self.to_query(x).unflatten(-1, (self.key_heads, -1, self.size))
+        k = rope.rotate(k, cos[:, :, None], sin[:, :, None])
+        return {"q": rope.rotate(q, cos[:, :, None, None], sin[:, :, None, None]), "k": k, "v": v}
+
+    def step(self, keys: Tensor, values: Tensor, present: Tensor, q: Tensor, k: Tensor, v: Tensor):
+        keys, values = torch.cat([keys, k[None]]), torch.cat([values, v[None]])
+        seen = pad(present, (0, 1), value=True)
+        weights = torch.softmax(torch.where(seen, q @ keys.T * self.size**-0.5, float("-inf")), -1)
+        return (keys, values), weights @ values
+
+    def parallel(self, call: Call) -> tuple[Tensor, dict[str, Tensor]]:
+        keys, values = (cache.extend(call.state[name], call.inputs[name[0]]) for name in ("keys", "values"))
+        q = call.inputs["q"].flatten(2, 3).transpose(1, 2).to(keys.dtype)
+        y = attend(q, keys, values, self.kept(call.position) + 1, whole=call.whole, window=self.window)
+        stop, count = keys.shape[2] - call.position.shape[1] + call.ends, self.kept(call.last)
+        new = {"keys": cache.newest(keys, stop, count), "values": cache.newest(values, stop, count)}
+        return y.transpose(1, 2).unflatten(2, (self.key_heads, -1)), new
+
+    def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
+        return self.to_output(y.flatten(2))
+
+
+class LocalAttention(CausalAttention):
+    """`attention` with a window of 1024 time steps, one key head, and half of the channels turning.
+
+    Lane: the key head with all query heads. Its state is bounded. The layer pattern of Griffin is
+    `rg-lru*2+local-attention`.
+
+    Source: Griffin: Mixing Gated Linear Recurrences with Local Attention for Efficient Language Models, De, Smith,
+    Fernando, Botev et al., 2024, arXiv:2402.19427. That half of the channels turn is from the published models.
+    """
+
+    lane = Lane.HEAD
+    paper = Paper("Griffin: Mixing Gated Linear Recurrences with Local Attention", "De et al.", 2024, "2402.19427")
+
+    def __init__(
+        self,
+        width: int,
+        heads: int = 4,
+        key_heads: int = 1,
+        rotary: float = 0.5,
+        base: float = 10000.0,
+        window: int = 1024,
+    ):
+        super().__init__(width, heads, key_heads, rotary, base, options.count("window", window))

@@ -1,0 +1,130 @@
+"""What every layer with a name in the registry is: one call, one step at a time, and a state in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from recurra import check
+from recurra.errors import InputError
+from recurra.problem import Lane
+from recurra.state import State
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a layer was published."""
+
+    title: str
+    authors: str
+    year: int
+    arxiv: str | None = None
+
+
+class Layer(nn.Module):
+    """Maps x [B, T, D] to y [B, T, D'], one time step after the other, with a state that can be carried on.
+
+    There are two kinds. A `Recurrence` has a state of fixed size. The state of an `Attention` grows with time.
+    """
+
+    lane: ClassVar[Lane]
+    """The smallest part of the state that evolves without looking at the others."""
+    paper: ClassVar[Paper | None] = None
+    growing: ClassVar[tuple[str, ...]] = ()
+    """Names of states [B, lanes, S, ...] whose third axis, S, grows with time."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        if not isinstance(width, int) or width < 1:
+            raise InputError(f"width is {width!r}; expected a positive int")
+        self.width = width
+        self.windows: dict[str, tuple[int, int]] = {}
+
+    @property
+    def endless(self) -> bool:
+        """Whether the state grows without bound."""
+        return False
+
+    def forward(
+        self,
+        x: Tensor,
+        state: Mapping[str, Tensor] | None = None,
+        *,
+        resets: Tensor | None = None,
+        lengths: Tensor | None = None,
+        engine: str = "auto",
+    ) -> tuple[Tensor, State]:
+        """Run the layer over whole sequences.
+
+        Args:
+            x: [B, T, D] in the layer's dtype and on its device.
+            state: where to continue from, as an earlier call returned it; None starts afresh.
+            resets: [B, T] bool, True where a packed sequence starts: the state before that step is the start state.
+            lengths: [B] integers in 0..T: what follows in a row is padding; its output is zero.
+            engine: which engine runs the steps; "auto" picks one.
+
+        Returns:
+            y [B, T, D'] and the State after the last valid time step of each row.
+
+        Raises:
+            InputError: an argument does not fit; the message names it.
+            EngineRefused: the engine named cannot run this layer.
+        """
+        check.sequence(self, x)
+        resets, lengths = check.resets(resets, x), check.lengths(lengths, x)
+        state = self.initial_state(x.shape[0], x) if state is None else check.state(self, state, x)
+        if lengths is None:
+            return self._run(x, state, resets, lengths, engine)
+        valid = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
+        y, state = self._run(torch.where(valid, x, 0), state, resets, lengths, engine)
+        return torch.where(valid, y, 0), state
+
+    def advance(
+        self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, *, engine: str = "auto"
+    ) -> tuple[Tensor, State]:
+        """One time step: x_t [B, D] and the state so far to y_t [B, D'] and the next state."""
+        if not isinstance(x_t, Tensor) or x_t.dim() != 2:
+            raise InputError(f"x_t is {check.describe(x_t)}; expected [B, {self.width}]: one time step per sequence")
+        y, after = self(x_t[:, None], state, engine=engine)
+        return y[:, 0], after
+
+    def initial_state(self, batch: int, like: Tensor | None = None) -> State:
+        """The state before the first time step, for `batch` sequences: tensors [batch, ...].
+
+        A layer without parameters takes dtype and device from `like`.
+        """
+        reference = self._reference(like)
+        state = {name: value.expand(batch, *value.shape) for name, value in self._start(reference).items()}
+        for name, (channels, steps) in self.windows.items():
+            state[name] = reference.new_zeros(batch, steps, channels)
+        return State(state)
+
+    def trim(self, state: Mapping[str, Tensor]) -> State:
+        """The state in the fewest entries; the same state, unless it grows and rows of it were taken out."""
+        return State(state)
+
+    def refusals(self, x: Tensor) -> dict[str, str | None]:
+        """For every engine, why it cannot run this layer on x [B, T, D], or None if it can."""
+        raise NotImplementedError
+
+    def explain(self, x: Tensor) -> dict[str, Any]:
+        """What would run on x [B, T, D]: plain data with `structure`, `engine` and what is `expected` of each."""
+        raise NotImplementedError
+
+    def _run(
+        self, x: Tensor, state: State, resets: Tensor | None, lengths: Tensor | None, engine: str
+    ) -> tuple[Tensor, State]:
+        """`forward` on checked arguments, with zeros in the padding of x. What y holds there does not matter."""
+        raise NotImplementedError
+
+    def _start(self, reference: Tensor) -> dict[str, Tensor]:
+        """The state before the first time step, without windows and batch axis."""
+        raise NotImplementedError
+
+    def _reference(self, like: Tensor | None) -> Tensor:
+        """A tensor of the layer's dtype and device."""
+        return next(self.parameters(), torch.empty(0) if like is None else like)

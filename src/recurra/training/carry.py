@@ -1,0 +1,21 @@
+"""What a model takes along from one window of a text to the next."""
+
+from __future__ import annotations
+
+from recurra.contract import Layer
+from recurra.models.language_model import LanguageModel
+from recurra.state import State
+
+
+def carried(model: LanguageModel, state: State, batch: int) -> State:
+    """The state with every layer whose state grows without bound at its start again.
+
+    Such a layer sees one window at a time, as Transformers are trained; all others remember the whole text.
+    """
+    kept = State(state)
+    for number, block in enumerate(model.blocks):
+        layer = block.recurrence
+        assert isinstance(layer, Layer)
+        if layer.endless:
+            kept |= layer.initial_state(batch).prefixed(f"blocks.{number}")
+    return State(kept)
