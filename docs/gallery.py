@@ -30,7 +30,7 @@ FAMILIES = {
     "Diagonal linear and state-space layers": (
         "Each channel of the state decays, and perhaps turns, on its own; `lmu` mixes a short vector in each. Where "
         "the coefficients are constant in time, all time steps together are a convolution.",
-        ["s4d", "dss", "s5", "lmu", "lru", "hgrn", "rg-lru", "mamba", "falcon-mamba", "rwkv4-channel-mix"],
+        ["s4d", "dss", "s5", "lmu", "lru", "hgrn", "rg-lru", "griffin", "mamba", "falcon-mamba", "rwkv4-channel-mix"],
     ),
     "Linear attention and relatives": (
         "Each head has a matrix to which products of keys and values are added, and which queries read; what is old "

@@ -22,6 +22,7 @@ REGISTRY = {
     "mamba": "mamba.Mamba",
     "falcon-mamba": "falcon_mamba.FalconMamba",
     "rg-lru": "rg_lru.RGLRU",
+    "griffin": "griffin.Griffin",
     "slstm": "slstm.SLSTM",
     "diagonal-gru": "diagonal_gru.DiagonalGRU",
     "diagonal-lstm": "diagonal_lstm.DiagonalLSTM",

@@ -12,6 +12,12 @@ OTHER = {
     "gate_soft_cap": 3.0,
     "output_logit_soft_cap": 2.0,
 }
+GEMMA = {"num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 26, "attention_window_size": 9}
+SHARING = {
+    "num_key_value_heads": 1, "lru_width": 18, "conv1d_width": 3, "logits_soft_cap": 2.0,
+    "block_types": ["attention", "recurrent"], "rms_norm_eps": 1e-3, "tie_word_embeddings": False,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 1.0},
+}  # fmt: skip
 
 CASES = {
     "mamba": ("Mamba", {**SMALL, "state_size": 5, "expand": 3, "conv_kernel": 3, "time_step_rank": 2}),
@@ -21,6 +27,8 @@ CASES = {
     "falcon_mamba, with biases": ("FalconMamba", {**SMALL, "use_bias": True, "tie_word_embeddings": False}),
     "mamba2": ("Mamba2", {**SMALL, **MAMBA2}),
     "mamba2, tied": ("Mamba2", {**SMALL, **MAMBA2, "n_groups": 1, "use_conv_bias": False, "tie_word_embeddings": True}),
+    "recurrent_gemma": ("RecurrentGemma", {**SMALL, **GEMMA}),
+    "recurrent_gemma, sharing keys": ("RecurrentGemma", {**SMALL, **GEMMA, **SHARING}),
     "rwkv": ("Rwkv", {**SMALL, "attention_hidden_size": 20, "intermediate_size": 15}),
     "rwkv, tied": ("Rwkv", {**SMALL, "tie_word_embeddings": True}),
     "rwkv, halved": ("Rwkv", {**SMALL, "num_hidden_layers": 4, "rescale_every": 1}),
@@ -41,6 +49,12 @@ def build(case, dtype=torch.float32):
     if kind == "xLSTM" and dtype == torch.float64:  # its config has no name for a state in float64
         for block in model.backbone.blocks:
             block.mlstm_layer.mlstm_backend.config.inference_state_dtype = "float64"
+    if kind == "RecurrentGemma" and dtype == torch.float64:  # angles are computed from these, rounded to float32
+        for block in model.model.layers:
+            if hasattr(block.temporal_block, "rotary_emb"):
+                rotary = block.temporal_block.rotary_emb
+                count, base = len(rotary.inv_freq), config.rope_parameters["rope_theta"]
+                rotary.inv_freq = base ** -(torch.arange(count, dtype=dtype) / count)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

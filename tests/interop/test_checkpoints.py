@@ -30,6 +30,7 @@ def all_in_double(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "to", stay)
     monkeypatch.setattr(torch.Tensor, "float", lambda self: self.to(torch.float32))
+    monkeypatch.setattr(torch.Tensor, "type", lambda self, dtype: self.to(dtype))
 
 
 def tokens(rows=2, time=T):

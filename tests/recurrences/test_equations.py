@@ -7,7 +7,7 @@ import torch
 from test_delta_rule import HELD as DELTA_RULE
 from test_linear_attention import HELD as LINEAR_ATTENTION
 from test_state_spaces import HELD as STATE_SPACES
-from torch.nn.functional import linear, logsigmoid, silu, softplus
+from torch.nn.functional import gelu, linear, logsigmoid, silu, softplus
 
 import recurra
 from recurra.testing.tolerances import assert_close
@@ -84,6 +84,23 @@ def rglru(layer, x):
         h = a[:, t] * h + torch.sqrt(1 - a[:, t] ** 2) * i[:, t] * x[:, t]
         out.append(h)
     return torch.stack(out, 1)
+
+
+def griffin(layer, x):
+    """The first time step is not scaled."""
+    kernel, n = layer.conv_weight.shape[1], layer.heads
+    padded = torch.nn.functional.pad(layer.to_signal(x), (0, 0, kernel - 1, 0))
+    u = sum(padded[:, k : k + T] * layer.conv_weight[:, k] for k in range(kernel)) + layer.conv_bias
+    r, i = (
+        torch.sigmoid(torch.einsum("bthi,hij->bthj", heads(u, n), w).flatten(2) + b)
+        for w, b in zip(layer.gate_weight, layer.gate_bias, strict=True)
+    )
+    a = torch.sigmoid(-layer.Lambda) ** (8 * r)
+    h, out = i[:, 0] * u[:, 0], []
+    for t in range(T):
+        h = h if t == 0 else a[:, t] * h + torch.sqrt(1 - a[:, t] ** 2) * i[:, t] * u[:, t]
+        out.append(h)
+    return layer.to_output(gelu(layer.to_gate(x), approximate="tanh") * torch.stack(out, 1))
 
 
 def slstm(layer, x):
@@ -179,6 +196,7 @@ EQUATIONS = {
     "lru": (lru, {"state_size": 5}),
     "mamba": (mamba, {"state_size": 3}),
     "falcon-mamba": (falcon_mamba, {"state_size": 3, "eps": 0.1}),
+    "griffin": (griffin, {"hidden": 6, "heads": 2, "kernel": 3}),
     "rg-lru": (rglru, {"heads": 2}),
     "slstm": (slstm, {"heads": 2}),
     "diagonal-gru": (diagonal_gru, {}),

@@ -11,6 +11,7 @@ from recurra.interop.checkpoint import read_tensors
 from recurra.interop.family import Family
 from recurra.interop.mamba import FALCON_MAMBA, MAMBA
 from recurra.interop.mamba2 import MAMBA2
+from recurra.interop.recurrent_gemma import RECURRENT_GEMMA
 from recurra.interop.rules import to_ours, to_theirs
 from recurra.interop.rwkv import RWKV
 from recurra.interop.xlstm import XLSTM
@@ -22,6 +23,7 @@ FAMILIES = {
     "mamba": MAMBA,
     "falcon_mamba": FALCON_MAMBA,
     "mamba2": MAMBA2,
+    "recurrent_gemma": RECURRENT_GEMMA,
     "rwkv": RWKV,
     "xlstm": XLSTM,
 }
