@@ -1,4 +1,4 @@
-"""Write docs/gallery.md: every registered recurrence by family, from the classes and from the tests that hold them."""
+"""Write docs/gallery.md: every registered layer by family, from the classes and from the tests that hold them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 import recurra
-from recurra.engines.choose import reasons_to_refuse
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/gallery.md"
@@ -47,21 +46,30 @@ FAMILIES = {
         "The state of a head is a small model, and every time step trains it by one step of gradient descent.",
         ["ttt-linear", "ttt-mlp", "titans", "moneta", "yaad", "memora"],
     ),
+    "Attention": (
+        "What is kept grows with time, and every time step looks at all of it. As a step over a growing state it is "
+        "streamed, reset and packed like all others, and mixes with them: `gated-delta-net*3+attention` is a common "
+        "hybrid, `rg-lru*2+local-attention` the layer pattern of Griffin. `local-attention` keeps a fixed number of "
+        "time steps, `rat` one entry for every 16.",
+        ["attention", "local-attention", "forgetting-attention", "rat"],
+    ),
 }
 
 INTRODUCTION = f"""# Gallery
 
 Made by `make gallery` (`python docs/gallery.py`) from the registry; do not edit. `recurra.layer(name, width)` builds
-any of these {{count}} recurrences, all with default options here.
+any of these {{count}} layers, all with default options here.
 
 - **Lane**: the smallest part of the state that evolves without looking at the others.
 - **Structure**: `layer.structure`, found from the graph of the step. It says how the next state of a lane depends on
   its state: affine or not, how the Jacobian is filled, and, for affine steps, whether the coefficients change in time.
   A complex number counts as one. "Associative" says that the layer has a method `combine`.
 - **State**: bytes per sequence in float32 at width {WIDTH}, with what short convolutions remember.
-- **Engines**: {{common}} run all of them; the column has the others. See [engines.md](engines.md).
-- **Checked against**: "equations" are those of the paper, written out a second time in `tests/recurrences`; anything
-  else is an implementation by other people that is given the same weights, where it is installed.
+  What grows is given in bytes per time step, and with its bound if it has one.
+- **Engines**: {{common}} run all recurrences; the column has the others. Attention runs on
+  `parallel` and `loop`. See [engines.md](engines.md).
+- **Checked against**: "equations" are those of the paper, written out a second time in `tests`; anything else is an
+  implementation by other people that is given the same weights, where it is installed.
 
 Below each table are the equations; a name there leads to the file, which says what the letters are and where the code
 departs from the paper.
@@ -75,27 +83,28 @@ def page() -> str:
     if sorted(listed) != sorted(kinds):
         raise SystemExit(f"FAMILIES in docs/gallery.py and the registry differ in {sorted({*listed} ^ {*kinds})}")
     able = {name: engines(kind) for name, kind in kinds.items()}
-    common = [engine for engine in next(iter(able.values())) if all(engine in found for found in able.values())]
+    recurrences = [able[name] for name, kind in kinds.items() if issubclass(kind, recurra.Recurrence)]
+    common = [engine for engine in recurrences[0] if all(engine in found for found in recurrences)]
     parts = [INTRODUCTION.format(count=len(kinds), common=", ".join(f"`{engine}`" for engine in common))]
     for family, (about, names) in FAMILIES.items():
-        parts.append(f"## {family}\n\n{textwrap.fill(about, 120)}\n")
+        parts.append(f"## {family}\n\n{textwrap.fill(about, 120, break_on_hyphens=False)}\n")
         parts.append("| layer | paper | year | lane | structure | state | engines | checked against |")
         parts.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
         for name in names:
             kind = kinds[name]
             others = ", ".join(engine for engine in able[name] if engine not in common)
-            cells = [f"[{name}](#{name})", *paper(kind), kind.lane, structure(kind), f"{state(kind):,}", others,
+            cells = [f"[{name}](#{name})", *paper(kind), kind.lane, structure(kind), state(kind), others,
                      ", ".join(checked[name])]  # fmt: skip
             parts.append(f"| {' | '.join(cells)} |")
         for name in names:
-            file = Path(inspect.getfile(kinds[name])).name
-            parts.append(f"\n### [{name}](../src/recurra/recurrences/{file})\n")
+            file = Path(inspect.getfile(kinds[name])).relative_to(ROOT)
+            parts.append(f"\n### [{name}](../{file})\n")
             parts.append(f"```\n{equations(kinds[name])}\n```")
         parts.append("")
     return "\n".join(parts)
 
 
-def paper(kind: type[recurra.Recurrence]) -> tuple[str, str]:
+def paper(kind: type[recurra.Layer]) -> tuple[str, str]:
     """Title, as a link if there is one, with authors; and year."""
     source = kind.paper
     assert source is not None
@@ -103,33 +112,40 @@ def paper(kind: type[recurra.Recurrence]) -> tuple[str, str]:
     return f"{title}, {source.authors}", str(source.year)
 
 
-def equations(kind: type[recurra.Recurrence]) -> str:
+def equations(kind: type[recurra.Layer]) -> str:
     """The docstring up to its first empty line; one that names no time step goes on from its base class."""
     own = (inspect.getdoc(kind) or "").split("\n\n")[0]
     return own if "_t" in own else f"{equations(kind.__mro__[1])}\n{own}"
 
 
-def structure(kind: type[recurra.Recurrence]) -> str:
+def structure(kind: type[recurra.Layer]) -> str:
     """`layer.structure`, in short."""
+    if not issubclass(kind, recurra.Recurrence):
+        return "grows in time" if kind(SMALL).endless else "grows up to a bound"
     found = kind(SMALL).structure
     if found.affine:
         return f"affine, {found.kind}, {'constant' if found.constant else 'changing'} in time"
     return f"nonlinear, {found.kind}" + (", associative" if hasattr(kind, "combine") else "")
 
 
-def state(kind: type[recurra.Recurrence]) -> int:
-    """Bytes of state per sequence."""
-    return sum(t.numel() * t.element_size() for t in kind(WIDTH).initial_state(1).values())
+def state(kind: type[recurra.Layer]) -> str:
+    """Bytes of state per sequence; of attention what a time step adds on average, and the most there can be."""
+    layer = kind(WIDTH)
+    if not layer.growing:
+        return f"{layer.initial_state(1).nbytes:,}"
+    with torch.no_grad():
+        begun, later, late = (layer(torch.zeros(1, steps, WIDTH))[1].nbytes for steps in (64, 128, 4096))
+    each = f"{(later - begun) // 64:,} a step"
+    return each if layer.endless else f"{each}, at most {late:,}"
 
 
-def engines(kind: type[recurra.Recurrence]) -> list[str]:
+def engines(kind: type[recurra.Layer]) -> list[str]:
     """Engines that can run it."""
-    reasons = reasons_to_refuse(kind(SMALL).problem(torch.zeros(1, 2, SMALL)))
-    return [engine for engine, reason in reasons.items() if reason is None]
+    return [engine for engine, reason in kind(SMALL).refusals(torch.zeros(1, 2, SMALL)).items() if reason is None]
 
 
 def checks() -> dict[str, list[str]]:
-    """What tests/recurrences holds each layer to.
+    """What tests/recurrences and tests/attention hold each layer to.
 
     Read off the tables EQUATIONS and PEERS there, and off the names of tests: `test_<layer>_is_that_of_<package>`.
     """
@@ -139,7 +155,9 @@ def checks() -> dict[str, list[str]]:
         if what not in found[name]:
             found[name].append(what)
 
-    for file in sorted((ROOT / "tests/recurrences").glob("test_*.py")):
+    for file in sorted(
+        [*(ROOT / "tests/recurrences").glob("test_*.py"), *(ROOT / "tests/attention").glob("test_*.py")]
+    ):
         for node in ast.parse(file.read_text()).body:
             if isinstance(node, ast.FunctionDef):
                 if match := re.fullmatch(r"test_(\w+?)(?:_core|_layer)?_is_that_of_(\w+)", node.name):

@@ -69,9 +69,7 @@ def test_wrong_combination_is_named():
         recurra.scan(lambda a, b: (a[0],), (torch.zeros(1, 4), torch.zeros(1, 4)))
 
 
-SCANNED = [
-    name for name in recurra.layers() if scan.refuses(recurra.layer(name, 8).problem(torch.randn(1, 2, 8))) is None
-]
+SCANNED = [name for name in recurra.layers() if recurra.layer(name, 8).refusals(torch.randn(1, 2, 8))["scan"] is None]
 
 
 @pytest.mark.parametrize("name", SCANNED)

@@ -37,6 +37,7 @@ def test_cut_anywhere(pair, batch, time, where, data):
 
 @DRAWN
 @given(names, st.integers(0, 5), st.integers(0, 9), st.booleans(), st.booleans(), st.booleans())
-def test_compiled_is_the_reference(name, batch, time, state, resets, lengths):
+def test_what_runs_by_default_is_the_reference(name, batch, time, state, resets, lengths):
     options = {"state": state, "resets": resets, "lengths": lengths}
-    compare(draw(lambda: recurra.layer(name, 8), torch.float64, batch, time, **options), "compiled")
+    engine = "compiled" if issubclass(recurra.layers()[name], recurra.Recurrence) else "parallel"
+    compare(draw(lambda: recurra.layer(name, 8), torch.float64, batch, time, **options), engine)

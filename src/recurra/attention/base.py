@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -41,7 +41,7 @@ class Call:
     """Whether every row is one sequence from its first time step on."""
 
 
-class Attention(Layer):
+class Attention(Layer, ABC):
     """A layer that keeps something of every time step, or of every few, and looks at all it has kept.
 
     Its state has, besides `position` [B], the number of time steps seen, entries [B, lanes, S, ...] for the names in

@@ -16,11 +16,17 @@ allows more roundings since they cost nothing in digits that matter (1e5 roundin
 def assert_close(what: str, got: Tensor, expected: Tensor, dtype: torch.dtype | None = None) -> None:
     """Raise AssertionError, naming `what`, if two tensors differ by more than rounding, or in where they are NaN.
 
+    Integers must be equal.
+
     Args:
         dtype: the type whose rounding counts; by default that of `got`.
     """
     if got.shape != expected.shape:
         raise AssertionError(f"{what}: shape {list(got.shape)}, expected {list(expected.shape)}")
+    if not (got.is_floating_point() or got.is_complex()):
+        if not torch.equal(got, expected):
+            raise AssertionError(f"{what}: {got.tolist()}, expected {expected.tolist()}")
+        return
     real = dtype or (got.real.dtype if got.is_complex() else got.dtype)
     got, expected = got.detach().to(torch.complex128), expected.detach().to(torch.complex128)
     bad, wrong = ~got.isfinite(), ~expected.isfinite()

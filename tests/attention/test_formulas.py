@@ -1,0 +1,141 @@
+"""Attention against formulas written out over all pairs of time steps, and against other people's implementations."""
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+import recurra
+from recurra.attention.softmax import BLOCK
+from recurra.testing.tolerances import assert_close
+
+D, B, T, H = 16, 2, 11, 4
+
+
+def split(x, heads=H):
+    """[B, T, heads K] to [B, heads, T, K]."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge(y):
+    return y.transpose(1, 2).flatten(2)
+
+
+def turned(x, position, base=10000.0, part=1.0):
+    """x [B, H, T, K] with the first `part` of its channels turned, as complex numbers."""
+    half = int(part * x.shape[-1]) // 2
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    rate = base ** (-torch.arange(half, dtype=x.dtype) / max(half, 1))
+    z = torch.complex(a, b) * torch.polar(torch.ones_like(rate), position[:, None].to(x.dtype) * rate)
+    return torch.cat([z.real, z.imag, rest], -1)
+
+
+def attention(layer, x, part=1.0):
+    q, k, v = (
+        split(to(x), n)
+        for to, n in ((layer.to_query, H), (layer.to_key, layer.key_heads), (layer.to_value, layer.key_heads))
+    )
+    q, k = turned(q, torch.arange(x.shape[1]), part=part), turned(k, torch.arange(x.shape[1]), part=part)
+    k, v = (z.repeat_interleave(H // layer.key_heads, 1) for z in (k, v))
+    out = torch.zeros_like(q)
+    for t in range(x.shape[1]):
+        first = 0 if layer.window is None else max(0, t + 1 - layer.window)
+        for h in range(H):
+            scores = k[:, h, first : t + 1] @ q[:, h, t, :, None] / (D // H) ** 0.5
+            out[:, h, t] = (torch.softmax(scores, 1) * v[:, h, first : t + 1]).sum(1)
+    return layer.to_output(merge(out))
+
+
+def local_attention(layer, x):
+    return attention(layer, x, part=0.5)
+
+
+def forgetting_attention(layer, x):
+    q, k, v = (split(to(x)) for to in (layer.to_query, layer.to_key, layer.to_value))
+    c = torch.cumsum(torch.log(torch.sigmoid(layer.to_gate(x))), 1).transpose(1, 2)
+    scores = q @ k.mT / (D // H) ** 0.5 + c[..., :, None] - c[..., None, :]
+    scores = scores.masked_fill(torch.ones(x.shape[1], x.shape[1]).triu(1).bool(), float("-inf"))
+    return layer.to_output(merge(torch.softmax(scores, -1) @ v))
+
+
+def rat(layer, x):
+    group, L, K = H // layer.key_heads, layer.chunk, D // H
+    q, k = (split(to(x), layer.key_heads).repeat_interleave(group, 1) for to in (layer.to_query, layer.to_key))
+    v, g = split(layer.to_value(x)), torch.sigmoid(split(layer.to_gate(x)))
+    chunk = torch.arange(x.shape[1]) // L
+    running = []
+    for t in range(x.shape[1]):
+        new = torch.stack([k[:, :, t], v[:, :, t]])
+        before = running[-1] if t % L else torch.zeros_like(new)
+        running.append(g[:, :, t] * before + (1 - g[:, :, t]) * new)
+    k, v = torch.stack(running, 3)
+    q, k = turned(q, chunk), turned(k, chunk)
+    out = []
+    for t in range(x.shape[1]):
+        seen = [*range(L - 1, t // L * L, L), t]
+        weights = torch.softmax(torch.einsum("bhk,bhsk->bhs", q[:, :, t], k[:, :, seen]) / K**0.5, -1)
+        out.append(torch.einsum("bhs,bhsk->bhk", weights, v[:, :, seen]).flatten(1))
+    return layer.to_output(torch.sigmoid(layer.to_output_gate(x)) * torch.stack(out, 1))
+
+
+EQUATIONS = [
+    ("attention", attention, {}),
+    ("attention", attention, {"key_heads": 2, "window": 3}),
+    ("local-attention", local_attention, {"window": 4}),
+    ("forgetting-attention", forgetting_attention, {}),
+    ("rat", rat, {"chunk": 3}),
+    ("rat", rat, {"chunk": 1, "key_heads": 4}),
+]
+
+
+@pytest.mark.parametrize("engine", ["loop", "parallel"])
+@pytest.mark.parametrize(("name", "formula", "options"), EQUATIONS)
+def test_layer_is_its_formula(name, formula, options, engine):
+    layer, x = recurra.layer(name, D, **options).double(), torch.randn(B, T, D, dtype=torch.float64)
+    assert_close("y", layer(x, engine=engine)[0], formula(layer, x))
+
+
+@pytest.mark.parametrize(("name", "formula", "options"), EQUATIONS)
+def test_long_sequences_run_in_blocks(name, formula, options):
+    if "window" in options:
+        options = options | {"window": 70}
+    layer = recurra.layer(name, D, **options).double()
+    x = torch.randn(1, BLOCK + 40, D, dtype=torch.float64, requires_grad=True)
+    _, state = layer(x[:, :5])
+    y = torch.cat([layer(x[:, :5])[0], layer(x[:, 5:], state)[0]], 1)
+    expected = formula(layer, x)
+    assert_close("y", y, expected)
+    weight = torch.randn_like(y)
+    got, wanted = (torch.autograd.grad((z * weight).sum(), x)[0] for z in (y, expected))
+    assert_close("gradient", got, wanted)
+
+
+def test_attention_is_that_of_torch():
+    layer, x = recurra.layer("attention", D, rotary=0.0), torch.randn(B, T, D)
+    peer = torch.nn.MultiheadAttention(D, H, bias=False, batch_first=True)
+    with torch.no_grad():
+        peer.in_proj_weight.copy_(torch.cat([layer.to_query.weight, layer.to_key.weight, layer.to_value.weight]))
+        peer.out_proj.weight.copy_(layer.to_output.weight)
+    mask = torch.ones(T, T).triu(1).bool()
+    assert_close("y", layer(x)[0], peer(x, x, x, attn_mask=mask, need_weights=False)[0])
+    q, k, v = (split(to(x)) for to in (layer.to_query, layer.to_key, layer.to_value))
+    assert_close("y", layer(x)[0], layer.to_output(merge(scaled_dot_product_attention(q, k, v, is_causal=True))))
+
+
+@pytest.mark.parametrize(("key_heads", "window"), [(1, 64), (2, 5)])
+def test_local_attention_is_that_of_transformers(key_heads, window):
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.recurrent_gemma import modeling_recurrent_gemma as gemma
+
+    config = transformers.RecurrentGemmaConfig(
+        hidden_size=D, num_attention_heads=H, num_key_value_heads=key_heads, head_dim=D // H, attention_dropout=0.0
+    )
+    peer = gemma.RecurrentGemmaAttention(config, 0).eval()
+    layer, x = recurra.layer("local-attention", D, key_heads=key_heads, window=window), torch.randn(B, T, D)
+    with torch.no_grad():
+        for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"), ("output", "o")):
+            getattr(layer, f"to_{ours}").weight.copy_(getattr(peer, f"{theirs}_proj").weight)
+        peer.o_proj.bias.zero_()
+    age = torch.arange(T)[:, None] - torch.arange(T)
+    mask = torch.where((age >= 0) & (age < window), 0.0, float("-inf"))[None, None]
+    expected = peer(x, torch.arange(T)[None].expand(B, -1), mask)[0]
+    assert_close("y", layer(x)[0], expected)
