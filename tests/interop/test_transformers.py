@@ -144,6 +144,23 @@ def test_a_padded_batch_scores_as_each_row_alone(pair, side):
             assert_close(f"{name} of row {i}", output.past_key_values.state[name][i], value[0])
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_padded_batch_of_a_hybrid(tmp_path, side):
+    """Attention counts positions from each row's own first token."""
+    files.save(tiny("griffin+local-attention+attention"), tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    rows = [tokens(1, length)[0] for length in (9, 2, 5)]
+    ids, mask = padded(rows, side, filler=7)
+    more = tokens(3, 4)
+    output = theirs(ids, attention_mask=mask)
+    following = theirs(more, past_key_values=output.past_key_values).logits
+    for i, row in enumerate(rows):
+        alone = theirs(row[None])
+        assert_close(f"row {i}", output.logits[i][mask[i].bool()], alone.logits[0])
+        after = theirs(more[i : i + 1], past_key_values=alone.past_key_values).logits
+        assert_close(f"what follows row {i}", following[i], after[0])
+
+
 def test_padding_inside_a_row_is_skipped(pair):
     _, theirs = pair
     x, mask = tokens(1, 8), torch.tensor([[1, 0, 0, 1, 1, 0, 1, 1]])
