@@ -62,7 +62,7 @@ class Griffin(Recurrence):
         self, h: Tensor, u: Tensor, r: Tensor, i: Tensor, started: Tensor, Lambda: Tensor
     ) -> tuple[Tensor, Tensor]:
         log_a = log_decay(Lambda, r)
-        root = 1 - started + started * admitted(log_a)
+        root = torch.where(started > 0, admitted(log_a), 1)
         h = torch.exp(log_a) * h + root * torch.sigmoid(i) * u
         return h, h
 
