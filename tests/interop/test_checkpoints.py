@@ -189,6 +189,28 @@ def test_what_cannot_be_read_says_why(tmp_path):
     refuses(r"pytorch_model\.bin, a pickle.*save_pretrained")
 
 
+@pytest.mark.parametrize(
+    ("case", "changes", "words"),
+    [
+        ("mamba2", {"use_bias": True}, "use_bias = True"),
+        ("mamba2", {"time_step_limit": [0.0, 0.1]}, "time_step_limit"),
+        ("mamba2", {"num_heads": 5}, "num_heads"),
+        ("rwkv", {"layer_norm_epsilon": 1e-3}, "layer_norm_epsilon"),
+        ("xlstm", {"use_bias": True}, "use_bias"),
+        ("xlstm", {"weight_mode": "fused"}, "weight_mode = 'fused'"),
+        ("recurrent_gemma", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type 'yarn'"),
+        ("recurrent_gemma", {"rope_parameters": {"partial_rotary_factor": 0.25}}, "turn by RoPE"),
+        ("recurrent_gemma", {"block_types": ["convolution"]}, "block_types"),
+        ("recurrent_gemma", {"attention_bias": True}, "attention_bias"),
+    ],
+)
+def test_what_a_family_does_not_have_is_refused(tmp_path, case, changes, words):
+    build(case).save_pretrained(tmp_path)
+    edit(tmp_path, **changes)
+    with pytest.raises(recurra.InputError, match=words):
+        recurra.load(tmp_path)
+
+
 def test_a_model_of_ours_is_none_of_theirs(tmp_path):
     model = recurra.LanguageModel(vocabulary=11, width=8, pattern="mamba")
     with pytest.raises(recurra.InputError, match="not read from a folder of transformers"):

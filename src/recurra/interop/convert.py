@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from recurra.errors import InputError
 from recurra.interop.checkpoint import read_tensors
 from recurra.interop.family import Family
@@ -46,15 +48,17 @@ def from_transformers(folder: Path, config: Mapping[str, Any]) -> LanguageModel:
     family = family_of(config)
     full = family.complete(config)
     try:
-        model = LanguageModel(**family.model(full))
-        rules = family.rules(full)
+        arguments, rules = family.model(full), family.rules(full)
+        with torch.device("meta"):  # no memory, no initialisation: every tensor comes from the file
+            model = LanguageModel(**arguments)
     except (TypeError, ValueError, KeyError) as error:
         raise InputError(f"{folder / 'config.json'} does not describe a model: {error}") from error
     theirs = read_tensors(folder)
     for name in family.ignored(full):
         theirs.pop(name, None)
     ours = to_ours(rules, theirs, model.state_dict())
-    model.to(ours["embedding.weight"].dtype).load_state_dict(ours)
+    model.load_state_dict(ours, assign=True)
+    model.to(ours["embedding.weight"].dtype)
     model.origin = Origin.read(folder, dict(config))
     return model.eval()
 

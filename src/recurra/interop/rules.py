@@ -54,6 +54,7 @@ def to_ours(rules: Iterable[Rule], theirs: Mapping[str, Tensor], ours: Mapping[s
             parts.append(part.reshape(-1))
         flat = torch.cat(parts) if len(parts) > 1 else parts[0]
         pieces = flat.split([prod(shape) for shape in shapes])
+        pieces = pieces if len(pieces) == 1 else [piece.clone() for piece in pieces]
         result |= {name: piece.reshape(shape) for name, piece, shape in zip(one.ours, pieces, shapes, strict=True)}
     if left:
         raise InputError(f"the checkpoint holds tensors that its model_type has no place for: {sorted(left)[:5]}")

@@ -160,10 +160,9 @@ class RecurraForCausalLM(PreTrainedModel, GenerationMixin):
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = logits[:, kept] if not isinstance(logits_to_keep, int) or logits_to_keep else logits
         length = input_ids.shape[1] + (past_key_values.length if past_key_values else 0)
         keep_cache = self.config.use_cache if use_cache is None else use_cache
-        output = Output(loss=loss, logits=logits, past_key_values=Cache(state, length) if keep_cache else None)
+        output = Output(loss=loss, logits=logits[:, kept], past_key_values=Cache(state, length) if keep_cache else None)
         return output.to_tuple() if return_dict is False else output
 
     def _skip_padding(self, tokens: Tensor, mask: Tensor | None, state: State | None) -> tuple[Tensor, State]:
