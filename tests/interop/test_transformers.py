@@ -194,3 +194,25 @@ def test_special_tokens_come_from_the_checkpoint(tmp_path):
     files.save(recurra.load(tmp_path / "theirs"), tmp_path / "ours")
     config = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
     assert (config.model_type, config.bos_token_id, config.eos_token_id) == ("recurra", 0, 0)
+
+
+def test_without_a_tokenizer_every_byte_is_a_token(tmp_path):
+    files.save(tiny("min-gru"), tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path, padding_side="left")
+    for text in ("plain", "hällo  wörld\n\tĀ Ġ 日本 🙂 \0 end ", "".join(map(chr, range(0x250)))):
+        assert tokenizer(text).input_ids == list(text.encode())
+        assert tokenizer.decode(list(text.encode())) == text
+    assert (len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id) == (256, 0, 0)
+    assert tokenizer(["ab", "c"], padding=True).input_ids == [[97, 98], [0, 99]]
+    tokenizer.save_pretrained(tmp_path / "saved")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert again("Ā \0").input_ids == list("Ā \0".encode())
+
+
+def test_a_tokenizer_that_came_along_is_used(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    model = tiny("min-gru")
+    files.save(model, tmp_path)
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"one": 0, "two": 1}, unk_token="one"))
+    words.save(str(tmp_path / "tokenizer.json"))
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path)("two").input_ids == [1]

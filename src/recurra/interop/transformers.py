@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,16 +54,17 @@ class RecurraConfig(PretrainedConfig):
 
 
 class RecurraTokenizer(PreTrainedTokenizerFast):
-    """What tokenizer.json says; without one, every byte of the text is a token, as in models trained here.
+    """Makes the tokenizer of a folder: what tokenizer.json says, or `byte_tokenizer` where there is none."""
 
-    Byte 0, which text does not hold, then begins, ends and pads.
-    """
-
-    def __init__(self, *args: Any, tokenizer_object: Any = None, tokenizer_file: Any = None, **options: Any):
-        if tokenizer_object is None and tokenizer_file is None:
-            tokenizer_object = byte_tokenizer()
-            options = {name: "\0" for name in ("bos_token", "eos_token", "pad_token")} | options
-        super().__init__(*args, tokenizer_object=tokenizer_object, tokenizer_file=tokenizer_file, **options)
+    @classmethod
+    def from_pretrained(cls, folder: Any, *args: Any, **options: Any) -> PreTrainedTokenizerFast:
+        """A `PreTrainedTokenizerFast`. Byte 0, which text does not hold, begins, ends and pads text that is bytes."""
+        if not Path(folder).is_dir() or (Path(folder) / "tokenizer.json").is_file():
+            return PreTrainedTokenizerFast.from_pretrained(folder, *args, **options)
+        known = ("padding_side", "truncation_side", "model_max_length", "bos_token", "eos_token", "pad_token")
+        settings = {name: "\0" for name in ("bos_token", "eos_token", "pad_token")}
+        settings |= {name: options[name] for name in known if name in options}
+        return PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(), **settings)
 
 
 def byte_tokenizer() -> Any:
