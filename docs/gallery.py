@@ -29,13 +29,13 @@ FAMILIES = {
     "Diagonal linear and state-space layers": (
         "Each channel of the state decays, and perhaps turns, on its own; `lmu` mixes a short vector in each. Where "
         "the coefficients are constant in time, all time steps together are a convolution.",
-        ["s4d", "dss", "s5", "lmu", "lru", "hgrn", "rg-lru", "mamba"],
+        ["s4d", "dss", "s5", "lmu", "lru", "hgrn", "rg-lru", "griffin", "mamba", "falcon-mamba", "rwkv4-channel-mix"],
     ),
     "Linear attention and relatives": (
         "Each head has a matrix to which products of keys and values are added, and which queries read; what is old "
-        "may decay. `mlstm` is affine but for the maximum that keeps its numbers small. `aaren` is softmax attention "
-        "with a fixed query.",
-        ["linear-attention", "based", "retnet", "gla", "hgrn2", "mamba2", "mlstm", "aaren"],
+        "may decay. `mlstm`, `xlstm-7b` and `rwkv4`, which has a number for a matrix, are affine but for the maximum "
+        "that keeps their numbers small. `aaren` is softmax attention with a fixed query.",
+        ["linear-attention", "based", "retnet", "gla", "hgrn2", "mamba2", "mlstm", "xlstm-7b", "rwkv4", "aaren"],
     ),
     "Delta rule": (
         "Each head has a matrix that is corrected at a key: what it held there is taken out before the new value is "

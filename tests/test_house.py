@@ -71,6 +71,18 @@ def test_sizes_and_docstrings(file):
             assert ast.get_docstring(node), f"{node.name} has no docstring"
 
 
+def test_one_file_imports_transformers():
+    """It is optional: all else works without it."""
+    importing = [
+        str(file.relative_to(ROOT))
+        for file, tree in TREES.items()
+        for node in ast.walk(tree)
+        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None)])
+        if str(name).split(".")[0] == "transformers"
+    ]
+    assert set(importing) == {"interop/transformers.py"}
+
+
 def test_the_registry_is_the_folders():
     found = {}
     for file in [*(ROOT / "recurrences").glob("*.py"), *(ROOT / "attention").glob("*.py")]:

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from recurra.interop.hook import watch as watch_transformers
+
 if TYPE_CHECKING:
     from recurra.attention.base import Attention as Attention
     from recurra.contract import Layer as Layer
@@ -54,3 +56,6 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'recurra' has no attribute {name!r}")
     return getattr(import_module(f"recurra.{_PUBLIC[name]}"), name)
+
+
+watch_transformers()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import recurra
 from recurra.models import files
+from recurra.models.design import Design
 from recurra.models.language_model import LanguageModel
 from recurra.models.pattern import MOST_LAYERS, parse
 from recurra.testing.tolerances import assert_close
@@ -101,11 +102,31 @@ def test_a_state_that_does_not_fit():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("vocabulary", 0), ("width", 8.5), ("width", -1), ("mlp", 0), ("mlp", "a"), ("dropout", 1.0), ("dropout", None)],
+    [("vocabulary", 0), ("width", 8.5), ("width", -1), ("mlp", -1), ("mlp", "a"), ("dropout", 1.0), ("dropout", None)],
 )
 def test_bad_settings(name, value):
     with pytest.raises(recurra.InputError, match=f"{name} is"):
         LanguageModel(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("norm", "batch"), ("eps", -1), ("scale", 0), ("soft_cap", "no"), ("tied", 1), ("activation", "relu")],
+)
+def test_bad_design(name, value):
+    with pytest.raises(recurra.InputError, match=f"{name} is"):
+        LanguageModel(design={name: value})
+    with pytest.raises(recurra.InputError, match="design is"):
+        LanguageModel(design={"colour": "red"})
+
+
+def test_bad_options_of_layers():
+    with pytest.raises(recurra.InputError, match=r"layers names \['gru'\]"):
+        model(layers={"gru": {}})
+    with pytest.raises(recurra.InputError, match="depth"):
+        model(layers={"mamba": {"depth": 2}})
+    with pytest.raises(recurra.InputError, match="layers is"):
+        model(layers=["mamba"])
 
 
 def test_dropout_is_for_training_only():
@@ -123,6 +144,47 @@ def test_files_round_trip(tmp_path, name):
     assert loaded.config == net.config == json.loads((tmp_path / "new/config.json").read_text())["model"]
     assert not loaded.training
     assert torch.equal(loaded(tokens)[0], net(tokens)[0])
+
+
+def test_folders_from_before_designs_load(tmp_path):
+    net, tokens = model(), torch.randint(0, 11, (1, 5))
+    files.save(net, tmp_path)
+    first = ("vocabulary", "width", "pattern", "mlp", "dropout")
+    config = {"model": {name: net.config[name] for name in first}, "training": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert torch.equal(files.load(tmp_path)(tokens)[0], net(tokens)[0])
+
+
+def test_designs(tmp_path):
+    """What each field changes, seen from outside; the families in tests/interop hold the numbers."""
+    tokens = torch.randint(0, 11, (1, 5))
+    net = model(
+        mlp=0,
+        layers={"mamba": {"state_size": 3}, "lstm": {"hidden": 8}},
+        design=Design(norm="layer", tied=False, soft_cap=0.5, embedding_norm=True, scale=1.0),
+    )
+    assert net.blocks[0].recurrence.A_log.shape == (16, 3)
+    assert not any("mlp" in name for name, _ in net.named_parameters())
+    assert {"head.weight", "norm.bias", "embedding_norm.bias"} <= set(net.state_dict())
+    with torch.no_grad():
+        net.head.weight.mul_(100)
+        assert 0.4 < net(tokens)[0].abs().max() <= 0.5
+    files.save(net, tmp_path)
+    assert torch.equal(recurra.load(tmp_path)(tokens)[0], net(tokens)[0])
+
+
+def test_a_float32_residual_loses_less():
+    torch.manual_seed(0)
+    exact = model("mamba*12", mlp=0).bfloat16().double()
+    tokens = torch.randint(0, 11, (4, 9))
+    with torch.no_grad():
+        expected = exact(tokens)[0]
+        off = {}
+        for wide in (False, True):
+            net = model("mamba*12", mlp=0, design={"float32_residual": wide})
+            net.load_state_dict(exact.state_dict())
+            off[wide] = float((net.bfloat16()(tokens)[0] - expected).norm())
+    assert off[True] < off[False]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -8,7 +8,7 @@ from test_atlas import HELD as ATLAS
 from test_delta_rule import HELD as DELTA_RULE
 from test_linear_attention import HELD as LINEAR_ATTENTION
 from test_state_spaces import HELD as STATE_SPACES
-from torch.nn.functional import linear, logsigmoid, silu, softplus
+from torch.nn.functional import gelu, linear, logsigmoid, silu, softplus
 
 import recurra
 from recurra.testing.tolerances import assert_close
@@ -54,12 +54,12 @@ def lru(layer, x):
     return torch.stack(out, 1)
 
 
-def mamba(layer, x):
+def mamba(layer, x, norm=lambda selected: selected):
     signal, kernel = layer.to_signal(x), layer.conv_weight.shape[1]
     padded = torch.nn.functional.pad(signal, (0, 0, kernel - 1, 0))
     u = silu(sum(padded[:, k : k + T] * layer.conv_weight[:, k] for k in range(kernel)) + layer.conv_bias)
     rank, n, _ = layer.split
-    dt, bb, cc = layer.to_selection(u).split([rank, n, n], -1)
+    dt, bb, cc = map(norm, layer.to_selection(u).split([rank, n, n], -1))
     dt = softplus(layer.to_dt(dt))
     h, out = torch.zeros(B, layer.inner, n), []
     for t in range(T):
@@ -67,6 +67,10 @@ def mamba(layer, x):
         h = h + (dt[:, t] * u[:, t])[..., None] * bb[:, t, None]
         out.append((h * cc[:, t, None]).sum(-1) + layer.D * u[:, t])
     return layer.to_output(torch.stack(out, 1) * silu(layer.to_gate(x)))
+
+
+def falcon_mamba(layer, x):
+    return mamba(layer, x, lambda selected: selected / (selected.square().mean(-1, keepdim=True) + layer.eps).sqrt())
 
 
 def rglru(layer, x):
@@ -81,6 +85,23 @@ def rglru(layer, x):
         h = a[:, t] * h + torch.sqrt(1 - a[:, t] ** 2) * i[:, t] * x[:, t]
         out.append(h)
     return torch.stack(out, 1)
+
+
+def griffin(layer, x):
+    """The first time step is not scaled."""
+    kernel, n = layer.conv_weight.shape[1], layer.heads
+    padded = torch.nn.functional.pad(layer.to_signal(x), (0, 0, kernel - 1, 0))
+    u = sum(padded[:, k : k + T] * layer.conv_weight[:, k] for k in range(kernel)) + layer.conv_bias
+    r, i = (
+        torch.sigmoid(torch.einsum("bthi,hij->bthj", heads(u, n), w).flatten(2) + b)
+        for w, b in zip(layer.gate_weight, layer.gate_bias, strict=True)
+    )
+    a = torch.sigmoid(-layer.Lambda) ** (8 * r)
+    h, out = i[:, 0] * u[:, 0], []
+    for t in range(T):
+        h = h if t == 0 else a[:, t] * h + torch.sqrt(1 - a[:, t] ** 2) * i[:, t] * u[:, t]
+        out.append(h)
+    return layer.to_output(gelu(layer.to_gate(x), approximate="tanh") * torch.stack(out, 1))
 
 
 def slstm(layer, x):
@@ -132,16 +153,59 @@ def multi_head_lstm(layer, x):
     return torch.stack(out, 1)
 
 
+def before(x):
+    return torch.cat([torch.zeros(B, 1, D), x[:, :-1]], 1)
+
+
+def rwkv4(layer, x):
+    """Every step anew, as the sums that the paper writes."""
+    k, v, r = (
+        linear(mu * x + (1 - mu) * before(x), to.weight)
+        for mu, to in ((layer.mix_k, layer.to_k), (layer.mix_v, layer.to_v), (layer.mix_r, layer.to_r))
+    )
+    out = []
+    for t in range(T):
+        age = torch.arange(t - 1, -1, -1.0)[:, None]
+        weights = torch.cat(
+            [torch.exp(-age * torch.exp(layer.decay) + k[:, :t]), torch.exp(layer.first + k[:, t : t + 1])], 1
+        )
+        out.append((weights * v[:, : t + 1]).sum(1) / weights.sum(1))
+    return layer.to_output(torch.sigmoid(r) * torch.stack(out, 1))
+
+
+def rwkv4_channel_mix(layer, x):
+    k, r = (mu * x + (1 - mu) * before(x) for mu in (layer.mix_k, layer.mix_r))
+    return torch.sigmoid(layer.to_r(r)) * layer.to_v(layer.to_k(k).clamp(min=0) ** 2)
+
+
+def xlstm_7b(layer, x):
+    """The parallel form, without a maximum to subtract."""
+    q, k, v = (heads(to(x), layer.heads) for to in (layer.to_query, layer.to_key, layer.to_value))
+    i, f = (3 * torch.tanh(to(x) / 3) for to in (layer.to_input, layer.to_forget))
+    decay = logsigmoid(f).cumsum(1)
+    log = decay[:, :, None] - decay[:, None] + i[:, None]  # [B, t, s, heads]
+    weights = torch.where(torch.tril(torch.ones(T, T, dtype=torch.bool))[..., None], torch.exp(log), 0)
+    scores = weights * torch.einsum("bthk,bshk->btsh", q, k) / math.sqrt(k.shape[-1])
+    h = torch.einsum("btsh,bshv->bthv", scores, v) / torch.maximum(scores.sum(2).abs(), torch.ones(()))[..., None]
+    normed = (h - h.mean(-1, keepdim=True)) / (h.var(-1, keepdim=True, correction=0) + layer.eps).sqrt()
+    return layer.to_output(torch.sigmoid(layer.to_gate(x)) * normed.flatten(2) * layer.norm_weight)
+
+
 EQUATIONS = {
     "min-gru": (mingru, {}),
     "min-lstm": (minlstm, {}),
     "lru": (lru, {"state_size": 5}),
     "mamba": (mamba, {"state_size": 3}),
+    "falcon-mamba": (falcon_mamba, {"state_size": 3, "eps": 0.1}),
+    "griffin": (griffin, {"hidden": 6, "heads": 2, "kernel": 3}),
     "rg-lru": (rglru, {"heads": 2}),
     "slstm": (slstm, {"heads": 2}),
     "diagonal-gru": (diagonal_gru, {}),
     "diagonal-lstm": (diagonal_lstm, {}),
     "lstm": (multi_head_lstm, {"heads": 2}),
+    "rwkv4": (rwkv4, {"hidden": 6}),
+    "rwkv4-channel-mix": (rwkv4_channel_mix, {"hidden": 5}),
+    "xlstm-7b": (xlstm_7b, {"heads": 2, "cap": 3.0, "eps": 0.1}),
 }
 """RNN, GRU and the LSTM with one head are held to torch.nn instead."""
 

@@ -94,7 +94,8 @@ class LocalAttention(CausalAttention):
     `rg-lru*2+local-attention`.
 
     Source: Griffin: Mixing Gated Linear Recurrences with Local Attention for Efficient Language Models, De, Smith,
-    Fernando, Botev et al., 2024, arXiv:2402.19427. That half of the channels turn is from the published models.
+    Fernando, Botev et al., 2024, arXiv:2402.19427. That half of the channels turn is from the published models, and so
+    is the bias that W_o has with `output_bias`.
     """
 
     lane = Lane.HEAD
@@ -108,5 +109,8 @@ class LocalAttention(CausalAttention):
         rotary: float = 0.5,
         base: float = 10000.0,
         window: int = 1024,
+        output_bias: bool = False,
     ):
         super().__init__(width, heads, key_heads, rotary, base, options.count("window", window))
+        if options.flag("output_bias", output_bias):
+            self.to_output = nn.Linear(width, width)

@@ -6,7 +6,7 @@ import codecs
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,14 +18,14 @@ Option = typer.Option
 def generate(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")] = Path("runs/default"),
     prompt: Annotated[str, Option(help="Text to go on from.")] = "\n",
-    count: Annotated[int, Option(help="Bytes to write.")] = 400,
+    count: Annotated[int, Option(help="Tokens to write: bytes, unless the model came with a tokenizer.")] = 400,
     temperature: Annotated[float, Option(help="Above 1 bolder, below 1 more cautious, 0 always the likeliest.")] = 0.7,
-    top_k: Annotated[int | None, Option(help="Draw from the k likeliest bytes only.")] = None,
+    top_k: Annotated[int | None, Option(help="Draw from the k likeliest tokens only.")] = None,
     seed: Annotated[int, Option(help="Of the random choice.")] = 0,
     load: Annotated[Path | None, Option(help="Go on from a saved session instead of a prompt.")] = None,
     save: Annotated[Path | None, Option(help="Save the session at the end.")] = None,
 ) -> None:
-    """Write text byte by byte, in constant memory however long it gets.
+    """Write text token by token, in constant memory however long it gets.
 
     Examples:
 
@@ -39,19 +39,31 @@ def generate(
     if not prompt and load is None:
         raise InputError("prompt is empty; expected at least one character")
     model = load_model(run)
+    tokenizer = model.tokenizer
     session = Session(model, seed) if load is None else Session.load(model, load)
     if load is None:
-        session.feed(prompt.encode())
+        session.feed(prompt.encode() if tokenizer is None else tokenizer.encode(prompt).ids)
         print(prompt, end="")
-    stream(session.generate(count, temperature, top_k))
+    stream(session.generate(count, temperature, top_k), tokenizer)
     if save is not None:
         session.save(save)
 
 
-def stream(tokens: Iterator[int]) -> None:
-    """Print bytes as text while they come."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    for token in tokens:
-        sys.stdout.write(decoder.decode(bytes([token])))
+def stream(tokens: Iterator[int], tokenizer: Any = None) -> None:
+    """Print tokens as text while they come; without a tokenizer they are bytes."""
+    for piece in _bytes_as_text(tokens) if tokenizer is None else _as_text(tokens, tokenizer):
+        sys.stdout.write(piece)
         sys.stdout.flush()
     print()
+
+
+def _bytes_as_text(tokens: Iterator[int]) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    return (decoder.decode(bytes([token])) for token in tokens)
+
+
+def _as_text(tokens: Iterator[int], tokenizer: Any) -> Iterator[str]:
+    from tokenizers.decoders import DecodeStream
+
+    decoder = DecodeStream()
+    return (decoder.step(tokenizer, token) or "" for token in tokens)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from recurra.cli import calibrate, evaluate, explain, generate, layers, train
+from recurra.cli import calibrate, convert, evaluate, explain, generate, layers, train
 from recurra.errors import RecurraError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("evaluate")(evaluate.evaluate)
+app.command("convert")(convert.convert)
 app.command("layers")(layers.layers)
 app.command("explain")(explain.explain)
 app.command("calibrate")(calibrate.calibrate)

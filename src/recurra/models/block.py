@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from recurra import registry
+from recurra.models.design import Design
 from recurra.state import State
 
 
@@ -16,22 +18,38 @@ class Block(nn.Module):
     Args:
         name: of the recurrence, as in the registry.
         width: channels of x.
-        mlp: hidden channels of the gated MLP.
+        mlp: hidden channels of the gated MLP; 0 leaves it out, with its norm.
         dropout: of what the block adds, while training.
+        options: of the recurrence.
+        design: which norm, activation and biases.
     """
 
-    def __init__(self, name: str, width: int, mlp: int, dropout: float):
+    def __init__(
+        self,
+        name: str,
+        width: int,
+        mlp: int,
+        dropout: float,
+        options: Mapping[str, Any] | None = None,
+        design: Design | None = None,
+    ):
         super().__init__()
-        self.recurrence_norm = nn.RMSNorm(width, eps=1e-6)
-        self.recurrence = registry.layer(name, width)
-        self.mlp_norm = nn.RMSNorm(width, eps=1e-6)
-        self.mlp_in = nn.Linear(width, 2 * mlp, bias=False)
-        self.mlp_out = nn.Linear(mlp, width, bias=False)
+        self.design = design = design or Design()
+        self.recurrence_norm = design.make_norm(width)
+        self.recurrence = registry.layer(name, width, **(options or {}))
         self.dropout = nn.Dropout(dropout)
+        self.mlp = mlp
+        if mlp:
+            self.mlp_norm = design.make_norm(width)
+            self.mlp_in = nn.Linear(width, 2 * mlp, bias=design.mlp_bias)
+            self.mlp_out = nn.Linear(mlp, width, bias=design.mlp_bias)
 
     def forward(self, x: Tensor, state: State | None, **options: Any) -> tuple[Tensor, State]:
         """x [B, T, D] and the recurrence's state to the same; options are those of a layer."""
-        y, state = self.recurrence(self.recurrence_norm(x), state, **options)
+        dtype = next(self.recurrence_norm.parameters()).dtype
+        y, state = self.recurrence(self.recurrence_norm(x.to(dtype)), state, **options)
         x = x + self.dropout(y)
-        gate, value = self.mlp_in(self.mlp_norm(x)).chunk(2, -1)
-        return x + self.dropout(self.mlp_out(nn.functional.silu(gate) * value)), state
+        if not self.mlp:
+            return x, state
+        gate, value = self.mlp_in(self.mlp_norm(x.to(dtype))).chunk(2, -1)
+        return x + self.dropout(self.mlp_out(self.design.activate(gate) * value)), state

@@ -7,9 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from recurra.errors import InputError
 from recurra.files import write_atomically
 from recurra.models.language_model import LanguageModel
+from recurra.models.origin import Origin
+
+KIND = {"model_type": "recurra", "architectures": ["RecurraForCausalLM"]}
+"""What tells transformers whose model a config.json describes."""
 
 
 def save(model: LanguageModel, folder: str | Path, about: Mapping[str, Any] | None = None) -> None:
@@ -21,38 +27,74 @@ def save(model: LanguageModel, folder: str | Path, about: Mapping[str, Any] | No
     Raises:
         OSError: the folder cannot be written; what was there before is whole.
     """
-    from safetensors.torch import save as to_bytes
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "config.json", json.dumps({"model": model.config, **(about or {})}, indent=2) + "\n")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(folder / "model.safetensors", to_bytes(tensors))
+    config = KIND | {"model": model.config} | dict(about or {})
+    if model.origin is not None:
+        config["origin"] = model.origin.config
+        model.origin.write_files(folder)
+    write_config(folder, config)
+    write_tensors(folder, model.state_dict())
 
 
 def load(folder: str | Path) -> LanguageModel:
-    """Read a model that `save` or a training run wrote, in the dtype it was saved in and set to evaluate.
+    """Read a model, in the dtype it was saved in and set to evaluate.
+
+    Args:
+        folder: what `save` or a training run wrote, or `save_pretrained` of transformers for one of the families in
+            `recurra.interop`; transformers need not be installed.
 
     Raises InputError, naming the file, if one is missing, damaged or of something else.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from recurra.interop.checkpoint import read_tensors
+    from recurra.interop.convert import from_transformers
 
     folder = Path(folder)
-    config, weights = folder / "config.json", folder / "model.safetensors"
-    for path in (config, weights):
-        if not path.is_file():
-            raise InputError(f"{folder} holds no {path.name}; expected the folder of a finished training run")
+    config = read_config(folder)
+    if "model" not in config and config.get("model_type", "recurra") != "recurra":
+        return from_transformers(folder, config)
     try:
-        model = LanguageModel.from_config(json.loads(config.read_text())["model"])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise InputError(f"{config} does not describe a model: {_one_line(error)}") from error
+        model = LanguageModel.from_config(config["model"])
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"{folder / 'config.json'} does not describe a model: {_one_line(error)}") from error
+    weights = folder / "model.safetensors"
+    # transformers' save_pretrained writes what is here `embedding.weight` as `model.embedding.weight`.
+    tensors = {name.removeprefix("model."): tensor for name, tensor in read_tensors(folder).items()}
     try:
-        tensors = load_file(weights)
         model.to(tensors["embedding.weight"].dtype).load_state_dict(tensors)
-    except (SafetensorError, RuntimeError, KeyError, TypeError, OSError) as error:
-        raise InputError(f"{weights} does not fit {config.name}: {_one_line(error)}") from error
+    except (RuntimeError, KeyError, TypeError) as error:
+        raise InputError(f"{weights} does not fit config.json: {_one_line(error)}") from error
+    origin = Origin.read(folder, config.get("origin"))
+    if origin.config or origin.files:
+        model.origin = origin
     return model.eval()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder. Raises InputError if it is missing or no JSON object."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder} holds no config.json; expected the folder of a model or of a finished training run")
+    try:
+        config = json.loads(path.read_text())
+        if not isinstance(config, dict):
+            raise ValueError(f"it holds {type(config).__name__}, expected an object")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} does not describe a model: {_one_line(error)}") from error
+    return config
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write config.json."""
+    write_atomically(folder / "config.json", json.dumps(config, indent=2) + "\n")
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write model.safetensors, marked as transformers expect it."""
+    from safetensors.torch import save as to_bytes
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(folder / "model.safetensors", to_bytes(plain, {"format": "pt"}))
 
 
 def _one_line(error: Exception) -> str:

@@ -1,8 +1,9 @@
-"""A language model from any mix of recurrences: embedding, residual blocks, tied head."""
+"""A language model from any mix of recurrences: embedding, residual blocks, head."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,10 +12,15 @@ from torch import Tensor, nn
 from recurra.check import describe
 from recurra.errors import InputError
 from recurra.models.block import Block
+from recurra.models.design import Design
+from recurra.models.origin import Origin
 from recurra.models.pattern import parse
+from recurra.problem import compute_dtype
 from recurra.state import State
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from recurra.streaming.session import Session
 
 
@@ -25,12 +31,17 @@ class LanguageModel(nn.Module):
         vocabulary: number of tokens; 256 for bytes.
         width: channels between blocks.
         pattern: which recurrence each block holds, such as "mamba*3+lstm".
-        mlp: hidden width of the gated MLPs; by default twice the width.
+        mlp: hidden width of the gated MLPs; by default twice the width; 0 leaves them out.
         dropout: of what each block adds, while training.
+        layers: options of recurrences, by the name they have in the pattern: {"mamba": {"state_size": 8}}.
+        design: norms, head and the like, a `Design` or its fields; the default is what suits most.
 
     Raises:
         InputError: an argument is out of range, or the pattern names no known layers.
     """
+
+    origin: Origin | None = None
+    """What came with the model when it was read from a folder of transformers; saved and converted with it."""
 
     def __init__(
         self,
@@ -40,26 +51,44 @@ class LanguageModel(nn.Module):
         *,
         mlp: int | None = None,
         dropout: float = 0.0,
+        layers: Mapping[str, Mapping[str, Any]] | None = None,
+        design: Design | Mapping[str, Any] | None = None,
     ):
         super().__init__()
         mlp = 2 * width if mlp is None else mlp
-        for name, value in (("vocabulary", vocabulary), ("width", width), ("mlp", mlp)):
-            if type(value) is not int or value < 1:
-                raise InputError(f"{name} is {value!r}; expected a positive int")
+        for name, value, low in (("vocabulary", vocabulary, 1), ("width", width, 1), ("mlp", mlp, 0)):
+            if type(value) is not int or value < low:
+                raise InputError(f"{name} is {value!r}; expected an int of at least {low}")
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise InputError(f"dropout is {dropout!r}; expected 0 or more, below 1")
+        names = parse(pattern)
+        layers, self.design = _options_of_layers(layers, names), _as_design(design)
         self.config: dict[str, Any] = {
             "vocabulary": vocabulary, "width": width, "pattern": pattern, "mlp": mlp, "dropout": dropout,
+            "layers": layers, "design": asdict(self.design),
         }  # fmt: skip
+        self.scale = width**0.5 if self.design.scale is None else self.design.scale
         self.embedding = nn.Embedding(vocabulary, width)
-        nn.init.normal_(self.embedding.weight, std=width**-0.5)
-        self.blocks = nn.ModuleList(Block(name, width, mlp, dropout) for name in parse(pattern))
-        self.norm = nn.RMSNorm(width, eps=1e-6)
+        nn.init.normal_(self.embedding.weight, std=1 / self.scale)
+        if self.design.embedding_norm:
+            self.embedding_norm = self.design.make_norm(width)
+        self.blocks = nn.ModuleList(Block(name, width, mlp, dropout, layers.get(name), self.design) for name in names)
+        self.norm = self.design.make_norm(width)
+        if not self.design.tied:
+            self.head = nn.Linear(width, vocabulary, bias=False)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LanguageModel:
         """Build a fresh model from `config`, a dict as in the attribute of that name."""
         return cls(**config)
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """What turns text into the tokens of this model, if it came with one; None means bytes.
+
+        Raises RecurraError if the `tokenizers` library is missing, InputError if its file is damaged.
+        """
+        return None if self.origin is None else self.origin.tokenizer
 
     def initial_state(self, batch: int) -> State:
         """The state before the first token; names start with `blocks.<number>`."""
@@ -91,13 +120,24 @@ class LanguageModel(nn.Module):
             InputError: an argument does not fit.
         """
         self._check(tokens, state)
-        x = nn.functional.embedding(tokens, self.embedding.weight) * self.config["width"] ** 0.5
+        x = nn.functional.embedding(tokens, self.embedding.weight) * self.scale
+        if self.design.embedding_norm:
+            x = self.embedding_norm(x)
+        if self.design.float32_residual:
+            x = x.to(compute_dtype(x.dtype))
         carried, out = None if state is None else State(state), State()
         for i, block in enumerate(self.blocks):
             own = None if carried is None else carried.under(f"blocks.{i}")
             x, new = block(x, own, resets=resets, lengths=lengths, engine=engine)
             out |= new.prefixed(f"blocks.{i}")
-        return nn.functional.linear(self.norm(x), self.embedding.weight), State(out)
+        return self._scores(x), State(out)
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """What flows out of the blocks, [B, T, D], to logits [B, T, vocabulary]."""
+        weight = self.embedding.weight if self.design.tied else self.head.weight
+        logits = nn.functional.linear(self.norm(x.to(weight.dtype)), weight)
+        cap = self.design.soft_cap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def advance(self, token: Tensor, state: Mapping[str, Tensor] | None = None) -> tuple[Tensor, State]:
         """One token per sequence, [B] int64, to logits [B, vocabulary] and the next state."""
@@ -127,3 +167,20 @@ class LanguageModel(nn.Module):
             low, high = (int(v) for v in tokens.aminmax())
             if low < 0 or high >= vocabulary:
                 raise InputError(f"tokens holds {low if low < 0 else high}; expected 0 to {vocabulary - 1}")
+
+
+def _options_of_layers(layers: Any, names: list[str]) -> dict[str, dict[str, Any]]:
+    if layers is not None and not isinstance(layers, Mapping):
+        raise InputError(f"layers is {describe(layers)}; expected names of the pattern with their options")
+    if strange := [name for name in layers or {} if name not in names]:
+        raise InputError(f"layers names {strange}, which the pattern does not; it has {sorted(set(names))}")
+    return {name: dict(options) for name, options in (layers or {}).items()}
+
+
+def _as_design(design: Any) -> Design:
+    if isinstance(design, Design):
+        return design
+    try:
+        return Design(**(design or {}))
+    except TypeError as error:
+        raise InputError(f"design is {design!r}; expected a Design, or its fields: {error}") from error

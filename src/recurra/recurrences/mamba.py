@@ -15,7 +15,8 @@ class Mamba(Recurrence):
     """h_t = exp(dt_t A) h_{t-1} + dt_t u_t B_t,  y_t = C_t . h_t + D u_t.
 
     Lane: a channel with a state h: [N]. u = silu(conv(W_u x)); dt = softplus(W_dt u + b_dt) per channel; B_t and
-    C_t: [N], linear in u, shared between channels; A: [E, N] negative. The result is W_o (y * silu(W_g x)).
+    C_t: [N], linear in u, shared between channels; A: [E, N] negative. The result is W_o (y * silu(W_g x)). With
+    `bias`, W_u, W_g and W_o have one; without `conv_bias` the convolution has none.
 
     Source: Mamba: Linear-Time Sequence Modeling with Selective State Spaces, Gu, Dao, 2023, arXiv:2312.00752.
     """
@@ -23,22 +24,33 @@ class Mamba(Recurrence):
     lane = Lane.CHANNEL
     paper = Paper("Mamba: Linear-Time Sequence Modeling with Selective State Spaces", "Gu, Dao", 2023, "2312.00752")
 
-    def __init__(self, width: int, state_size: int = 16, expand: int = 2, kernel: int = 4, rank: int | None = None):
+    def __init__(
+        self,
+        width: int,
+        state_size: int = 16,
+        expand: int = 2,
+        kernel: int = 4,
+        rank: int | None = None,
+        bias: bool = False,
+        conv_bias: bool = True,
+    ):
         super().__init__(width)
+        options.flag("bias", bias)
         inner, kernel = options.count("expand", expand) * width, options.count("kernel", kernel)
         rank = math.ceil(width / 16) if rank is None else options.count("rank", rank)
         options.count("state_size", state_size)
         self.inner, self.split = inner, [rank, state_size, state_size]
         self.windows = {"conv": (inner, kernel - 1)}
-        self.to_signal = nn.Linear(width, inner, bias=False)
-        self.to_gate = nn.Linear(width, inner, bias=False)
+        self.to_signal = nn.Linear(width, inner, bias=bias)
+        self.to_gate = nn.Linear(width, inner, bias=bias)
         self.conv_weight = nn.Parameter(torch.empty(inner, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
-        self.conv_bias = nn.Parameter(torch.empty(inner).uniform_(-(kernel**-0.5), kernel**-0.5))
+        around_zero = torch.empty(inner).uniform_(-(kernel**-0.5), kernel**-0.5)
+        self.conv_bias = nn.Parameter(around_zero) if options.flag("conv_bias", conv_bias) else None
         self.to_selection = nn.Linear(inner, rank + 2 * state_size, bias=False)
         self.to_dt = nn.Linear(rank, inner)
         self.A_log = nn.Parameter(torch.log(torch.arange(1.0, state_size + 1)).repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
-        self.to_output = nn.Linear(inner, width, bias=False)
+        self.to_output = nn.Linear(inner, width, bias=bias)
         # dt starts log-uniform in [0.001, 0.1]: the bias is the inverse of softplus there.
         dt = torch.exp(torch.rand(inner) * math.log(100) + math.log(0.001)).clamp(min=1e-4)
         with torch.no_grad():
@@ -50,7 +62,7 @@ class Mamba(Recurrence):
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
         u = nn.functional.silu(past.convolve("conv", self.to_signal(x), self.conv_weight, self.conv_bias))
-        dt, B, C = self.to_selection(u).split(self.split, -1)
+        dt, B, C = self.selection(u)
         return {
             "u": u,
             "dt": self.to_dt(dt),
@@ -59,6 +71,10 @@ class Mamba(Recurrence):
             "A": constant(-torch.exp(self.A_log)),
             "D": constant(self.D),
         }
+
+    def selection(self, u: Tensor) -> tuple[Tensor, ...]:
+        """What the channels u [B, T, E] select: the `rank` numbers that time steps are made of, B and C."""
+        return self.to_selection(u).split(self.split, -1)
 
     def step(self, h: Tensor, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor):
         dt = nn.functional.softplus(dt)

@@ -17,7 +17,7 @@ class Mamba2(Recurrence):
     Lane: a head with S: [P, N] and u: [P], P = `head_size`, N = `state_size`; there are H = expand D / P of them. dt,
     A < 0 and D are one number per head. u: [H P], B and C: [groups N] are silu(conv(W_s x)), in that order; H / groups
     heads read the same B_t, C_t: [N]. The result is W_o (w * norm(y * silu(W_g x))), where norm divides by the root
-    mean square over each group's H P / groups channels.
+    mean square (plus `eps`) over each group's H P / groups channels. Without `conv_bias` the convolution has none.
     Initialisation: A uniform in [-16, -1], dt log-uniform in [0.001, 0.1].
 
     Source: Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State Space Duality,
@@ -36,8 +36,11 @@ class Mamba2(Recurrence):
         expand: int = 2,
         groups: int = 1,
         kernel: int = 4,
+        conv_bias: bool = True,
+        eps: float = 1e-5,
     ):
         super().__init__(width)
+        self.eps = options.number("eps", eps, 0)
         inner = options.count("expand", expand) * width
         size = math.gcd(64, inner) if head_size is None else head_size
         size = options.divisor("head_size", size, inner, "inner width")
@@ -50,7 +53,8 @@ class Mamba2(Recurrence):
         self.to_signal = nn.Linear(width, signal, bias=False)
         self.to_dt = nn.Linear(width, heads)
         self.conv_weight = nn.Parameter(torch.empty(signal, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
-        self.conv_bias = nn.Parameter(torch.empty(signal).uniform_(-(kernel**-0.5), kernel**-0.5))
+        around_zero = torch.empty(signal).uniform_(-(kernel**-0.5), kernel**-0.5)
+        self.conv_bias = nn.Parameter(around_zero) if options.flag("conv_bias", conv_bias) else None
         self.A_log = nn.Parameter(torch.log(torch.empty(heads).uniform_(1, 16)))
         self.D = nn.Parameter(torch.ones(heads))
         self.norm_weight = nn.Parameter(torch.ones(inner))
@@ -95,5 +99,5 @@ class Mamba2(Recurrence):
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         gated = (y.flatten(2) * nn.functional.silu(self.to_gate(x))).unflatten(-1, (self.groups, -1))
-        normed = nn.functional.rms_norm(gated, gated.shape[-1:], eps=1e-5).flatten(2)
+        normed = nn.functional.rms_norm(gated, gated.shape[-1:], eps=self.eps).flatten(2)
         return self.to_output(self.norm_weight * normed)

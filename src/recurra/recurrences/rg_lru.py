@@ -29,8 +29,7 @@ class RGLRU(Recurrence):
         block = width // options.divisor("heads", heads, width, "width")
         self.gate_weight = nn.Parameter(torch.randn(2, heads, block, block) * block**-0.5)
         self.gate_bias = nn.Parameter(torch.zeros(2, width))
-        decay = torch.empty(width).uniform_(0.9**2, 0.999**2).sqrt()
-        self.Lambda = nn.Parameter(torch.log(torch.expm1(-torch.log(decay) / 8)))
+        self.Lambda = nn.Parameter(first_decay(width))
 
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.width)}
@@ -41,9 +40,24 @@ class RGLRU(Recurrence):
         return {"x": x, "gate_a": gates[0], "gate_x": gates[1], "Lambda": constant(self.Lambda)}
 
     def step(self, h: Tensor, x: Tensor, gate_a: Tensor, gate_x: Tensor, Lambda: Tensor) -> tuple[Tensor, Tensor]:
-        log_a = -8 * nn.functional.softplus(Lambda) * torch.sigmoid(gate_a)
-        room = -torch.expm1(2 * log_a)
-        # The root's slope is infinite at 0, where a closed gate ends by underflow: nothing may flow back from there.
-        room = torch.clamp(room, min=torch.finfo(room.dtype).tiny)
-        h = torch.exp(log_a) * h + torch.sqrt(room) * (torch.sigmoid(gate_x) * x)
+        log_a = log_decay(Lambda, gate_a)
+        h = torch.exp(log_a) * h + admitted(log_a) * (torch.sigmoid(gate_x) * x)
         return h, h
+
+
+def first_decay(channels: int) -> Tensor:
+    """Lambda that makes a uniform by area in [0.9, 0.999] where its gate is open."""
+    decay = torch.empty(channels).uniform_(0.9**2, 0.999**2).sqrt()
+    return torch.log(torch.expm1(-torch.log(decay) / 8))
+
+
+def log_decay(Lambda: Tensor, gate: Tensor) -> Tensor:
+    """log a, from Lambda and the gate before its sigmoid."""
+    return -8 * nn.functional.softplus(Lambda) * torch.sigmoid(gate)
+
+
+def admitted(log_a: Tensor) -> Tensor:
+    """sqrt(1 - a^2)."""
+    room = -torch.expm1(2 * log_a)
+    # The root's slope is infinite at 0, where a closed gate ends by underflow: nothing may flow back from there.
+    return torch.sqrt(torch.clamp(room, min=torch.finfo(room.dtype).tiny))

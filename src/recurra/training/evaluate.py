@@ -37,8 +37,10 @@ def bits_per_byte(
         progress: called with (bytes read so far, bytes in all) of every stream.
 
     Raises:
-        InputError: the text is shorter than two bytes.
+        InputError: the text is shorter than two bytes, or the model does not read bytes.
     """
+    if model.tokenizer is not None:
+        raise InputError("the model has a tokenizer: its tokens are not bytes, and bits per byte need a model of bytes")
     if len(text) < 2:
         raise InputError(f"text to evaluate on holds {len(text)} byte(s); expected at least 2")
     tokens, scored = _pieces(as_tensor(text), max(1, min(pieces, len(text) // (2 * CONTEXT))))

@@ -53,7 +53,8 @@ class RunFolder:
     @property
     def identity(self) -> str:
         """The same for two folders if and only if they hold the same run."""
-        return hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()
+        own = {name: self.about[name] for name in ("model", "training", "data_sha256")}
+        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
     def open(self, resume: bool) -> bool:
         """Take possession of the folder; True if there is a checkpoint to go on from.

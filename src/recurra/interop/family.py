@@ -1,0 +1,44 @@
+"""What a family of checkpoints is: how its config.json describes one of our models, and where its tensors go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recurra.errors import InputError
+from recurra.interop.rules import Rule
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model_type of transformers."""
+
+    defaults: Mapping[str, Any]
+    """What config.json means where it leaves a field out."""
+    only: Mapping[str, list]
+    """Fields that must have one of these values: others are not implemented."""
+    model: Callable[[Mapping[str, Any]], dict[str, Any]]
+    """From the completed config to the arguments of our `LanguageModel`."""
+    rules: Callable[[Mapping[str, Any]], list[Rule]]
+    """From the completed config to where every tensor goes."""
+    ignored: Callable[[Mapping[str, Any]], list[str]] = lambda config: []
+    """Tensors that a checkpoint may hold and that say nothing new, such as a head tied to the embedding."""
+
+    def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The config with every field. Raises InputError for a value that is not implemented."""
+        full = {**self.defaults, **config}
+        for name, values in self.only.items():
+            if name in full and full[name] not in values:
+                raise InputError(f"config.json has {name} = {full[name]!r}; only {values[0]!r} can be read")
+        return full
+
+
+def head(config: Mapping[str, Any], name: str) -> list[Rule]:
+    """The rule of a head's matrix that is not tied to the embedding."""
+    return [] if config["tie_word_embeddings"] else [Rule(("head.weight",), (name,))]
+
+
+def tied_head(name: str) -> Callable[[Mapping[str, Any]], list[str]]:
+    """Ignores the head's matrix where it is tied to the embedding."""
+    return lambda config: [name] if config["tie_word_embeddings"] else []

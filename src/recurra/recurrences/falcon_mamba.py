@@ -1,0 +1,32 @@
+"""FalconMamba's layer: Mamba with norms on what is selected."""
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+from recurra import options
+from recurra.problem import Lane
+from recurra.recurrence import Paper
+from recurra.recurrences.mamba import Mamba
+
+
+class FalconMamba(Mamba):
+    """h_t = exp(dt_t A) h_{t-1} + dt_t u_t B_t,  y_t = C_t . h_t + D u_t.
+
+    As Mamba, but B_t, C_t: [N] and the [rank] numbers that dt_t is linear in are each divided by their root mean square
+    (of squares plus `eps`), without weights. Of a single number the norm would leave the sign, so `rank` is at least 2
+    by default.
+
+    Source: Falcon Mamba: The First Competitive Attention-free 7B Language Model, Zuo et al., 2024, arXiv:2410.05355.
+    """
+
+    lane = Lane.CHANNEL
+    paper = Paper("Falcon Mamba: The First Competitive Attention-free 7B Model", "Zuo et al.", 2024, "2410.05355")
+
+    def __init__(self, width: int, *, rank: int | None = None, eps: float = 1e-6, **mamba: Any):
+        super().__init__(width, rank=max(2, math.ceil(width / 16)) if rank is None else rank, **mamba)
+        self.eps = options.number("eps", eps, 0)
+
+    def selection(self, u: Tensor) -> tuple[Tensor, ...]:
+        return tuple(nn.functional.rms_norm(part, part.shape[-1:], eps=self.eps) for part in super().selection(u))

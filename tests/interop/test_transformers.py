@@ -1,0 +1,218 @@
+"""Our models inside transformers: AutoModelForCausalLM, generate, padding, saving."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from families import build
+
+import recurra
+from recurra.models import files
+from recurra.testing.tolerances import assert_close
+
+transformers = pytest.importorskip("transformers")
+
+V = 29
+
+
+def tiny(pattern="mamba+lstm", **options):
+    torch.manual_seed(0)
+    return recurra.LanguageModel(vocabulary=V, width=16, pattern=pattern, **options).eval()
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A model of ours, and the same as transformers load it."""
+    model = tiny()
+    files.save(model, tmp_path / "folder")
+    return model, transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "folder")
+
+
+def tokens(rows, time):
+    return torch.randint(0, V, (rows, time))
+
+
+LOAD = "transformers.AutoModelForCausalLM.from_pretrained(folder)"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        f"import recurra, transformers; model = {LOAD}",
+        f"import transformers, recurra; model = {LOAD}",
+        f"import transformers; transformers.AutoModelForCausalLM; import recurra; model = {LOAD}",
+        f"import recurra; from transformers import GenerationMixin; import transformers; model = {LOAD}",
+        f"import recurra; from transformers.models.auto import auto_factory; import transformers; model = {LOAD}",
+        f"from recurra.interop.transformers import RecurraConfig; import transformers; model = {LOAD}",
+        "import recurra; from transformers import AutoConfig, AutoModelForCausalLM; "
+        "model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))",
+    ],
+)
+def test_either_may_be_imported_first(tmp_path, program):
+    files.save(tiny("min-gru"), tmp_path)
+    script = f"folder = {str(tmp_path)!r}; {program}; print(type(model).__name__, type(model.model).__name__)"
+    result = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True)
+    assert result.stdout.strip() == "RecurraForCausalLM LanguageModel", result.stderr
+
+
+def test_nothing_of_transformers_is_imported_for_recurra_alone():
+    script = "import recurra, sys; recurra.layers(); print([n for n in sys.modules if n.startswith('transformers')])"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_logits_loss_and_gradients(pair):
+    model, theirs = pair
+    x = tokens(3, 9)
+    output = theirs(x, labels=x)
+    assert torch.equal(output.logits, model(x)[0])
+    expected = torch.nn.functional.cross_entropy(output.logits[:, :-1].flatten(0, 1), x[:, 1:].flatten())
+    assert_close("loss", output.loss, expected)
+    output.loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in theirs.parameters())
+    assert torch.equal(theirs(x, logits_to_keep=2).logits, output.logits[:, -2:])
+    assert torch.equal(theirs(x, return_dict=False)[0], output.logits)
+
+
+@pytest.mark.parametrize("pattern", ["lmu", "s4d", "titans", "gated-delta-net"])
+def test_layers_with_buffers_and_special_beginnings(tmp_path, pattern):
+    model, x = tiny(pattern), tokens(2, 5)
+    files.save(model, tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(theirs(x).logits, model(x)[0])
+
+
+def test_greedy_is_the_greedy_of_a_session(pair):
+    model, theirs = pair
+    for prompt in tokens(3, 8):
+        session = model.stream()
+        session.feed(prompt)
+        written = theirs.generate(prompt[None], max_new_tokens=12, do_sample=False)
+        assert written[0].tolist() == prompt.tolist() + list(session.generate(12, temperature=0))
+
+
+def test_generate_reads_each_token_once(pair):
+    _, theirs = pair
+    read, forward = [], theirs.model.forward
+
+    def counting(tokens, *args, **options):
+        read.append(tokens.shape[1])
+        return forward(tokens, *args, **options)
+
+    theirs.model.forward = counting
+    theirs.generate(tokens(1, 8), max_new_tokens=5, do_sample=False)
+    assert read == [8, 1, 1, 1, 1]
+
+
+def test_generate_goes_on_from_a_cache(pair):
+    _, theirs = pair
+    x = tokens(1, 8)
+    cache = theirs(x[:, :5]).past_key_values
+    assert cache.get_seq_length() == 5
+    whole = theirs.generate(x, max_new_tokens=6, do_sample=False)
+    assert torch.equal(theirs.generate(x, max_new_tokens=6, do_sample=False, past_key_values=cache), whole)
+
+
+def test_beams_are_those_without_a_cache(pair):
+    _, theirs = pair
+    x = tokens(2, 6)
+    beams = theirs.generate(x, max_new_tokens=8, num_beams=4, do_sample=False)
+    assert torch.equal(theirs.generate(x, max_new_tokens=8, num_beams=4, do_sample=False, use_cache=False), beams)
+
+
+def padded(rows, side, filler):
+    """Rows of different lengths as one tensor, and which of it counts."""
+    longest = max(map(len, rows))
+    ids, mask = torch.full((len(rows), longest), filler), torch.zeros(len(rows), longest, dtype=torch.int64)
+    for i, row in enumerate(rows):
+        place = slice(longest - len(row), None) if side == "left" else slice(0, len(row))
+        ids[i, place], mask[i, place] = row, 1
+    return ids, mask
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_padded_batch_scores_as_each_row_alone(pair, side):
+    _, theirs = pair
+    rows = [tokens(1, length)[0] for length in (9, 1, 5, 3)]
+    ids, mask = padded(rows, side, filler=7)
+    output = theirs(ids, attention_mask=mask)
+    for i, row in enumerate(rows):
+        alone = theirs(row[None])
+        assert_close(f"row {i}", output.logits[i][mask[i].bool()], alone.logits[0])
+        for name, value in alone.past_key_values.state.items():
+            assert_close(f"{name} of row {i}", output.past_key_values.state[name][i], value[0])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_padded_batch_of_a_hybrid(tmp_path, side):
+    """Attention counts positions from each row's own first token."""
+    files.save(tiny("griffin+local-attention+attention"), tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    rows = [tokens(1, length)[0] for length in (9, 2, 5)]
+    ids, mask = padded(rows, side, filler=7)
+    more = tokens(3, 4)
+    output = theirs(ids, attention_mask=mask)
+    following = theirs(more, past_key_values=output.past_key_values).logits
+    for i, row in enumerate(rows):
+        alone = theirs(row[None])
+        assert_close(f"row {i}", output.logits[i][mask[i].bool()], alone.logits[0])
+        after = theirs(more[i : i + 1], past_key_values=alone.past_key_values).logits
+        assert_close(f"what follows row {i}", following[i], after[0])
+
+
+def test_padding_inside_a_row_is_skipped(pair):
+    _, theirs = pair
+    x, mask = tokens(1, 8), torch.tensor([[1, 0, 0, 1, 1, 0, 1, 1]])
+    output = theirs(x, attention_mask=mask).logits[0]
+    valid = mask[0].bool()
+    assert_close("valid scores", output[valid], theirs(x[:, valid]).logits[0])
+    assert not output[~valid].any()
+
+
+def test_a_batch_padded_left_generates_what_each_row_alone_does(pair):
+    _, theirs = pair
+    rows = [tokens(1, length)[0] for length in (7, 2, 4)]
+    ids, mask = padded(rows, "left", filler=0)
+    together = theirs.generate(ids, attention_mask=mask, max_new_tokens=9, do_sample=False)
+    for i, row in enumerate(rows):
+        alone = theirs.generate(row[None], max_new_tokens=9, do_sample=False)
+        assert together[i, 7:].tolist() == alone[0, len(row) :].tolist()
+
+
+def test_saved_by_transformers_it_is_still_ours(pair, tmp_path):
+    model, theirs = pair
+    theirs.save_pretrained(tmp_path / "again")
+    x = tokens(2, 5)
+    loaded = recurra.load(tmp_path / "again")
+    assert loaded.config == model.config
+    assert torch.equal(loaded(x)[0], model(x)[0])
+
+
+def test_special_tokens_come_from_the_checkpoint(tmp_path):
+    build("mamba").save_pretrained(tmp_path / "theirs")
+    files.save(recurra.load(tmp_path / "theirs"), tmp_path / "ours")
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
+    assert (config.model_type, config.bos_token_id, config.eos_token_id) == ("recurra", 0, 0)
+
+
+def test_without_a_tokenizer_every_byte_is_a_token(tmp_path):
+    files.save(tiny("min-gru"), tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path, padding_side="left")
+    for text in ("plain", "hällo  wörld\n\tĀ Ġ 日本 🙂 \0 end ", "".join(map(chr, range(0x250)))):
+        assert tokenizer(text).input_ids == list(text.encode())
+        assert tokenizer.decode(list(text.encode())) == text
+    assert (len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id) == (256, 0, 0)
+    assert tokenizer(["ab", "c"], padding=True).input_ids == [[97, 98], [0, 99]]
+    tokenizer.save_pretrained(tmp_path / "saved")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert again("Ā \0").input_ids == list("Ā \0".encode())
+
+
+def test_a_tokenizer_that_came_along_is_used(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    model = tiny("min-gru")
+    files.save(model, tmp_path)
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"one": 0, "two": 1}, unk_token="one"))
+    words.save(str(tmp_path / "tokenizer.json"))
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path)("two").input_ids == [1]
