@@ -145,7 +145,7 @@ class BlockSLSTM(SLSTM):
             torch.einsum("bthi,hji->bthj", cast(read, dtype).unflatten(-1, (self.heads, -1)), half)
             for read, half in zip((u, x), halves, strict=True)
         ]
-        return {"gates": torch.cat(gates, -1) + cast(self.bias, dtype), "recurrent": constant(self.recurrent)}
+        return {"gates": torch.cat(gates, -1), "bias": constant(self.bias), "recurrent": constant(self.recurrent)}
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
         return nn.functional.layer_norm(y, (self.size,)).flatten(2) * self.norm_weight
