@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 Work = Callable[[], Any]
 
 
@@ -35,11 +37,12 @@ def in_turn(ours: Work, peer: Work, repeats: int) -> list[tuple[float, float]]:
     ours(), peer()
     pairs = []
     for _ in range(repeats):
-        pairs.append((_time(ours), _time(peer)))
+        pairs.append((timed(ours), timed(peer)))
     return pairs
 
 
-def _time(work: Work) -> float:
+def timed(work: Work) -> float:
+    """Milliseconds of one run."""
     began = time.perf_counter()
     work()
     return 1e3 * (time.perf_counter() - began)
@@ -69,7 +72,7 @@ def compare(
     """Run both in turn. `scale` multiplies the peer's time where it moves fewer bytes than ours by that factor."""
     if peer is None:
         ours()
-        times = [_time(ours) for _ in range(repeats)]
+        times = [timed(ours) for _ in range(repeats)]
         return Row(topic, name, median(times), peer_name, None, target, None, None, None, "the peer is not installed")
     pairs = [(a, b * scale) for a, b in in_turn(ours, peer, repeats)]
     ratios = [a / b if target.startswith("<=") else b / a for a, b in pairs]
@@ -83,3 +86,9 @@ def compare(
 def measured(topic: str, name: str, value: float, what: str, target: str, note: str = "") -> Row:
     """A row for a number that is not a pair of times, such as bytes or seconds; `ratio` is the number."""
     return Row(topic, name, None, what, None, target, value, holds(value, target), None, note)
+
+
+def seconds_per_byte() -> float:
+    """What reading memory takes: the fastest of some sums over numbers that no cache holds."""
+    numbers = torch.ones(1 << 26)
+    return min(timed(numbers.sum) for _ in range(5)) / 1e3 / numbers.nbytes

@@ -40,6 +40,21 @@ def transformers_gated_delta_rule() -> Callable[..., Any]:
 
 
 @_optional
+def transformers_model(kind: str, width: int, layers: int) -> torch.nn.Module:
+    """A language model over bytes of transformers: mamba, mamba2 or rwkv, with random weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "vocab_size": 256}
+    more = {
+        "mamba": {},
+        "mamba2": {"num_heads": 2 * width // 64, "head_dim": 64, "n_groups": 1},
+        "rwkv": {"attention_hidden_size": width, "context_length": 1024},
+    }
+    config = AutoConfig.for_model(kind, **sizes, **more[kind], bos_token_id=0, eos_token_id=0, pad_token_id=0)
+    return AutoModelForCausalLM.from_config(config)
+
+
+@_optional
 def mambapy(width: int) -> torch.nn.Module:
     """mambapy's block with its scan in PyTorch."""
     module = importlib.import_module("mambapy.mamba")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from recurra import check
 from recurra.contract import Layer, Paper
+from recurra.engines import single
 from recurra.engines.choose import explain, reasons_to_refuse, run, structure_of
 from recurra.engines.newton import Solve
 from recurra.engines.traced import Structure
@@ -73,6 +74,20 @@ class Recurrence(Layer):
         y = self.outputs(rollout.y.squeeze(2) if self.lane is Lane.LAYER else rollout.y, x)
         squeeze = (lambda s: s.squeeze(1)) if self.lane is Lane.LAYER else (lambda s: s)
         return y, State({name: squeeze(value) for name, value in rollout.state.items()} | past.carry)
+
+    def advance(
+        self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, *, engine: str = "auto"
+    ) -> tuple[Tensor, State]:
+        """One time step: x_t [B, D] and the state so far to y_t [B, D'] and the next state.
+
+        Of one sequence, without gradients and on the CPU, engine "auto" runs the whole layer as one kernel, its
+        matrices included.
+        """
+        if engine == "auto" and isinstance(x_t, Tensor) and x_t.dim() == 2 and isinstance(state, Mapping):
+            done = single.advance(self, x_t[:, None], state)
+            if done is not None:
+                return done[0][:, 0], State(done[1])
+        return super().advance(x_t, state, engine=engine)
 
     def _start(self, reference: Tensor) -> dict[str, Tensor]:
         """`start()` in the dtype and on the device of the layer."""

@@ -20,7 +20,7 @@ from recurra.compiler import machine
 from recurra.compiler.kernels import Kernel
 from recurra.files import write_atomically
 
-VERSION = "7"
+VERSION = "8"
 """Raised whenever the same graph would be written differently."""
 
 _kernels: dict[str, Loaded] = {}
@@ -39,6 +39,8 @@ class Loaded:
     share: int
     """Address of the function that runs one thread's share; see `kernels.SHARE`."""
     scratch: int
+    shared: int
+    meetings: int
     source: Path
 
 
@@ -86,7 +88,7 @@ def _read(path: Path) -> Loaded | None:
 
 def _make(path: Path, kernel: Kernel, about: str) -> Loaded:
     code = machine.compile_object(kernel.ir)
-    facts = {"pointers": kernel.pointers, "integers": kernel.integers, "scratch": kernel.scratch}
+    facts = {name: value for name, value in vars(kernel).items() if name != "ir"}
     body = json.dumps(facts).encode() + b"\n" + code
     # Without a place to write to, the kernel serves this process only.
     with contextlib.suppress(OSError):
@@ -101,4 +103,5 @@ def _load(path: Path, code: bytes, facts: dict) -> Loaded:
     run, share = machine.load_functions(code, "run", "share")
     kind = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2)
     names = facts["pointers"], facts["integers"]
-    return Loaded(kind(run), *names, share, facts["scratch"], path.with_suffix(".ll"))
+    memory = facts["scratch"], facts["shared"], facts["meetings"]
+    return Loaded(kind(run), *names, share, *memory, path.with_suffix(".ll"))

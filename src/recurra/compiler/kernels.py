@@ -21,6 +21,10 @@ class Kernel:
     integers: list[str]
     scratch: int
     """Numbers of scratch memory per thread."""
+    shared: int = 0
+    """Numbers of memory that the threads share."""
+    meetings: int = 0
+    """How often they wait for each other."""
 
 
 SHARE = """

@@ -120,10 +120,14 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise Untraceable(f"step draws random numbers{_where()}: draw them in inputs, for all time steps")
         name = func._overloadpacket._qualified_op_name.removeprefix("aten::")
         tensors = [a for a in _flat(args) if isinstance(a, Tensor)]
         if not any(id(a) in self._values for a in tensors) and name not in ("copy_",):
             return func(*args, **kwargs)  # a constant: its value is what counts
+        if name.endswith("_") and name[:-1] in LOWERING and self._alone(args[0]):
+            name = name[:-1]
         if name in LOWERING:
             result = func(*args, **kwargs)
             self._record(name, args, kwargs, result)
@@ -133,6 +137,13 @@ class Recorder(TorchDispatchMode):
         if decomposed is NotImplemented:
             raise Untraceable(_refusal(name))
         return decomposed
+
+    def _alone(self, tensor: Tensor) -> bool:
+        """Whether a tensor computed by the step shares its memory with no other, so that it may be written over."""
+        storage = tensor.untyped_storage().data_ptr()
+        return id(tensor) in self._values and not any(
+            other is not tensor and other.untyped_storage().data_ptr() == storage for other, _ in self._values.values()
+        )
 
     def _record(self, name: str, args: tuple, kwargs: dict, result: Any) -> None:
         before = len(self.graph._known)

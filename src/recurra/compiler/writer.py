@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from recurra.compiler.elementary import ELEMENTARY
@@ -18,8 +18,9 @@ ROWS = 4
 class StepWriter(Products):
     """Emits the steps of a schedule, for `lanes` vectors of lanes at once or vectorised within the lane."""
 
-    def loop(self, loop: Loop) -> None:
-        """The loop nest of one row."""
+    def loop(self, loop: Loop, share: Callable[[int], tuple[Value, Value]] | None = None) -> None:
+        """The loop nest of one row; with `share`, just that part of its first axis."""
+        self._share = share
         views = {v for node in loop.nodes + loop.reductions for v in map(self._view, node.args)}
         computed = set(loop.nodes)
         views = sorted((v for v in views if v.base not in computed), key=lambda v: (v.base.number, v.offset, v.strides))
@@ -39,7 +40,9 @@ class StepWriter(Products):
         elif left == 2:
             self._rows_of(loop, views, index, memo)
         else:
-            with self.e.loop(0, loop.shape[len(index)]) as i:
+            size = loop.shape[len(index)]
+            first, last = self._share(size) if self._share and not index else (0, size)
+            with self.e.loop(first, last) as i:
                 self._nest(loop, views, [*index, i], memo)
 
     def _loaded(self, views: list[View], index: list[Value], memo: dict, width: int = 1) -> dict:
@@ -53,7 +56,10 @@ class StepWriter(Products):
         main = size - size % height
         for start, stop, step in ((0, main, height), (main, size, 1)):
             if start < stop:
-                with self.e.loop(start, stop, step) as i:
+                first, last = start, stop
+                if self._share and not index and step == height:
+                    first, last = (self.e.mul(n, self.e.constant(height, I64)) for n in self._share(main // height))
+                with self.e.loop(first, last, step) as i:
                     at = [[*index, self.e.add(i, self.e.constant(r, I64)) if r else i] for r in range(step)]
                     self._innermost(loop, views, at, [self._loaded(views, row, memo) for row in at])
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra.check import describe
+from recurra.engines import single
 from recurra.errors import InputError
 from recurra.models.block import Block
 from recurra.models.design import Design
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from recurra.streaming.session import Session
+
+
+class Scores(nn.Module):
+    """The last part of a language model, called as layers are."""
+
+    def __init__(self, model: LanguageModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, state: Mapping[str, Tensor], engine: str = "auto") -> tuple[Tensor, dict]:  # noqa: ARG002
+        """What flows out of the blocks, [B, T, D], to logits [B, T, vocabulary] and no state."""
+        return self.model.scores(x), {}
 
 
 class LanguageModel(nn.Module):
@@ -76,6 +89,8 @@ class LanguageModel(nn.Module):
         self.norm = self.design.make_norm(width)
         if not self.design.tied:
             self.head = nn.Linear(width, vocabulary, bias=False)
+        # In a tuple, so that it is not a part of the model that it holds.
+        self._scores = (Scores(self),)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LanguageModel:
@@ -126,13 +141,16 @@ class LanguageModel(nn.Module):
         if self.design.float32_residual:
             x = x.to(compute_dtype(x.dtype))
         carried, out = None if state is None else State(state), State()
+        plain = resets is None and lengths is None and engine == "auto"
         for i, block in enumerate(self.blocks):
             own = None if carried is None else carried.under(f"blocks.{i}")
-            x, new = block(x, own, resets=resets, lengths=lengths, engine=engine)
-            out |= new.prefixed(f"blocks.{i}")
-        return self._scores(x), State(out)
+            done = single.advance(block, x, own) if plain and own else None
+            x, new = done or block(x, own, resets=resets, lengths=lengths, engine=engine)
+            out |= State(new).prefixed(f"blocks.{i}")
+        logits, _ = (plain and single.advance(self._scores[0], x, {})) or self._scores[0](x, {})
+        return logits, State(out)
 
-    def _scores(self, x: Tensor) -> Tensor:
+    def scores(self, x: Tensor) -> Tensor:
         """What flows out of the blocks, [B, T, D], to logits [B, T, vocabulary]."""
         weight = self.embedding.weight if self.design.tied else self.head.weight
         logits = nn.functional.linear(self.norm(x.to(weight.dtype)), weight)

@@ -1,0 +1,220 @@
+"""One time step of something large, a layer or a block of a model with all its matrices, as one kernel: what streaming
+runs on the CPU.
+
+Anything that can be traced will do: a function of some states and one vector, with weights, to new states and one
+vector. Weights are read where they lie and as they are stored, once per time step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recurra.compiler import cache
+from recurra.compiler.graph import listing, topological
+from recurra.compiler.machine import vector_bytes
+from recurra.compiler.plan import parts
+from recurra.compiler.regroup import regroup
+from recurra.compiler.schedule import expand_products, schedule
+from recurra.compiler.single import Single, write_single
+from recurra.compiler.trace import Untraceable, trace
+from recurra.engines import threads
+from recurra.engines.traced import SCALAR
+from recurra.engines.unseen import unseen
+from recurra.errors import InputError
+from recurra.problem import cast, compute_dtype
+
+_steps: weakref.WeakKeyDictionary[nn.Module, ModuleStep] = weakref.WeakKeyDictionary()
+_recipes: dict[Hashable, Recipe | None] = {}
+
+
+def advance(module: nn.Module, x: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]] | None:
+    """What `module(x, state)` gives, without gradient, or None where it has to be called itself.
+
+    Args:
+        module: called as layers are: x [1, 1, D] and state to y [1, 1, D'] and the new state.
+        x: [1, 1, D].
+        state: of one sequence, tensors [1, ...], as the module returned it.
+
+    Raises:
+        InputError: the module's own, if x or the state do not fit it.
+    """
+    if torch.is_grad_enabled() or x.shape[:2] != (1, 1) or torch.compiler.is_compiling():
+        return None
+    return _advance(module, x, state)
+
+
+@unseen
+def _advance(module: nn.Module, x: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]] | None:
+    if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return None
+    if not all(_fits(t, x.dtype) for t in (x, *state.values())):
+        return None
+    step = _steps.get(module)
+    if step is None or not step.holds(x, state):
+        step = _steps[module] = ModuleStep(module, x, state)
+    return step(x, state)
+
+
+def _fits(t: object, dtype: torch.dtype) -> bool:
+    """Whether a tensor is one that the kernel of a layer of that type reads and writes."""
+    if type(t) is not Tensor or t.device.type != "cpu" or dtype not in SCALAR:
+        return False
+    real = compute_dtype(dtype)
+    return t.dtype in (dtype, real, real.to_complex())
+
+
+class ModuleStep:
+    """One time step of a module, compiled if that can be, for the tensors that are its weights now."""
+
+    def __init__(self, module: nn.Module, x: Tensor, state: Mapping[str, Tensor]):
+        self._facts = _facts(x, state)
+        modules = list(module.modules())
+        homes: list[Mapping[str, Tensor | None]] = [h for m in modules for h in (m._parameters, m._buffers)]
+        self._weights = [(h, name, t, t.data_ptr()) for h in homes for name, t in h.items() if t is not None]
+        self._settings = [(vars(m), name, v) for m in modules for name, v in vars(m).items() if _is_setting(name)]
+        self._hooks = [h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks)]
+        self._hooked = any(self._hooks)
+        weights = dict(module.named_parameters()) | dict(module.named_buffers())
+        usable = not self._hooked and all(t.is_contiguous() for t in weights.values())
+        recipe = _recipe(module, x, state, weights) if usable else None
+        self._step = None if recipe is None else SingleStep(recipe, weights)
+
+    def holds(self, x: Tensor, state: Mapping[str, Tensor]) -> bool:
+        """Whether nothing has changed that this step was made for."""
+        return (
+            _facts(x, state) == self._facts
+            and all(home.get(name) is t and t.data_ptr() == at for home, name, t, at in self._weights)
+            and all(home.get(name) is value for home, name, value in self._settings)
+            and any(self._hooks) == self._hooked
+        )
+
+    def __call__(self, x: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]] | None:
+        return None if self._step is None else self._step(x, state)
+
+
+def _facts(x: Tensor, state: Mapping[str, Tensor]) -> Hashable:
+    return x.shape, x.dtype, tuple((name, t.shape, t.dtype) for name, t in state.items())
+
+
+def _is_setting(name: str) -> bool:
+    """Whether an attribute of a module is neither one of its tensors and parts nor PyTorch's own."""
+    return not name.startswith("_")
+
+
+def _fingerprint(module: nn.Module) -> Hashable:
+    """Modules with the same are the same function of their weights."""
+
+    def settings(m: nn.Module) -> tuple:
+        own = ((k, v) for k, v in vars(m).items() if _is_setting(k))
+        return type(m), tuple((k, id(v) if isinstance(v, Tensor) else repr(v)) for k, v in own)
+
+    return tuple((name, settings(m)) for name, m in module.named_modules())
+
+
+def _recipe(module: nn.Module, x: Tensor, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Recipe | None:
+    """How to take a time step of a module, or None if that cannot be compiled; found out once for modules alike."""
+    key = (_fingerprint(module), _facts(x, state), tuple((n, t.shape, t.dtype) for n, t in weights.items()))
+    if key not in _recipes:
+        _recipes[key] = _made(module, x, state, weights)
+    return _recipes[key]
+
+
+def _made(module: nn.Module, x: Tensor, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Recipe | None:
+    names = list(state)
+
+    def function(states: tuple[Tensor, ...], inputs: dict[str, Tensor], own: dict[str, Tensor]) -> Any:
+        carried = dict(zip(names, (s[None] for s in states), strict=True))
+        arguments = (inputs["x"][None, None], carried)
+        y, after = torch.func.functional_call(module, own, arguments, {"engine": "loop"})
+        return tuple(after[name][0] for name in names), y[0, 0]
+
+    if any(t.device.type != "cpu" or t.dtype not in SCALAR for t in weights.values()):
+        return None
+    try:
+        return Recipe(function, {name: t[0] for name, t in state.items()}, x[0, 0], weights)
+    except InputError:
+        raise
+    except (Untraceable, RuntimeError, TypeError, ValueError):
+        # What is wrong, if something is, the module says when it is called itself.
+        return None
+
+
+class Recipe:
+    """A function of states, x and weights as a kernel, for any weights of the same shapes.
+
+    Raises Untraceable if it cannot be compiled.
+    """
+
+    def __init__(self, function: Callable, states: Mapping[str, Tensor], x: Tensor, weights: Mapping[str, Tensor]):
+        self.real, self.dtype = compute_dtype(x.dtype), x.dtype
+        computed = {name: cast(weight, self.real) for name, weight in weights.items()}
+        examples = {name: cast(state, self.real) for name, state in states.items()}
+        traced = trace(function, examples, {"x": cast(x, self.real)}, computed)
+        outputs = {k: n for name, value in traced.states.items() for k, n in parts(f"next.{name}", value).items()}
+        outputs = regroup(traced.graph, expand_products(traced.graph, outputs | parts("y", traced.y), set()))
+        used = {node.attr for node in topological(outputs.values()) if node.op == "input"}
+        scalar = SCALAR[self.real]
+        kinds = {name: SCALAR.get(state.dtype, scalar) for name, state in states.items()}
+        leaves = {name: kinds.get(name[6:], scalar) for name in used if name.startswith(("state.", "input."))}
+        self.weights = [name for name in weights if f"weight.{name}" in used]
+        leaves |= {f"weight.{name}": SCALAR[weights[name].dtype] for name in self.weights}
+        if "y" not in outputs or set(leaves) != used:
+            raise Untraceable("single steps are compiled for real weights and outputs")
+        self.y = outputs["y"].shape
+        written = {name: kinds.get(name[5:], scalar) for name in outputs}
+        single = Single(schedule(outputs), leaves, written, scalar)
+        width, text = vector_bytes() // (8 if scalar == "double" else 4), listing(outputs)
+        key = f"single {text} {sorted((leaves | written).items())} {scalar}"
+        self.kernel = cache.get(key, lambda: write_single(single, width), lambda: text)
+
+
+class SingleStep:
+    """A recipe with the weights it reads, which stay where they are."""
+
+    def __init__(self, recipe: Recipe, weights: Mapping[str, Tensor]):
+        self._recipe, kernel = recipe, recipe.kernel
+        self._place = {name: i for i, name in enumerate(kernel.pointers)}
+        self._pointers = (ctypes.c_void_p * len(kernel.pointers))()
+        for name in recipe.weights:
+            self._pointers[self._place[f"weight.{name}"]] = weights[name].data_ptr()
+
+    def __call__(self, x: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """x [1, 1, D] and state, tensors [1, ...], to y [1, 1, D'] and the new state."""
+        recipe, kernel = self._recipe, self._recipe.kernel
+        y = torch.empty(1, 1, *recipe.y, dtype=recipe.real)
+        memory = {"input.x": x.to(recipe.real).contiguous(), "y": y}
+        after = {name: torch.empty_like(t, memory_format=torch.contiguous_format) for name, t in state.items()}
+        for name, before in state.items():
+            if not before.is_complex():
+                memory |= {f"state.{name}": before.contiguous(), f"next.{name}": after[name]}
+                continue
+            for part in ("real", "imag"):
+                memory[f"state.{name}.{part}"] = getattr(before, part).contiguous()
+                memory[f"next.{name}.{part}"] = torch.empty(before.shape, dtype=recipe.real)
+        shared = torch.zeros(kernel.shared + 2 * kernel.meetings, dtype=recipe.real)
+        pointers = type(self._pointers).from_buffer_copy(self._pointers)
+        for name, t in memory.items():
+            if name in self._place:
+                pointers[self._place[name]] = t.data_ptr()
+        if "shared" in self._place:
+            pointers[self._place["shared"]] = shared.data_ptr()
+        pointers[self._place["meetings"]] = shared.data_ptr() + kernel.shared * shared.element_size()
+        self._launch(pointers)
+        for name, t in after.items():
+            if t.is_complex():
+                after[name] = torch.complex(memory[f"next.{name}.real"], memory[f"next.{name}.imag"])
+        return y.to(recipe.dtype), after
+
+    def _launch(self, pointers: Any) -> None:
+        kernel = self._recipe.kernel
+        team = threads.team() if kernel.meetings else 1
+        scratch = torch.empty(team, kernel.scratch + 16, dtype=self._recipe.real)
+        size = scratch.stride(0) * scratch.element_size()
+        task = threads.Task(pointers, (ctypes.c_int64 * 1)(team), scratch.data_ptr(), size, team)
+        threads.run(kernel, task, team)

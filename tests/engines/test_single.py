@@ -1,0 +1,186 @@
+"""Single time steps as one kernel: what the layer itself gives, whatever is done to the layer in between."""
+
+import threading
+
+import pytest
+import torch
+
+import recurra
+from recurra.engines import single
+from recurra.testing.tolerances import assert_close
+
+GROWING = {"attention", "local-attention", "forgetting-attention", "rat"}
+COMPLEX_WEIGHTS = {"s4d", "s5", "dss"}
+
+
+def steps(layer, xs, state, engine="auto"):
+    """Outputs of single time steps, [T, D], and the state after them."""
+    outputs = []
+    with torch.no_grad():
+        for x in xs:
+            y, state = layer.advance(x[None], state, engine=engine)
+            outputs.append(y[0])
+    return torch.stack(outputs), state
+
+
+def kernel_of(module):
+    return single._steps[module]._step
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", [n for n in recurra.layers() if n not in GROWING])
+def test_equals_the_layer(name, dtype):
+    layer, xs = recurra.layer(name, 8).to(dtype), torch.randn(5, 8, dtype=dtype)
+    start = layer.initial_state(1)
+    y, end = steps(layer, xs, start)
+    expected, last = steps(layer, xs, start, "loop")
+    assert_close("y", y, expected)
+    for key, value in last.items():
+        assert_close(f"state {key}", end[key], value, dtype)
+        assert end[key].dtype is value.dtype
+    assert (kernel_of(layer) is None) == (name in COMPLEX_WEIGHTS)
+
+
+def test_weights_and_settings_may_change():
+    layer, xs = recurra.layer("mamba", 16), torch.randn(3, 16)
+    start = layer.initial_state(1)
+
+    def check():
+        state = layer.initial_state(1)
+        assert_close("y", steps(layer, xs, state)[0], steps(layer, xs, state, "loop")[0])
+        assert kernel_of(layer) is not None
+
+    check()
+    with torch.no_grad():
+        layer.to_output.weight.mul_(2)
+    check()
+    layer.D = torch.nn.Parameter(torch.randn(32))
+    check()
+    layer.load_state_dict(recurra.layer("mamba", 16).state_dict())
+    check()
+    layer.to(torch.float64)
+    xs = xs.double()
+    check()
+    with pytest.raises(recurra.InputError, match="state"), torch.no_grad():
+        layer.advance(xs[:1], start)
+
+
+class Scaled(recurra.Recurrence):
+    lane = recurra.Lane.CHANNEL
+    scale = 1.0
+
+    def start(self):
+        return {"h": torch.zeros(self.width)}
+
+    def inputs(self, x):
+        return {"x": x}
+
+    def step(self, h, x):
+        h = torch.tanh(h + self.scale * x)
+        return h, h
+
+
+class Noisy(Scaled):
+    def inputs(self, x):
+        return {"x": x + torch.rand(x.shape)}
+
+
+def test_an_attribute_may_change():
+    layer, x = Scaled(4), torch.ones(1, 4)
+    layer.scale = 1.0
+    for scale in (1.0, 0.5, -2.0):
+        layer.scale = scale
+        assert_close("y", steps(layer, x, layer.initial_state(1))[0][0], torch.tanh(scale * x[0]))
+
+
+def test_what_is_random_is_drawn_every_time():
+    layer, x = Noisy(4), torch.ones(2, 4)
+    (first, second), _ = steps(layer, x, layer.initial_state(1))
+    assert kernel_of(layer) is None
+    assert not torch.equal(first, torch.tanh(x[0] * 1.0))
+    again, _ = steps(layer, x, layer.initial_state(1))
+    assert not torch.equal(first, again[0])
+    assert not torch.equal(second, first)
+
+
+def test_hooks_are_called():
+    layer, x, seen = recurra.layer("min-gru", 4), torch.randn(1, 4), []
+    steps(layer, x, layer.initial_state(1))
+    handle = layer.to_gate.register_forward_hook(lambda *_: seen.append(1)) if hasattr(layer, "to_gate") else None
+    handle = handle or next(iter(layer.children())).register_forward_hook(lambda *_: seen.append(1))
+    steps(layer, x, layer.initial_state(1))
+    assert seen
+    handle.remove()
+    steps(layer, x, layer.initial_state(1))
+    assert kernel_of(layer) is not None
+    assert len(seen) == 1
+
+
+def test_gradients_go_the_usual_way():
+    layer, x = recurra.layer("gru", 8), torch.randn(1, 8, requires_grad=True)
+    y, _ = layer.advance(x, layer.initial_state(1))
+    assert torch.autograd.grad(y.sum(), x)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["mamba", "gated-delta-net", "ttt-mlp", "slstm"])
+def test_any_number_of_threads_gives_the_same_bits(name):
+    layer, xs = recurra.layer(name, 160), torch.randn(4, 160)
+    start, before, seen = layer.initial_state(1), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            y, state = steps(layer, xs, start)
+            seen.append([y, *state.values()])
+    finally:
+        torch.set_num_threads(before)
+    assert kernel_of(layer)._recipe.kernel.meetings
+    for others in seen[1:]:
+        assert all(map(torch.equal, others, seen[0]))
+
+
+def test_several_python_threads_at_once():
+    layer, xs = recurra.layer("mamba", 160), torch.randn(30, 160)
+    expected, _ = steps(layer, xs, layer.initial_state(1))
+    results = []
+
+    def work():
+        results.append(steps(layer, xs, layer.initial_state(1))[0])
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(results) == 4
+    assert all(torch.equal(y, expected) for y in results)
+
+
+@pytest.mark.parametrize("pattern", ["mamba+gru", "gated-delta-net+attention", "s4d+rwkv7"])
+def test_a_model_streams_what_it_gives_whole(pattern):
+    model = recurra.LanguageModel(40, 24, pattern).eval()
+    tokens = torch.randint(0, 40, (1, 12))
+    with torch.no_grad():
+        whole, _ = model(tokens)
+        state, logits = model.initial_state(1), []
+        for t in range(12):
+            y, state = model.advance(tokens[:, t], state)
+            logits.append(y)
+    assert_close("logits", torch.stack(logits, 1), whole)
+
+
+def test_dropout_counts_while_training():
+    model = recurra.LanguageModel(40, 24, "gru", dropout=0.5)
+    token, state = torch.tensor([3]), model.initial_state(1)
+    with torch.no_grad():
+        drawn = [model.advance(token, state)[0] for _ in range(2)]
+        model.eval()
+        calm = [model.advance(token, state)[0] for _ in range(2)]
+    assert not torch.equal(*drawn)
+    assert torch.equal(*calm)
+
+
+def test_nan_comes_out_as_nan():
+    layer, x = recurra.layer("gru", 8), torch.randn(2, 8)
+    x[0, 3] = float("nan")
+    y, _ = steps(layer, x, layer.initial_state(1))
+    assert y.isnan().all()
