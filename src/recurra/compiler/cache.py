@@ -20,7 +20,7 @@ from recurra.compiler import machine
 from recurra.compiler.kernels import Kernel
 from recurra.files import write_atomically
 
-VERSION = "8"
+VERSION = "9"
 """Raised whenever the same graph would be written differently."""
 
 _kernels: dict[str, Loaded] = {}
@@ -36,6 +36,8 @@ class Loaded:
     """run(pointers, integers, scratch, first item, last item); the interpreter is free meanwhile."""
     pointers: list[str]
     integers: list[str]
+    address: int
+    """Of `run`."""
     share: int
     """Address of the function that runs one thread's share; see `kernels.SHARE`."""
     scratch: int
@@ -104,4 +106,4 @@ def _load(path: Path, code: bytes, facts: dict) -> Loaded:
     kind = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2)
     names = facts["pointers"], facts["integers"]
     memory = facts["scratch"], facts["shared"], facts["meetings"]
-    return Loaded(kind(run), *names, share, *memory, path.with_suffix(".ll"))
+    return Loaded(kind(run), *names, run, share, *memory, path.with_suffix(".ll"))

@@ -28,22 +28,28 @@ class Kernel:
 
 
 SHARE = """
-; What every thread of an OpenMP team runs: its share of the items, with its part of the scratch memory.
-; task: pointers, integers, scratch, bytes of scratch per thread, items, omp_get_thread_num, omp_get_num_threads.
+; What every thread of an OpenMP team runs: its share of the items of some kernels, one after the other, with its part
+; of the scratch memory. task: how many kernels, their functions, their pointers, integers, scratch, bytes of scratch
+; per thread, items, omp_get_thread_num, omp_get_num_threads.
 define void @share(ptr %task) {
+entry:
   %p1 = getelementptr i64, ptr %task, i64 1
   %p2 = getelementptr i64, ptr %task, i64 2
   %p3 = getelementptr i64, ptr %task, i64 3
   %p4 = getelementptr i64, ptr %task, i64 4
   %p5 = getelementptr i64, ptr %task, i64 5
   %p6 = getelementptr i64, ptr %task, i64 6
-  %pointers = load ptr, ptr %task
-  %integers = load ptr, ptr %p1
-  %memory = load ptr, ptr %p2
-  %size = load i64, ptr %p3
-  %items = load i64, ptr %p4
-  %get_number = load ptr, ptr %p5
-  %get_count = load ptr, ptr %p6
+  %p7 = getelementptr i64, ptr %task, i64 7
+  %p8 = getelementptr i64, ptr %task, i64 8
+  %kernels = load i64, ptr %task
+  %functions = load ptr, ptr %p1
+  %arguments = load ptr, ptr %p2
+  %integers = load ptr, ptr %p3
+  %memory = load ptr, ptr %p4
+  %size = load i64, ptr %p5
+  %items = load i64, ptr %p6
+  %get_number = load ptr, ptr %p7
+  %get_count = load ptr, ptr %p8
   %short_number = call i32 %get_number()
   %short_count = call i32 %get_count()
   %number = sext i32 %short_number to i64
@@ -54,7 +60,18 @@ define void @share(ptr %task) {
   %end = add i64 %begin, %items
   %first = sdiv i64 %begin, %count
   %last = sdiv i64 %end, %count
-  call void @run(ptr %pointers, ptr %integers, ptr %scratch, i64 %first, i64 %last)
+  br label %next
+next:
+  %i = phi i64 [ 0, %entry ], [ %j, %next ]
+  %pf = getelementptr ptr, ptr %functions, i64 %i
+  %pa = getelementptr ptr, ptr %arguments, i64 %i
+  %function = load ptr, ptr %pf
+  %pointers = load ptr, ptr %pa
+  call void %function(ptr %pointers, ptr %integers, ptr %scratch, i64 %first, i64 %last)
+  %j = add i64 %i, 1
+  %more = icmp slt i64 %j, %kernels
+  br i1 %more, label %next, label %done
+done:
   ret void
 }
 """

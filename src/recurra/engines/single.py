@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,32 +34,45 @@ _steps: weakref.WeakKeyDictionary[nn.Module, ModuleStep] = weakref.WeakKeyDictio
 _recipes: dict[Hashable, Recipe | None] = {}
 
 
-def advance(module: nn.Module, x: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]] | None:
-    """What `module(x, state)` gives, without gradient, or None where it has to be called itself.
+def advance(
+    modules: Sequence[nn.Module], x: Tensor, states: Sequence[Mapping[str, Tensor]]
+) -> tuple[Tensor, list[dict[str, Tensor]]] | None:
+    """What modules give, each called with what the one before gives and its state, without gradient; or None where
+    they have to be called themselves.
 
     Args:
-        module: called as layers are: x [1, 1, D] and state to y [1, 1, D'] and the new state.
-        x: [1, 1, D].
-        state: of one sequence, tensors [1, ...], as the module returned it.
+        modules: called as layers are: x [1, 1, D] and state to y [1, 1, D'] and the new state.
+        x: [1, 1, D], of the type of all modules.
+        states: of one sequence, tensors [1, ...], as each module returned its own.
+
+    Returns:
+        the last y and all new states.
 
     Raises:
-        InputError: the module's own, if x or the state do not fit it.
+        InputError: a module's own, if x or its state do not fit it.
     """
     if torch.is_grad_enabled() or x.shape[:2] != (1, 1) or torch.compiler.is_compiling():
         return None
-    return _advance(module, x, state)
+    return _advance(modules, x, states)
 
 
 @unseen
-def _advance(module: nn.Module, x: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]] | None:
+def _advance(
+    modules: Sequence[nn.Module], x: Tensor, states: Sequence[Mapping[str, Tensor]]
+) -> tuple[Tensor, list[dict[str, Tensor]]] | None:
     if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None:
         return None
-    if not all(_fits(t, x.dtype) for t in (x, *state.values())):
-        return None
-    step = _steps.get(module)
-    if step is None or not step.holds(x, state):
-        step = _steps[module] = ModuleStep(module, x, state)
-    return step(x, state)
+    steps: list[SingleStep] = []
+    for module, state in zip(modules, states, strict=True):
+        if not all(_fits(t, x.dtype) for t in (x, *state.values())):
+            return None
+        known = _steps.get(module)
+        if known is None or not known.holds(x, state):
+            known = _steps[module] = ModuleStep(module, x, state)
+        if known.step is None:
+            return None
+        steps.append(known.step)
+    return _run(steps, x, states)
 
 
 def _fits(t: object, dtype: torch.dtype) -> bool:
@@ -83,7 +97,7 @@ class ModuleStep:
         weights = dict(module.named_parameters()) | dict(module.named_buffers())
         usable = not self._hooked and all(t.is_contiguous() for t in weights.values())
         recipe = _recipe(module, x, state, weights) if usable else None
-        self._step = None if recipe is None else SingleStep(recipe, weights)
+        self.step = None if recipe is None else SingleStep(recipe, weights)
 
     def holds(self, x: Tensor, state: Mapping[str, Tensor]) -> bool:
         """Whether nothing has changed that this step was made for."""
@@ -93,9 +107,6 @@ class ModuleStep:
             and all(home.get(name) is value for home, name, value in self._settings)
             and any(self._hooks) == self._hooked
         )
-
-    def __call__(self, x: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]] | None:
-        return None if self._step is None else self._step(x, state)
 
 
 def _facts(x: Tensor, state: Mapping[str, Tensor]) -> Hashable:
@@ -178,17 +189,17 @@ class SingleStep:
     """A recipe with the weights it reads, which stay where they are."""
 
     def __init__(self, recipe: Recipe, weights: Mapping[str, Tensor]):
-        self._recipe, kernel = recipe, recipe.kernel
+        self.recipe, kernel = recipe, recipe.kernel
         self._place = {name: i for i, name in enumerate(kernel.pointers)}
         self._pointers = (ctypes.c_void_p * len(kernel.pointers))()
         for name in recipe.weights:
             self._pointers[self._place[f"weight.{name}"]] = weights[name].data_ptr()
 
-    def __call__(self, x: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """x [1, 1, D] and state, tensors [1, ...], to y [1, 1, D'] and the new state."""
-        recipe, kernel = self._recipe, self._recipe.kernel
+    def call(self, x: Tensor, state: Mapping[str, Tensor]) -> Call:
+        """A call for x [1, 1, D], in the type that is computed in, and state, tensors [1, ...]."""
+        recipe, kernel = self.recipe, self.recipe.kernel
         y = torch.empty(1, 1, *recipe.y, dtype=recipe.real)
-        memory = {"input.x": x.to(recipe.real).contiguous(), "y": y}
+        memory = {"input.x": x, "y": y}
         after = {name: torch.empty_like(t, memory_format=torch.contiguous_format) for name, t in state.items()}
         for name, before in state.items():
             if not before.is_complex():
@@ -197,24 +208,44 @@ class SingleStep:
             for part in ("real", "imag"):
                 memory[f"state.{name}.{part}"] = getattr(before, part).contiguous()
                 memory[f"next.{name}.{part}"] = torch.empty(before.shape, dtype=recipe.real)
-        shared = torch.zeros(kernel.shared + 2 * kernel.meetings, dtype=recipe.real)
+        memory["shared"] = shared = torch.zeros(kernel.shared + 2 * kernel.meetings, dtype=recipe.real)
         pointers = type(self._pointers).from_buffer_copy(self._pointers)
         for name, t in memory.items():
             if name in self._place:
                 pointers[self._place[name]] = t.data_ptr()
-        if "shared" in self._place:
-            pointers[self._place["shared"]] = shared.data_ptr()
         pointers[self._place["meetings"]] = shared.data_ptr() + kernel.shared * shared.element_size()
-        self._launch(pointers)
-        for name, t in after.items():
-            if t.is_complex():
-                after[name] = torch.complex(memory[f"next.{name}.real"], memory[f"next.{name}.imag"])
-        return y.to(recipe.dtype), after
+        return Call(pointers, memory, after, y)
 
-    def _launch(self, pointers: Any) -> None:
-        kernel = self._recipe.kernel
-        team = threads.team() if kernel.meetings else 1
-        scratch = torch.empty(team, kernel.scratch + 16, dtype=self._recipe.real)
-        size = scratch.stride(0) * scratch.element_size()
-        task = threads.Task(pointers, (ctypes.c_int64 * 1)(team), scratch.data_ptr(), size, team)
-        threads.run(kernel, task, team)
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one kernel, and what it writes."""
+
+    pointers: Any
+    memory: Mapping[str, Tensor]
+    after: dict[str, Tensor]
+    y: Tensor
+
+    def state(self) -> dict[str, Tensor]:
+        """The new state, once the kernel has run."""
+        for name, t in self.after.items():
+            if t.is_complex():
+                self.after[name] = torch.complex(self.memory[f"next.{name}.real"], self.memory[f"next.{name}.imag"])
+        return self.after
+
+
+def _run(
+    steps: Sequence[SingleStep], x: Tensor, states: Sequence[Mapping[str, Tensor]]
+) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """One step after the other, each on what the one before gives, without coming back to Python in between."""
+    kernels, real, dtype = [step.recipe.kernel for step in steps], steps[0].recipe.real, x.dtype
+    calls: list[Call] = []
+    x = x.to(real).contiguous()
+    for step, state in zip(steps, states, strict=True):
+        calls.append(step.call(calls[-1].y if calls else x, state))
+    team = threads.team() if any(kernel.meetings for kernel in kernels) else 1
+    scratch = torch.empty(team, max(kernel.scratch for kernel in kernels) + 16, dtype=real)
+    size = scratch.stride(0) * scratch.element_size()
+    pointers = [call.pointers for call in calls]
+    threads.run(kernels, threads.Task(pointers, (ctypes.c_int64 * 1)(team), scratch.data_ptr(), size, team), team)
+    return calls[-1].y.to(dtype), [call.state() for call in calls]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,10 @@ _process = os.getpid()
 
 @dataclass(frozen=True)
 class Task:
-    """Arguments of a kernel."""
+    """Arguments of kernels that run one after the other."""
 
-    pointers: Any
+    pointers: Sequence[Any]
+    """Of each kernel."""
     integers: Any
     scratch: int
     scratch_bytes: int
@@ -68,27 +70,33 @@ def team() -> int:
     return count() if os.name == "posix" and _openmp() is not None else 1
 
 
-def run(kernel: Loaded, task: Task, threads: int) -> None:
-    """Run all items of a task; the interpreter is free for other Python threads meanwhile."""
+def run(kernels: Sequence[Loaded], task: Task, threads: int) -> None:
+    """Run all items of a task, on one kernel after the other; the interpreter is free for other Python threads."""
     threads = min(threads, task.items)
     if threads == 1:
-        kernel.run(task.pointers, task.integers, task.scratch, 0, task.items)
+        for kernel, pointers in zip(kernels, task.pointers, strict=True):
+            kernel.run(pointers, task.integers, task.scratch, 0, task.items)
         return
     openmp = _openmp()
     if openmp is None:
-        _run_on_pool(kernel, task, threads)
+        for kernel, pointers in zip(kernels, task.pointers, strict=True):
+            _run_on_pool(kernel, pointers, task, threads)
         return
-    fields = (ctypes.addressof(task.pointers), ctypes.addressof(task.integers), task.scratch, task.scratch_bytes)
-    packed = (ctypes.c_int64 * 7)(*fields, task.items, openmp.number, openmp.count)
-    openmp.parallel(kernel.share, packed, threads, 0)
+    functions = (ctypes.c_void_p * len(kernels))(*(kernel.address for kernel in kernels))
+    arguments = (ctypes.c_void_p * len(kernels))(*map(ctypes.addressof, task.pointers))
+    lists = ctypes.addressof(functions), ctypes.addressof(arguments), ctypes.addressof(task.integers)
+    packed = (ctypes.c_int64 * 9)(
+        len(kernels), *lists, task.scratch, task.scratch_bytes, task.items, openmp.number, openmp.count
+    )
+    openmp.parallel(kernels[0].share, packed, threads, 0)
 
 
-def _run_on_pool(kernel: Loaded, task: Task, threads: int) -> None:
+def _run_on_pool(kernel: Loaded, pointers: Any, task: Task, threads: int) -> None:
     """Where PyTorch comes with another threading library."""
 
     def share(i: int) -> None:
         first, last = task.items * i // threads, task.items * (i + 1) // threads
-        kernel.run(task.pointers, task.integers, task.scratch + i * task.scratch_bytes, first, last)
+        kernel.run(pointers, task.integers, task.scratch + i * task.scratch_bytes, first, last)
 
     list(_pool(threads).map(share, range(threads)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -140,15 +140,22 @@ class LanguageModel(nn.Module):
             x = self.embedding_norm(x)
         if self.design.float32_residual:
             x = x.to(compute_dtype(x.dtype))
-        carried, out = None if state is None else State(state), State()
         plain = resets is None and lengths is None and engine == "auto"
+        names = [f"blocks.{i}" for i in range(len(self.blocks))]
+        carried = None if state is None else [State(state).under(name) for name in names]
+        done = single.advance([*self.blocks, *self._scores], x, [*carried, {}]) if plain and carried else None
+        if done is not None:
+            return done[0], _joined(names, done[1][:-1])
+        after = []
         for i, block in enumerate(self.blocks):
-            own = None if carried is None else carried.under(f"blocks.{i}")
-            done = single.advance(block, x, own) if plain and own else None
-            x, new = done or block(x, own, resets=resets, lengths=lengths, engine=engine)
-            out |= State(new).prefixed(f"blocks.{i}")
-        logits, _ = (plain and single.advance(self._scores[0], x, {})) or self._scores[0](x, {})
-        return logits, State(out)
+            own = carried[i] if carried else None
+            one = single.advance([block], x, [own]) if plain and own is not None else None
+            if one is None:
+                x, new = block(x, own, resets=resets, lengths=lengths, engine=engine)
+            else:
+                x, (new,) = one
+            after.append(new)
+        return self.scores(x), _joined(names, after)
 
     def scores(self, x: Tensor) -> Tensor:
         """What flows out of the blocks, [B, T, D], to logits [B, T, vocabulary]."""
@@ -185,6 +192,10 @@ class LanguageModel(nn.Module):
             low, high = (int(v) for v in tokens.aminmax())
             if low < 0 or high >= vocabulary:
                 raise InputError(f"tokens holds {low if low < 0 else high}; expected 0 to {vocabulary - 1}")
+
+
+def _joined(names: Sequence[str], states: Sequence[Mapping[str, Tensor]]) -> State:
+    return State({f"{name}.{own}": t for name, state in zip(names, states, strict=True) for own, t in state.items()})
 
 
 def _options_of_layers(layers: Any, names: list[str]) -> dict[str, dict[str, Any]]:
