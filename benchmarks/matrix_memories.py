@@ -61,7 +61,7 @@ def _mlstm(small: bool) -> Iterator[Row]:
 
         name = f"mLSTM core B={batch} T={problem.time} H=4 d=32, training step"
         peer = None if theirs is None else parallel
-        row = compare(TOPIC, name, ours, "xlstm's parallel form", peer, target, 5)
+        row = compare(TOPIC, name, ours, "xlstm's parallel form", peer, target, 5, settle=time > 512)
         if batch == 16:
             yield row
         elif row.ratio:

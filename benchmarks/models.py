@@ -14,7 +14,7 @@ from benchmarks import peers
 from benchmarks.measure import Row, compare, holds, median, seconds_per_byte, timed
 
 TOPIC = "Models"
-STREAMED = 64
+STREAMED = 128
 """Tokens generated in one measurement."""
 
 

@@ -78,8 +78,9 @@ def estimate(problem: Problem, cut: bool = False) -> Estimate:
     computing = work * vectors * plan.forward.instructions * rates.instruction
     calls = 1
     if cut and segments.possible(problem, threads.count()):
-        # Segments run at once; then some short calls, and about a tenth of the work, until they have met.
-        shares, computing, calls = threads.count(), 1.1 * computing, 6
+        # Segments run at once; then some launches that cost as much as two calls, and about a tenth of the work, until
+        # they have met.
+        shares, computing, calls = threads.count(), 1.1 * computing, 3
     computing = max(computing, work * rates.step)
     seconds = calls * rates.call + max(computing / max(1, shares), work * moved * rates.byte)
     return Estimate(seconds, 0)

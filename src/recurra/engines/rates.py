@@ -22,7 +22,7 @@ class Rates:
     """One time step of a compiled loop over a handful of lanes: what cannot be made shorter by more lanes."""
     byte: float = 1e-10
     """One byte to or from memory, by all threads together."""
-    call: float = 8e-5
+    call: float = 5e-5
     """One call of a compiled loop."""
     operation: float = 4e-6
     """One PyTorch operation on next to nothing."""
