@@ -78,7 +78,11 @@ def compare(
     note: str = "",
     settle: bool = False,
 ) -> Row:
-    """Run both in turn, see `in_turn`. `scale` multiplies the peer's time where it moves fewer bytes than ours by that factor."""
+    """Run both in turn, see `in_turn`.
+
+    Args:
+        scale: multiplies the peer's time, where it moves fewer bytes than ours by that factor.
+    """
     if peer is None:
         ours()
         times = [timed(ours) for _ in range(repeats)]

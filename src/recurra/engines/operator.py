@@ -16,7 +16,7 @@ from recurra.engines import segments, threads
 from recurra.engines.launch import REAL, Call, blocks_of, kernel_of, launch, packed_matrices, pitch_of, vector_width
 from recurra.problem import Problem
 
-CACHE_BYTES = 512 * 1024
+CACHE_BYTES = 1024 * 1024
 """Bytes of states that one thread keeps while it goes back over a chunk of time steps."""
 
 
