@@ -13,11 +13,12 @@ AFFINE = {
     "based": ("diagonal", True), "retnet": ("diagonal", True), "gla": ("diagonal", False),
     "hgrn2": ("diagonal", False), "mamba2": ("diagonal", False), "delta-net": ("block", False),
     "gated-delta-net": ("block", False), "delta-product": ("block", False), "rwkv7": ("block", False),
+    "griffin": ("scalar", False), "falcon-mamba": ("diagonal", False), "rwkv4-channel-mix": ("scalar", True),
 }  # fmt: skip
 """Layers whose papers say that the state enters linearly: how the Jacobian is filled, whether it is constant."""
 NONLINEAR = {
     "rnn", "lstm", "gru", "slstm", "diagonal-gru", "diagonal-lstm", "mlstm", "aaren", "ttt-linear", "ttt-mlp", "titans",
-    "moneta", "yaad", "memora",
+    "moneta", "yaad", "memora", "atlas", "rwkv4", "xlstm-7b",
 }  # fmt: skip
 
 

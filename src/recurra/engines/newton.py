@@ -161,9 +161,10 @@ def _stuck(merits: list[float], few: bool) -> bool:
 
 
 def _say_if_not_finite(system: System, h: Tensor, f: Tensor, J: Tensor) -> None:
-    """Warn, once per layer, if the Jacobian is not finite although f is."""
+    """Warn, once per layer, if the Jacobian is not finite at a time step where all of f is."""
     layer = system.problem.step.owner[0]
-    if layer not in _warned and (~J.isfinite().all(2).all(2) & f.isfinite().all(2) & h.isfinite().all(2)).any():
+    finite_J, finite_f, finite_h = (t.isfinite().flatten(2).all(2) for t in (J, f, h))
+    if layer not in _warned and (~finite_J & finite_f & finite_h).any():
         _warned.add(layer)
         warnings.warn(
             "engine 'newton' met a Jacobian that is not finite, where the step itself is; the loop runs what could not "
