@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from recurra import check
 from recurra.contract import Layer, Paper
 from recurra.engines import single
 from recurra.engines.choose import explain, reasons_to_refuse, run, structure_of
+from recurra.engines.modules import with_tensors
 from recurra.engines.newton import Solve
 from recurra.engines.traced import Structure
 from recurra.errors import InputError
@@ -80,8 +80,8 @@ class Recurrence(Layer):
     ) -> tuple[Tensor, State]:
         """One time step: x_t [B, D] and the state so far to y_t [B, D'] and the next state.
 
-        Of one sequence, without gradients and on the CPU, engine "auto" runs the whole layer as one kernel, its
-        matrices included.
+        Of one sequence, without gradients and on the CPU, engine "auto" runs the whole of a layer of this library as
+        one kernel, its matrices included.
         """
         if engine == "auto" and isinstance(x_t, Tensor) and x_t.dim() == 2 and isinstance(state, Mapping):
             done = single.advance([self], x_t[:, None], [state])
@@ -178,7 +178,7 @@ class BoundStep:
 
     def bind(self, weights: Mapping[str, Tensor]) -> BoundStep:
         """The same step on a shallow copy of the module that holds these tensors; the module is not touched."""
-        return BoundStep(_with_tensors(self.recurrence, weights, ""), self.names)
+        return BoundStep(with_tensors(self.recurrence, weights), self.names)
 
     @property
     def as_delta_rule(self) -> Callable[..., DeltaRule] | None:
@@ -189,16 +189,3 @@ class BoundStep:
         """One time step of one lane. Raises InputError if `step` does not return what the contract asks for."""
         result = self.recurrence.step(*states, **inputs)
         return check.step_result(type(self.recurrence).__name__, self.names, states, result)
-
-
-def _with_tensors(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> Any:
-    clone = copy.copy(module)
-    clone.__dict__ = dict(module.__dict__)
-    for kind in ("_parameters", "_buffers"):
-        own = getattr(module, kind)
-        clone.__dict__[kind] = {name: tensors.get(prefix + name, value) for name, value in own.items()}
-    clone.__dict__["_modules"] = {
-        name: child if child is None else _with_tensors(child, tensors, f"{prefix}{name}.")
-        for name, child in module._modules.items()
-    }
-    return clone

@@ -57,6 +57,14 @@ def test_a_delta_rule_is_taken_apart():
     assert large == ["mul"]
 
 
+def test_a_mean_is_subtracted_before_the_sum():
+    graph = Graph()
+    S, m, x = graph.input("S", (64, 32)), graph.input("m", (64, 1)), graph.input("x", (1, 32))
+    y = graph.reduce("sum", graph.pointwise("mul", graph.pointwise("sub", S, m), x), (1,))
+    large = [n.op for n in topological(regroup(graph, {"y": y}).values()) if n.size == 64 * 32 and n.op in POINTWISE]
+    assert large == ["sub", "mul"]
+
+
 @pytest.mark.parametrize("sizes", [(7, 19), (1, 3), (33, 6), (20, 17)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_matrices_of_any_size(sizes, dtype):

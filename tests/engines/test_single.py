@@ -1,6 +1,8 @@
 """Single time steps as one kernel: what the layer itself gives, whatever is done to the layer in between."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ def steps(layer, xs, state, engine="auto"):
 
 
 def kernel_of(module):
-    return single._steps[module].step
+    return single._steps[module].step if module in single._steps else None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -65,6 +67,93 @@ def test_weights_and_settings_may_change():
         layer.advance(xs[:1], start)
 
 
+def change_a_bias(layer):
+    layer.to_gate.bias = torch.nn.Parameter(torch.randn(8))
+
+
+def change_a_part(layer):
+    layer.to_gate = torch.nn.Linear(8, 8)
+
+
+def change_strides(layer):
+    layer.to_gate.weight.data = layer.to_gate.weight.data.t()
+
+
+def change_the_step(layer):
+    layer.step = lambda h, **inputs: (h + 1, h)
+
+
+@pytest.mark.parametrize("change", [change_a_bias, change_a_part, change_strides, change_the_step])
+def test_what_changes_is_seen(change):
+    layer, xs = recurra.layer("min-gru", 8), torch.randn(3, 8)
+    steps(layer, xs, layer.initial_state(1))
+    before = kernel_of(layer)
+    assert before is not None
+    change(layer)
+    start = layer.initial_state(1)
+    assert_close("y", steps(layer, xs, start)[0], steps(layer, xs, start, "loop")[0])
+    assert kernel_of(layer) is not before
+
+
+@torch.no_grad()
+def test_a_head_may_be_replaced():
+    model = recurra.LanguageModel(40, 24, "gru", design={"tied": False}).eval()
+    token, state = torch.tensor([3]), model.initial_state(1)
+    model.advance(token, state)
+    model.head = torch.nn.Linear(24, 40, bias=False)
+    assert_close("logits", model.advance(token, state)[0], model(token[None], state, engine="loop")[0][0])
+
+
+@torch.no_grad()
+def test_a_default_device_is_not_taken():
+    layer, x = recurra.layer("mamba", 160), torch.randn(1, 160)
+    state = layer.initial_state(1)
+    expected, _ = layer.advance(x, state)
+    with torch.device("meta"):
+        y, _ = layer.advance(x, state)
+    assert torch.equal(y, expected)
+
+
+@torch.no_grad()
+def test_a_state_of_more_rows_is_refused():
+    layer = recurra.layer("gru", 4)
+    layer.advance(torch.randn(1, 4), layer.initial_state(1))
+    with pytest.raises(recurra.InputError, match="2 sequences"):
+        layer.advance(torch.randn(1, 4), layer.initial_state(2))
+
+
+@torch.no_grad()
+def test_models_streamed_once_are_forgotten():
+    model = recurra.LanguageModel(40, 24, "gru").eval()
+    model.advance(torch.tensor([3]), model.initial_state(1))
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+@torch.no_grad()
+def test_threads_may_stream_a_model_for_the_first_time():
+    def stream(model, tokens, into):
+        with torch.no_grad():
+            state = model.initial_state(1)
+            for token in tokens:
+                logits, state = model.advance(token[None], state)
+            into.append(logits)
+
+    tokens, got = torch.randint(0, 40, (8,)), []
+    first, second = (recurra.LanguageModel(40, 44, "min-gru").eval() for _ in range(2))
+    workers = [threading.Thread(target=stream, args=(first, tokens, got)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    stream(second, tokens, got)
+    assert len(got) == 5
+    for logits, model in zip(got, [first] * 4 + [second], strict=True):
+        assert_close("logits", logits, model(tokens[None], engine="loop")[0][:, -1])
+
+
 class Scaled(recurra.Recurrence):
     lane = recurra.Lane.CHANNEL
     scale = 1.0
@@ -85,12 +174,14 @@ class Noisy(Scaled):
         return {"x": x + torch.rand(x.shape)}
 
 
-def test_an_attribute_may_change():
+def test_layers_from_elsewhere_are_called():
+    """What they do in Python at every time step nobody can know."""
     layer, x = Scaled(4), torch.ones(1, 4)
     layer.scale = 1.0
     for scale in (1.0, 0.5, -2.0):
         layer.scale = scale
         assert_close("y", steps(layer, x, layer.initial_state(1))[0][0], torch.tanh(scale * x[0]))
+        assert kernel_of(layer) is None
 
 
 def test_what_is_random_is_drawn_every_time():

@@ -14,7 +14,8 @@ from recurra.compiler.schedule import rebuild
 
 
 def regroup(graph: Graph, outputs: Mapping[str, Node]) -> dict[str, Node]:
-    """The same values with their products and sums regrouped, and no axes of length 1; equal up to rounding."""
+    """The same values with their products and sums regrouped, and no axes of length 1; equal up to rounding, unless a
+    product of some of the factors leaves the range of the type."""
     return _squeezed(graph, _regrouped(graph, outputs))
 
 
@@ -112,8 +113,9 @@ def _sum(graph: Graph, factors: list[Node], axes: set[int]) -> Node:
             return _product(graph, [*outside, _sum(graph, [_sum(graph, along, {axis}), *others], axes - {axis})])
     for factor in inside:
         others = [other for other in inside if other is not factor]
-        parts = [[*_factors(graph, part), *others] for part in _addends(graph, factor)]
-        if any(_axes(factor) not in map(_axes, part) for part in parts) and all(axes <= _varying(p) for p in parts):
+        addends = [_factors(graph, part) for part in _addends(graph, factor)]
+        parts = [[*addend, *others] for addend in addends]
+        if any(map(_is_outer, addends)) and all(axes <= _varying(part) for part in parts):
             first, *rest = (_sum(graph, part, axes) for part in parts)
             for part in rest:
                 first = graph.pointwise("add", first, part)
@@ -121,6 +123,13 @@ def _sum(graph: Graph, factors: list[Node], axes: set[int]) -> Node:
     product = _product(graph, inside)
     kept = tuple(1 if i in axes else n for i, n in enumerate(product.shape))
     return _product(graph, [*outside, graph.reshape(graph.reduce("sum", product, axes), kept)])
+
+
+def _is_outer(factors: list[Node]) -> bool:
+    """Whether a product is an outer product. A mere row or column, such as a mean, stays where it is subtracted: to sum
+    it by itself would lose digits."""
+    varying = {_axes(factor) for factor in factors} - {frozenset()}
+    return len(varying) > 1 and _varying(factors) not in varying
 
 
 def _addends(graph: Graph, node: Node) -> list[Node]:

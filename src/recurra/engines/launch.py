@@ -125,7 +125,7 @@ def launch(call: Call, reverse: bool, memory: Mapping[str, Tensor], batch: int, 
     numbers = (ctypes.c_int64 * len(kernel.integers))(*(integers[name] for name in kernel.integers))
     work = batch * time * call.plan.lanes * max(1, sum(math.prod(s) for s in call.plan.states.values()))
     wanted = threads.count() if work * (1 + call.plan.products * 50) > SMALL else 1
-    scratch = torch.empty(wanted, kernel.scratch + 16, dtype=REAL[call.plan.real])
+    scratch = torch.empty(wanted, kernel.scratch + 16, dtype=REAL[call.plan.real], device="cpu")
     size = scratch.stride(0) * scratch.element_size()
     threads.run([kernel], threads.Task([pointers], numbers, scratch.data_ptr(), size, items), wanted)
 

@@ -8,6 +8,7 @@ vector. Weights are read where they lie and as they are stored, once per time st
 from __future__ import annotations
 
 import ctypes
+import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from recurra.compiler import cache
 from recurra.compiler.graph import listing, topological
@@ -25,6 +27,7 @@ from recurra.compiler.schedule import expand_products, schedule
 from recurra.compiler.single import Single, write_single
 from recurra.compiler.trace import Untraceable, trace
 from recurra.engines import threads
+from recurra.engines.modules import Snapshot, with_tensors
 from recurra.engines.traced import SCALAR
 from recurra.engines.unseen import unseen
 from recurra.errors import InputError
@@ -32,6 +35,9 @@ from recurra.problem import cast, compute_dtype
 
 _steps: weakref.WeakKeyDictionary[nn.Module, ModuleStep] = weakref.WeakKeyDictionary()
 _recipes: dict[Hashable, Recipe | None] = {}
+_lock = threading.RLock()
+MOST_RECIPES = 512
+"""Kinds of modules whose kernels are remembered."""
 
 
 def advance(
@@ -62,76 +68,59 @@ def _advance(
 ) -> tuple[Tensor, list[dict[str, Tensor]]] | None:
     if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None:
         return None
+    if forward_ad._current_level >= 0:
+        return None
     steps: list[SingleStep] = []
     for module, state in zip(modules, states, strict=True):
         if not all(_fits(t, x.dtype) for t in (x, *state.values())):
             return None
-        known = _steps.get(module)
-        if known is None or not known.holds(x, state):
-            known = _steps[module] = ModuleStep(module, x, state)
-        if known.step is None:
+        step = _step(module, x, state)
+        if step is None:
             return None
-        steps.append(known.step)
+        steps.append(step)
     return _run(steps, x, states)
 
 
 def _fits(t: object, dtype: torch.dtype) -> bool:
-    """Whether a tensor is one that the kernel of a layer of that type reads and writes."""
+    """Whether a tensor is one row that the kernel of a layer of that type reads and writes."""
     if type(t) is not Tensor or t.device.type != "cpu" or dtype not in SCALAR:
         return False
     real = compute_dtype(dtype)
-    return t.dtype in (dtype, real, real.to_complex())
+    own = t.dtype in (dtype, real, real.to_complex()) and not t.is_neg() and not t.is_conj()
+    return own and t.dim() > 0 and t.shape[0] == 1 and t.numel() > 0
+
+
+def _step(module: nn.Module, x: Tensor, state: Mapping[str, Tensor]) -> SingleStep | None:
+    known = _steps.get(module)
+    if known is None or known.facts != _facts(x, state) or not known.snapshot.holds():
+        with _lock:
+            known = _steps[module] = ModuleStep(module, x, state)
+    return known.step
 
 
 class ModuleStep:
     """One time step of a module, compiled if that can be, for the tensors that are its weights now."""
 
     def __init__(self, module: nn.Module, x: Tensor, state: Mapping[str, Tensor]):
-        self._facts = _facts(x, state)
-        modules = list(module.modules())
-        homes: list[Mapping[str, Tensor | None]] = [h for m in modules for h in (m._parameters, m._buffers)]
-        self._weights = [(h, name, t, t.data_ptr()) for h in homes for name, t in h.items() if t is not None]
-        self._settings = [(vars(m), name, v) for m in modules for name, v in vars(m).items() if _is_setting(name)]
-        self._hooks = [h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks)]
-        self._hooked = any(self._hooks)
+        self.facts, self.snapshot = _facts(x, state), Snapshot(module)
         weights = dict(module.named_parameters()) | dict(module.named_buffers())
-        usable = not self._hooked and all(t.is_contiguous() for t in weights.values())
-        recipe = _recipe(module, x, state, weights) if usable else None
+        usable = self.snapshot.plain and not self.snapshot.hooked and all(t.is_contiguous() for t in weights.values())
+        recipe = _recipe(module, self.snapshot, x, state, weights) if usable else None
         self.step = None if recipe is None else SingleStep(recipe, weights)
-
-    def holds(self, x: Tensor, state: Mapping[str, Tensor]) -> bool:
-        """Whether nothing has changed that this step was made for."""
-        return (
-            _facts(x, state) == self._facts
-            and all(home.get(name) is t and t.data_ptr() == at for home, name, t, at in self._weights)
-            and all(home.get(name) is value for home, name, value in self._settings)
-            and any(self._hooks) == self._hooked
-        )
 
 
 def _facts(x: Tensor, state: Mapping[str, Tensor]) -> Hashable:
     return x.shape, x.dtype, tuple((name, t.shape, t.dtype) for name, t in state.items())
 
 
-def _is_setting(name: str) -> bool:
-    """Whether an attribute of a module is neither one of its tensors and parts nor PyTorch's own."""
-    return not name.startswith("_")
-
-
-def _fingerprint(module: nn.Module) -> Hashable:
-    """Modules with the same are the same function of their weights."""
-
-    def settings(m: nn.Module) -> tuple:
-        own = ((k, v) for k, v in vars(m).items() if _is_setting(k))
-        return type(m), tuple((k, id(v) if isinstance(v, Tensor) else repr(v)) for k, v in own)
-
-    return tuple((name, settings(m)) for name, m in module.named_modules())
-
-
-def _recipe(module: nn.Module, x: Tensor, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Recipe | None:
+def _recipe(
+    module: nn.Module, snapshot: Snapshot, x: Tensor, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> Recipe | None:
     """How to take a time step of a module, or None if that cannot be compiled; found out once for modules alike."""
-    key = (_fingerprint(module), _facts(x, state), tuple((n, t.shape, t.dtype) for n, t in weights.items()))
+    key = (snapshot.fingerprint, _facts(x, state), tuple((n, t.shape, t.dtype) for n, t in weights.items()))
     if key not in _recipes:
+        if len(_recipes) >= MOST_RECIPES:
+            _recipes.clear()
         _recipes[key] = _made(module, x, state, weights)
     return _recipes[key]
 
@@ -141,8 +130,7 @@ def _made(module: nn.Module, x: Tensor, state: Mapping[str, Tensor], weights: Ma
 
     def function(states: tuple[Tensor, ...], inputs: dict[str, Tensor], own: dict[str, Tensor]) -> Any:
         carried = dict(zip(names, (s[None] for s in states), strict=True))
-        arguments = (inputs["x"][None, None], carried)
-        y, after = torch.func.functional_call(module, own, arguments, {"engine": "loop"})
+        y, after = with_tensors(module, own)(inputs["x"][None, None], carried, engine="loop")
         return tuple(after[name][0] for name in names), y[0, 0]
 
     if any(t.device.type != "cpu" or t.dtype not in SCALAR for t in weights.values()):
@@ -151,8 +139,8 @@ def _made(module: nn.Module, x: Tensor, state: Mapping[str, Tensor], weights: Ma
         return Recipe(function, {name: t[0] for name, t in state.items()}, x[0, 0], weights)
     except InputError:
         raise
-    except (Untraceable, RuntimeError, TypeError, ValueError):
-        # What is wrong, if something is, the module says when it is called itself.
+    except Exception:
+        # Not having a kernel is no mistake; what is wrong, if something is, the module says when it is called itself.
         return None
 
 
@@ -198,7 +186,7 @@ class SingleStep:
     def call(self, x: Tensor, state: Mapping[str, Tensor]) -> Call:
         """A call for x [1, 1, D], in the type that is computed in, and state, tensors [1, ...]."""
         recipe, kernel = self.recipe, self.recipe.kernel
-        y = torch.empty(1, 1, *recipe.y, dtype=recipe.real)
+        y = torch.empty(1, 1, *recipe.y, dtype=recipe.real, device="cpu")
         memory = {"input.x": x, "y": y}
         after = {name: torch.empty_like(t, memory_format=torch.contiguous_format) for name, t in state.items()}
         for name, before in state.items():
@@ -207,8 +195,8 @@ class SingleStep:
                 continue
             for part in ("real", "imag"):
                 memory[f"state.{name}.{part}"] = getattr(before, part).contiguous()
-                memory[f"next.{name}.{part}"] = torch.empty(before.shape, dtype=recipe.real)
-        memory["shared"] = shared = torch.zeros(kernel.shared + 2 * kernel.meetings, dtype=recipe.real)
+                memory[f"next.{name}.{part}"] = torch.empty(before.shape, dtype=recipe.real, device="cpu")
+        memory["shared"] = shared = torch.zeros(kernel.shared + 2 * kernel.meetings, dtype=recipe.real, device="cpu")
         pointers = type(self._pointers).from_buffer_copy(self._pointers)
         for name, t in memory.items():
             if name in self._place:
@@ -244,7 +232,7 @@ def _run(
     for step, state in zip(steps, states, strict=True):
         calls.append(step.call(calls[-1].y if calls else x, state))
     team = threads.team() if any(kernel.meetings for kernel in kernels) else 1
-    scratch = torch.empty(team, max(kernel.scratch for kernel in kernels) + 16, dtype=real)
+    scratch = torch.empty(team, max(kernel.scratch for kernel in kernels) + 16, dtype=real, device="cpu")
     size = scratch.stride(0) * scratch.element_size()
     pointers = [call.pointers for call in calls]
     threads.run(kernels, threads.Task(pointers, (ctypes.c_int64 * 1)(team), scratch.data_ptr(), size, team), team)

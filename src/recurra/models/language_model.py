@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 
 
 class Scores(nn.Module):
-    """The last part of a language model, called as layers are."""
+    """The last part of a language model, called as layers are: a norm, the head's matrix, a cap."""
 
-    def __init__(self, model: LanguageModel):
+    def __init__(self, norm: nn.Module, weight: Tensor, soft_cap: float | None):
         super().__init__()
-        self.model = model
+        self.norm, self.weight, self.soft_cap = norm, weight, soft_cap
 
     def forward(self, x: Tensor, state: Mapping[str, Tensor], engine: str = "auto") -> tuple[Tensor, dict]:  # noqa: ARG002
         """What flows out of the blocks, [B, T, D], to logits [B, T, vocabulary] and no state."""
-        return self.model.scores(x), {}
+        logits = nn.functional.linear(self.norm(x.to(self.weight.dtype)), self.weight)
+        return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap), {}
 
 
 class LanguageModel(nn.Module):
@@ -89,8 +90,6 @@ class LanguageModel(nn.Module):
         self.norm = self.design.make_norm(width)
         if not self.design.tied:
             self.head = nn.Linear(width, vocabulary, bias=False)
-        # In a tuple, so that it is not a part of the model that it holds.
-        self._scores = (Scores(self),)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LanguageModel:
@@ -143,7 +142,7 @@ class LanguageModel(nn.Module):
         plain = resets is None and lengths is None and engine == "auto"
         names = [f"blocks.{i}" for i in range(len(self.blocks))]
         carried = None if state is None else [State(state).under(name) for name in names]
-        done = single.advance([*self.blocks, *self._scores], x, [*carried, {}]) if plain and carried else None
+        done = single.advance([*self.blocks, self._scores], x, [*carried, {}]) if plain and carried else None
         if done is not None:
             return done[0], _joined(names, done[1][:-1])
         after = []
@@ -155,14 +154,17 @@ class LanguageModel(nn.Module):
             else:
                 x, (new,) = one
             after.append(new)
-        return self.scores(x), _joined(names, after)
+        return self._scores(x, {})[0], _joined(names, after)
 
-    def scores(self, x: Tensor) -> Tensor:
-        """What flows out of the blocks, [B, T, D], to logits [B, T, vocabulary]."""
+    @property
+    def _scores(self) -> Scores:
+        """The norm and the head as they are now, kept outside of what is registered."""
         weight = self.embedding.weight if self.design.tied else self.head.weight
-        logits = nn.functional.linear(self.norm(x.to(weight.dtype)), weight)
-        cap = self.design.soft_cap
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        known = vars(self).get("_head", (None,))[0]
+        if known is None or known.norm is not self.norm or known.weight is not weight:
+            known = Scores(self.norm, weight, self.design.soft_cap)
+            vars(self)["_head"] = (known,)
+        return known
 
     def advance(self, token: Tensor, state: Mapping[str, Tensor] | None = None) -> tuple[Tensor, State]:
         """One token per sequence, [B] int64, to logits [B, vocabulary] and the next state."""

@@ -48,7 +48,12 @@ class Session:
         if isinstance(tokens, str):
             raise InputError("tokens is a str; expected bytes or integers: use text.encode()")
         before = self.state, self.logits
-        sequence = iter(tokens.tolist() if isinstance(tokens, Tensor) else tokens)
+        listed = tokens.tolist() if isinstance(tokens, Tensor) else tokens
+        if not isinstance(listed, Iterable):
+            raise InputError(
+                f"tokens is {listed!r}; expected bytes or integers one after another, such as [{listed!r}]"
+            )
+        sequence = iter(listed)
         try:
             while piece := list(islice(sequence, PIECE)):
                 logits, self.state = self.model(self._batch(piece), self.state)
