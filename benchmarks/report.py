@@ -22,10 +22,12 @@ backward read a, b and write y, then read a, b, dy and write da, db, eight strea
 exponential per number of state and time step. A training step of an LSTM needs the products of its weights with inputs
 and states once forward and twice backward: 24 H (D + H) operations per time step and sequence.
 
-Where a row says no, by counting: the minGRU layer's products are 12 B T D^2 = 103 GFLOP, nearly all of its time; a
-Mamba layer here has 0.7 GFLOP of products and 13 million exponentials, and spends the rest on its short convolution
-and on copies; an LSTM's products over all time steps are two thirds of its operations. The targets were set on another
-machine, where the peers are several times slower than here.
+Where a row says no, by counting: the minGRU layer's products are 12 B T D^2 = 103 GFLOP, nearly all of its time, and as
+many in the peer. A Mamba layer here has 0.7 GFLOP of products, which take 6 of its 12 ms, and 13 million exponentials.
+An sLSTM's products take half of its time; the rest are 60 instructions of exponentials per number and direction. The
+README's own recurrence spends three quarters of its time in the products of its gate, as jax does. An LSTM's products
+over all time steps are two thirds of its operations. The targets were set on another machine, where the peers are
+several times slower than here.
 
 Parallel in time: the bare h = a h + b is bound by memory, which one thread nearly uses up; even two sequences that have
 nothing to do with each other run only 1.3 times faster on two threads than on one here, so a scan cannot reach 1.6.
@@ -40,7 +42,9 @@ rows, moved between caches and stored every few steps.
 
 Models: Mamba-2's training step has 5.6 GFLOP of products outside the recurrence, as many in both implementations, so
 that a ratio of 10 to transformers' chunked form cannot be reached here. Transformers' RWKV-4 is a Python loop.
-Streaming reads every weight once per token; the floor is what summing as many bytes takes two threads.
+Streaming reads every weight once per token; the floor is what summing as many bytes takes two threads. Of a token's
+time about 0.5 ms are Python; the rest is memory, whose speed on this machine varies by half from hour to hour, while the
+peer's time, calls of PyTorch for the most part, does not: runs on the same day gave ratios to it from 3.1 to 5.3.
 
 No GPU was at hand: there is no GPU kernel yet, and nothing here was measured on one.
 """

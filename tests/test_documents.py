@@ -18,7 +18,8 @@ def blocks(document):
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/adding-a-recurrence.md"])
-def test_examples_run(document):
+def test_examples_run(document, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     name = "example_" + re.sub(r"\W", "_", document)
     module = sys.modules[name] = types.ModuleType(name)
     for block in blocks(document):
