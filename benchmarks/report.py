@@ -43,8 +43,8 @@ rows, moved between caches and stored every few steps.
 Models: Mamba-2's training step has 5.6 GFLOP of products outside the recurrence, as many in both implementations, so
 that a ratio of 10 to transformers' chunked form cannot be reached here. Transformers' RWKV-4 is a Python loop.
 Streaming reads every weight once per token; the floor is what summing as many bytes takes two threads. Of a token's
-time about 0.5 ms are Python; the rest is memory, whose speed on this machine varies by half from hour to hour, while the
-peer's time, calls of PyTorch for the most part, does not: runs on the same day gave ratios to it from 3.1 to 5.3.
+time about 0.5 ms are Python; the rest is memory, whose speed on this machine varies by half from hour to hour, while
+the peer's time, calls of PyTorch for the most part, does not: runs of one day gave ratios to it from 3.1 to 5.3.
 
 No GPU was at hand: there is no GPU kernel yet, and nothing here was measured on one.
 """
