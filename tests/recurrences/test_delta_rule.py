@@ -246,7 +246,7 @@ def yaad(layer, x):
 
     def slope(e, delta):
         near.append(e.norm(dim=-1, keepdim=True) <= delta)
-        return torch.where(near[-1], 2 * e, delta * e / (e**2 + 1e-6).sqrt())
+        return torch.where(near[-1], 2 * e, delta * e / (e**2 + 0.01).sqrt())
 
     y = miras(layer, x, slope, lambda S: S, decayed)
     assert 0 < torch.stack(near).double().mean() < 1, "only one side of the loss was seen"

@@ -12,7 +12,8 @@ class Yaad(Miras):
     l = |e|^2 where |e| <= delta_t, else delta_t sum_i |e_i|.
 
     This is the last of the paper's three losses after Huber, the one its Yaad uses; |e_i|, as the paper has it, is
-    sqrt(e_i^2 + 1e-6). The network f, the block, initialisation, source and departures are in `Miras`.
+    softened, to sqrt(e_i^2 + 0.01): with the paper's 1e-6 the slope turns so sharply at 0 that gradients in float32
+    lose most of their digits. The network f, the block, initialisation, source and departures are in `Miras`.
     """
 
     lane = Lane.HEAD
@@ -21,4 +22,4 @@ class Yaad(Miras):
     def loss(self, error: Tensor, delta: Tensor) -> Tensor:
         """L, a number."""
         square = error.square()
-        return torch.where(square.sum() <= delta * delta, square.sum(), delta * torch.sqrt(square + 1e-6).sum())
+        return torch.where(square.sum() <= delta * delta, square.sum(), delta * torch.sqrt(square + 0.01).sum())
