@@ -31,8 +31,8 @@ class Miras(Recurrence):
     where they give 0.99, 0.01 and 0.2.
 
     Source: It's All Connected, Behrouz, Razaviyayn, Zhong, Mirrokni, 2025, arXiv:2504.13173, whose f, losses,
-    retentions, convolutions and unit are these, and |e| = sqrt(e^2 + 1e-6) in Moneta. Departures: the gradient is taken at
-    W_{t-1} in every time step, where the paper takes it at the start of a chunk; alpha, eta and delta are one number
+    retentions, convolutions and unit are these, and |e| = sqrt(e^2 + 1e-6) in Moneta. Departures: the gradient is taken
+    at W_{t-1} in every time step, where the paper takes it at the start of a chunk; alpha, eta and delta are one number
     per head, where the paper has one per channel, through maps of low rank, without saying along which axis of a
     matrix. It gives no equation for the norm and gate of the result, nor the initialisation, nor the layer norm's
     epsilon: 0.01, which keeps the memory's slopes finite.
