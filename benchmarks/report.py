@@ -22,29 +22,24 @@ backward read a, b and write y, then read a, b, dy and write da, db, eight strea
 exponential per number of state and time step. A training step of an LSTM needs the products of its weights with inputs
 and states once forward and twice backward: 24 H (D + H) operations per time step and sequence.
 
-Where a row says no, by counting: the minGRU layer's products are 12 B T D^2 = 103 GFLOP, nearly all of its time, and as
-many in the peer. A Mamba layer here has 0.7 GFLOP of products, which take 6 of its 12 ms, and 13 million exponentials.
-An sLSTM's products take half of its time; the rest are 60 instructions of exponentials per number and direction. The
-README's own recurrence spends three quarters of its time in the products of its gate, as jax does. An LSTM's products
-over all time steps are two thirds of its operations. The targets were set on another machine, where the peers are
-several times slower than here.
+Where a row says no, by counting what both sides have to do: the minGRU layer's products are 12 B T D^2 = 103 GFLOP. A
+Mamba layer here has 0.7 GFLOP of products and 13 million exponentials. An sLSTM here has 1.6 GFLOP of products in
+blocks of 32, and four transcendental functions per number and direction. The README's own recurrence has 1.6 GFLOP of
+products in its gate, as jax's has. An LSTM's products over all time steps are two thirds of its operations. The targets
+were set on another machine, where the peers are several times slower than here.
 
-Parallel in time: the bare h = a h + b is bound by memory, which one thread nearly uses up; even two sequences that have
-nothing to do with each other run only 1.3 times faster on two threads than on one here, so a scan cannot reach 1.6.
-Where a step computes more, two threads reach 1.95 and the scan comes near, less what it takes to meet its own
-trajectory. On one thread of work per core there is nothing for a convolution or for Newton's method to win against the
-compiled loop; they are measured against each other and against the reference.
+Parallel in time: the bare h = a h + b is bound by memory, of which one thread uses most, so what a scan gains depends on
+how much of it the machine has left: runs of one day gave 1.1 to 1.6. Where a step computes more, the scan comes nearer
+to the number of threads, less what it takes to meet its own trajectory. On one thread of work per core there is nothing
+for a convolution or for Newton's method to win against the compiled loop; they are measured against each other and
+against the reference.
 
 Matrix memories: forward, a delta rule needs two multiply-adds per number of its memory to read it and two to write it;
-backward eight, and two to run the states of a chunk again. A processor that does one multiply-add of 16 floats per
-cycle takes 12 cycles per 16 numbers for both ways; the compiled loop takes about twice that, with what is summed over
-rows, moved between caches and stored every few steps.
+backward eight, and two to run the states of a chunk again.
 
-Models: Mamba-2's training step has 5.6 GFLOP of products outside the recurrence, as many in both implementations, so
-that a ratio of 10 to transformers' chunked form cannot be reached here. Transformers' RWKV-4 is a Python loop.
-Streaming reads every weight once per token; the floor is what summing as many bytes takes two threads. Of a token's
-time about 0.5 ms are Python; the rest is memory, whose speed on this machine varies by half from hour to hour, while
-the peer's time, calls of PyTorch for the most part, does not: runs of one day gave ratios to it from 3.1 to 5.3.
+Models: Mamba-2's training step has 5.6 GFLOP of products outside the recurrence, as many in both implementations.
+Transformers' RWKV-4 is a Python loop. Streaming reads every weight once per token; the floor is what summing as many
+bytes takes two threads.
 
 No GPU was at hand: there is no GPU kernel yet, and nothing here was measured on one.
 """
