@@ -29,10 +29,10 @@ products in its gate, as jax's has. An LSTM's products over all time steps are t
 were set on another machine, where the peers are several times slower than here.
 
 Parallel in time: the bare h = a h + b is bound by memory, of which one thread uses most, so what a scan gains depends
-on how much of it the machine has left: runs of one day gave 1.1 to 1.6. Where a step computes more, the scan comes nearer
-to the number of threads, less what it takes to meet its own trajectory. On one thread of work per core there is nothing
-for a convolution or for Newton's method to win against the compiled loop; they are measured against each other and
-against the reference.
+on how much of it the machine has left: runs of one day gave 1.1 to 1.6. Where a step computes more, the scan comes
+nearer to the number of threads, less what it takes to meet its own trajectory. On one thread of work per core there is
+nothing for a convolution or for Newton's method to win against the compiled loop; they are measured against each other
+and against the reference.
 
 Matrix memories: forward, a delta rule needs two multiply-adds per number of its memory to read it and two to write it;
 backward eight, and two to run the states of a chunk again.
