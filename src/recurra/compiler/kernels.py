@@ -84,5 +84,7 @@ def write_kernel(plan: Plan, variant: Variant, width: int) -> Kernel:
     with e.loop(Value("%first", I64), Value("%last", I64)) as item:
         layout.begin(item)
         (Reverse if variant.reverse else Forward)(e, layout, plan, variant).write()
+    if variant.past_caches:
+        e.fence()
     ir = e.function("run", [("pointers", PTR), ("integers", PTR), ("scratch", PTR), ("first", I64), ("last", I64)])
     return Kernel(ir + SHARE, list(layout.args.pointers), list(layout.args.integers), layout.scratch_size)
