@@ -23,8 +23,8 @@ class Kernel:
     """Numbers of scratch memory per thread."""
     shared: int = 0
     """Numbers of memory that the threads share."""
-    meetings: int = 0
-    """How often they wait for each other."""
+    dealt: int = 0
+    """Loops whose rows are dealt out to the threads."""
 
 
 SHARE = """

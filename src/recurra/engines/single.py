@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from recurra.compiler.machine import vector_bytes
 from recurra.compiler.plan import parts
 from recurra.compiler.regroup import regroup
 from recurra.compiler.schedule import expand_products, schedule
-from recurra.compiler.single import Single, write_single
+from recurra.compiler.single import LINE, Single, counters, write_single
 from recurra.compiler.trace import Untraceable, trace
 from recurra.engines import threads
 from recurra.engines.modules import Snapshot, with_tensors
@@ -38,6 +39,8 @@ _recipes: dict[Hashable, Recipe | None] = {}
 _lock = threading.RLock()
 MOST_RECIPES = 512
 """Kinds of modules whose kernels are remembered."""
+MOST_CHAINS = 64
+"""Sequences of modules whose arguments are remembered."""
 
 
 def advance(
@@ -78,7 +81,8 @@ def _advance(
         if step is None:
             return None
         steps.append(step)
-    return _run(steps, x, states)
+    y, after = _chain(steps).run(x.to(steps[0].recipe.real).contiguous(), states)
+    return y.to(x.dtype), after
 
 
 def _fits(t: object, dtype: torch.dtype) -> bool:
@@ -173,67 +177,86 @@ class Recipe:
         self.kernel = cache.get(key, lambda: write_single(single, width), lambda: text)
 
 
+@dataclass(frozen=True)
 class SingleStep:
     """A recipe with the weights it reads, which stay where they are."""
 
-    def __init__(self, recipe: Recipe, weights: Mapping[str, Tensor]):
-        self.recipe, kernel = recipe, recipe.kernel
-        self._place = {name: i for i, name in enumerate(kernel.pointers)}
-        self._pointers = (ctypes.c_void_p * len(kernel.pointers))()
-        for name in recipe.weights:
-            self._pointers[self._place[f"weight.{name}"]] = weights[name].data_ptr()
+    recipe: Recipe
+    weights: Mapping[str, Tensor]
 
-    def call(self, x: Tensor, state: Mapping[str, Tensor]) -> Call:
-        """A call for x [1, 1, D], in the type that is computed in, and state, tensors [1, ...]."""
-        recipe, kernel = self.recipe, self.recipe.kernel
-        y = torch.empty(1, 1, *recipe.y, dtype=recipe.real, device="cpu")
-        memory = {"input.x": x, "y": y}
-        after = {name: torch.empty_like(t, memory_format=torch.contiguous_format) for name, t in state.items()}
-        for name, before in state.items():
-            if not before.is_complex():
-                memory |= {f"state.{name}": before.contiguous(), f"next.{name}": after[name]}
-                continue
-            for part in ("real", "imag"):
-                memory[f"state.{name}.{part}"] = getattr(before, part).contiguous()
-                memory[f"next.{name}.{part}"] = torch.empty(before.shape, dtype=recipe.real, device="cpu")
-        memory["shared"] = shared = torch.zeros(kernel.shared + 2 * kernel.meetings, dtype=recipe.real, device="cpu")
+
+class Chain:
+    """Single steps of modules, each of which reads what the one before gives: one launch."""
+
+    def __init__(self, steps: Sequence[SingleStep], team: int):
+        self.steps, self.team = steps, team
+        self.kernels = [step.recipe.kernel for step in steps]
+        names = [(i, name) for i, kernel in enumerate(self.kernels) for name in kernel.pointers]
+        self._place = {key: place for place, key in enumerate(names)}
+        self._pointers = (ctypes.c_void_p * len(names))()
+        for i, step in enumerate(steps):
+            for name in step.recipe.weights:
+                self._pointers[self._place[i, f"weight.{name}"]] = step.weights[name].data_ptr()
+        counts = [len(kernel.pointers) for kernel in self.kernels]
+        begins = [ctypes.sizeof(ctypes.c_void_p) * at for at in accumulate(counts, initial=0)]
+        self._own = [(ctypes.c_void_p * count, at) for count, at in zip(counts, begins, strict=False)]
+        real = steps[0].recipe.real.itemsize
+        sizes = [(LINE * -(-kernel.shared * real // LINE), counters(kernel.dealt, team)) for kernel in self.kernels]
+        *offsets, self._cleared = accumulate(chain.from_iterable(sizes), initial=0)
+        keys = [(i, name) for i in range(len(steps)) for name in ("shared", "counters")]
+        self._offsets = [(self._place[key], at) for key, at in zip(keys, offsets, strict=True) if key in self._place]
+        self._scratch = LINE * -(-max(kernel.scratch for kernel in self.kernels) * real // LINE)
+
+    def run(self, x: Tensor, states: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """One time step; x [1, 1, D] is contiguous and, as the result is, in the type that is computed in."""
+        memory: dict[tuple[int, str], Tensor] = {}
+        after = []
+        for i, (step, state) in enumerate(zip(self.steps, states, strict=True)):
+            memory[i, "input.x"] = x
+            memory[i, "y"] = x = torch.empty(1, 1, *step.recipe.y, dtype=step.recipe.real, device="cpu")
+            after.append({name: self._state(i, name, t, memory) for name, t in state.items()})
+        cleared = torch.zeros(self._cleared, dtype=torch.uint8, device="cpu")
+        scratch = torch.empty(self.team * self._scratch, dtype=torch.uint8, device="cpu")
         pointers = type(self._pointers).from_buffer_copy(self._pointers)
-        for name, t in memory.items():
-            if name in self._place:
-                pointers[self._place[name]] = t.data_ptr()
-        pointers[self._place["meetings"]] = shared.data_ptr() + kernel.shared * shared.element_size()
-        return Call(pointers, memory, after, y)
+        places, at = self._place, cleared.data_ptr()
+        for key, t in memory.items():
+            if key in places:
+                pointers[places[key]] = t.data_ptr()
+        for place, offset in self._offsets:
+            pointers[place] = at + offset
+        own = [kind.from_buffer(pointers, at) for kind, at in self._own]
+        task = threads.Task(own, (ctypes.c_int64 * 1)(self.team), scratch.data_ptr(), self._scratch, self.team)
+        threads.run(self.kernels, task, self.team)
+        for i, state in enumerate(after):
+            for name in [name for name, t in state.items() if t.is_complex()]:
+                state[name] = torch.complex(memory[i, f"next.{name}.real"], memory[i, f"next.{name}.imag"])
+        return x, after
+
+    def _state(self, i: int, name: str, before: Tensor, memory: dict[tuple[int, str], Tensor]) -> Tensor:
+        """Memory for a state of module i, before and after the step."""
+        if not before.is_complex():
+            memory[i, f"state.{name}"] = before.contiguous()
+            memory[i, f"next.{name}"] = after = torch.empty_like(before, memory_format=torch.contiguous_format)
+            return after
+        real = self.steps[i].recipe.real
+        for part in ("real", "imag"):
+            memory[i, f"state.{name}.{part}"] = getattr(before, part).contiguous()
+            memory[i, f"next.{name}.{part}"] = torch.empty(before.shape, dtype=real, device="cpu")
+        return before
 
 
-@dataclass(frozen=True)
-class Call:
-    """The arguments of one kernel, and what it writes."""
-
-    pointers: Any
-    memory: Mapping[str, Tensor]
-    after: dict[str, Tensor]
-    y: Tensor
-
-    def state(self) -> dict[str, Tensor]:
-        """The new state, once the kernel has run."""
-        for name, t in self.after.items():
-            if t.is_complex():
-                self.after[name] = torch.complex(self.memory[f"next.{name}.real"], self.memory[f"next.{name}.imag"])
-        return self.after
+_chains: dict[tuple[int, ...], Chain] = {}
 
 
-def _run(
-    steps: Sequence[SingleStep], x: Tensor, states: Sequence[Mapping[str, Tensor]]
-) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """One step after the other, each on what the one before gives, without coming back to Python in between."""
-    kernels, real, dtype = [step.recipe.kernel for step in steps], steps[0].recipe.real, x.dtype
-    calls: list[Call] = []
-    x = x.to(real).contiguous()
-    for step, state in zip(steps, states, strict=True):
-        calls.append(step.call(calls[-1].y if calls else x, state))
-    team = threads.team() if any(kernel.meetings for kernel in kernels) else 1
-    scratch = torch.empty(team, max(kernel.scratch for kernel in kernels) + 16, dtype=real, device="cpu")
-    size = scratch.stride(0) * scratch.element_size()
-    pointers = [call.pointers for call in calls]
-    threads.run(kernels, threads.Task(pointers, (ctypes.c_int64 * 1)(team), scratch.data_ptr(), size, team), team)
-    return calls[-1].y.to(dtype), [call.state() for call in calls]
+def _chain(steps: Sequence[SingleStep]) -> Chain:
+    """The chain of these very steps; the last few are remembered."""
+    team = threads.count() if any(step.recipe.kernel.dealt for step in steps) else 1
+    # A chain keeps its steps, so that their addresses stay their own as long as it is known.
+    key = (team, *map(id, steps))
+    known = _chains.get(key)
+    if known is None:
+        with _lock:
+            while len(_chains) >= MOST_CHAINS:
+                _chains.pop(next(iter(_chains)))
+            known = _chains[key] = Chain(steps, team)
+    return known
