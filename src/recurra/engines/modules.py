@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Hashable, Mapping
 from dataclasses import is_dataclass
-from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -34,11 +33,12 @@ class Snapshot:
 
     def __init__(self, module: nn.Module):
         self._modules = list(module.modules())
-        homes = ((m._parameters, m._buffers, m._modules) for m in self._modules)
-        self._homes: list[dict[str, Any]] = list(chain.from_iterable(homes))
-        self._tensors = [value for home in self._homes for value in home.values() if isinstance(value, Tensor)]
-        self._vars = list(map(vars, self._modules))
-        own = [(home, name) for home in self._vars for name in home if name not in INTERNAL]
+        homes: list[dict] = [home for m in self._modules for home in (m._parameters, m._buffers, m._modules)]
+        held = [(home, name, value) for home in homes for name, value in home.items()]
+        self._held_homes, self._held_names = [home for home, _, _ in held], [name for _, name, _ in held]
+        self._tensors = [value for _, _, value in held if isinstance(value, Tensor)]
+        self._dicts = [*homes, *map(vars, self._modules)]
+        own = [(vars(m), name) for m in self._modules for name in vars(m) if name not in INTERNAL]
         self._setting_homes, self._setting_names = [home for home, _ in own], [name for _, name in own]
         settings = [home[name] for home, name in own]
         self.plain = all(map(_plain, settings)) and all(_known(type(m)) for m in self._modules)
@@ -58,12 +58,11 @@ class Snapshot:
 
     def _now(self) -> tuple[Hashable, ...]:
         """What there is to compare; it is looked at before every token, so all loops here are C's."""
-        values = chain.from_iterable(map(dict.values, self._homes))
+        held = map(dict.get, self._held_homes, self._held_names)
         settings = map(dict.get, self._setting_homes, self._setting_names)
         return (
-            tuple(map(id, values)),
-            tuple(chain.from_iterable(self._homes)),
-            tuple(map(len, self._vars)),
+            tuple(map(id, held)),
+            tuple(map(len, self._dicts)),
             tuple(map(Tensor.data_ptr, self._tensors)),
             tuple(map(Tensor.stride, self._tensors)),
             tuple(map(_dtype, self._tensors)),

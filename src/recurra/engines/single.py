@@ -8,11 +8,12 @@ vector. Weights are read where they lie and as they are stored, once per time st
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -73,10 +74,11 @@ def _advance(
         return None
     if forward_ad._current_level >= 0:
         return None
+    tensors = [x, *(t for state in states for t in state.values())]
+    if set(map(type, tensors)) != {Tensor} or x.dtype not in SCALAR:
+        return None
     steps: list[SingleStep] = []
     for module, state in zip(modules, states, strict=True):
-        if not all(_fits(t, x.dtype) for t in (x, *state.values())):
-            return None
         step = _step(module, x, state)
         if step is None:
             return None
@@ -85,18 +87,27 @@ def _advance(
     return y.to(x.dtype), after
 
 
-def _fits(t: object, dtype: torch.dtype) -> bool:
-    """Whether a tensor is one row that the kernel of a layer of that type reads and writes."""
-    if type(t) is not Tensor or t.device.type != "cpu" or dtype not in SCALAR:
-        return False
-    real = compute_dtype(dtype)
-    own = t.dtype in (dtype, real, real.to_complex()) and not t.is_neg() and not t.is_conj()
-    return own and t.dim() > 0 and t.shape[0] == 1 and t.numel() > 0
+def _facts(x: Tensor, state: Mapping[str, Tensor]) -> tuple[tuple, ...]:
+    """All about the arguments of a module that decides whether and how a kernel can take them."""
+    named = (("", x), *state.items())
+    return tuple([(name, t.shape, t.dtype, t.device, t.is_neg(), t.is_conj()) for name, t in named])
+
+
+def _fit(facts: tuple[tuple, ...]) -> bool:
+    """Whether tensors are rows that the kernel of a layer reads and writes; the first is its input."""
+    own = facts[0][2]
+    known = (own, compute_dtype(own), compute_dtype(own).to_complex())
+    return all(
+        shape[:1] == (1,) and 0 not in shape and dtype in known and device.type == "cpu" and not (negated or conjugated)
+        for _, shape, dtype, device, negated, conjugated in facts
+    )
 
 
 def _step(module: nn.Module, x: Tensor, state: Mapping[str, Tensor]) -> SingleStep | None:
-    known = _steps.get(module)
-    if known is None or known.facts != _facts(x, state) or not known.snapshot.holds():
+    known, facts = _steps.get(module), _facts(x, state)
+    if known is None or known.facts != facts or not known.snapshot.holds():
+        if not _fit(facts):
+            return None
         with _lock:
             known = _steps[module] = ModuleStep(module, x, state)
     return known.step
@@ -111,10 +122,6 @@ class ModuleStep:
         usable = self.snapshot.plain and not self.snapshot.hooked and all(t.is_contiguous() for t in weights.values())
         recipe = _recipe(module, self.snapshot, x, state, weights) if usable else None
         self.step = None if recipe is None else SingleStep(recipe, weights)
-
-
-def _facts(x: Tensor, state: Mapping[str, Tensor]) -> Hashable:
-    return x.shape, x.dtype, tuple((name, t.shape, t.dtype) for name, t in state.items())
 
 
 def _recipe(
@@ -189,7 +196,7 @@ class Chain:
     """Single steps of modules, each of which reads what the one before gives: one launch."""
 
     def __init__(self, steps: Sequence[SingleStep], team: int):
-        self.steps, self.team = steps, team
+        self.steps, self.team, self.real = steps, team, steps[0].recipe.real
         self.kernels = [step.recipe.kernel for step in steps]
         names = [(i, name) for i, kernel in enumerate(self.kernels) for name in kernel.pointers]
         self._place = {key: place for place, key in enumerate(names)}
@@ -200,37 +207,54 @@ class Chain:
         counts = [len(kernel.pointers) for kernel in self.kernels]
         begins = [ctypes.sizeof(ctypes.c_void_p) * at for at in accumulate(counts, initial=0)]
         self._own = [(ctypes.c_void_p * count, at) for count, at in zip(counts, begins, strict=False)]
-        real = steps[0].recipe.real.itemsize
-        sizes = [(LINE * -(-kernel.shared * real // LINE), counters(kernel.dealt, team)) for kernel in self.kernels]
-        *offsets, self._cleared = accumulate(chain.from_iterable(sizes), initial=0)
-        keys = [(i, name) for i in range(len(steps)) for name in ("shared", "counters")]
-        self._offsets = [(self._place[key], at) for key, at in zip(keys, offsets, strict=True) if key in self._place]
-        self._scratch = LINE * -(-max(kernel.scratch for kernel in self.kernels) * real // LINE)
+        self._offsets, self._cleared = self._lay_out()
+        self._scratch = self._bytes(max(kernel.scratch for kernel in self.kernels))
+
+    def _bytes(self, numbers: int) -> int:
+        """In whole lines of the cache."""
+        return -(-numbers * self.real.itemsize // LINE) * LINE
+
+    def _lay_out(self) -> tuple[list[tuple[int, int]], int]:
+        """Where in memory that starts as zeros kernels find what is neither theirs nor the caller's, as (place among
+        the pointers, offset), and the bytes of it all."""
+        at, offsets = 0, []
+        for i, (step, kernel) in enumerate(zip(self.steps, self.kernels, strict=True)):
+            parts: dict[tuple[tuple[int, str], ...], int] = {
+                ((i, "shared"),): self._bytes(kernel.shared),
+                ((i, "counters"),): counters(kernel.dealt, self.team),
+            }
+            if i + 1 < len(self.steps):
+                parts[(i, "y"), (i + 1, "input.x")] = self._bytes(math.prod(step.recipe.y))
+            for keys, size in parts.items():
+                offsets += [(self._place[key], at) for key in keys if key in self._place]
+                at += size
+        return offsets, at
 
     def run(self, x: Tensor, states: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """One time step; x [1, 1, D] is contiguous and, as the result is, in the type that is computed in."""
-        memory: dict[tuple[int, str], Tensor] = {}
-        after = []
-        for i, (step, state) in enumerate(zip(self.steps, states, strict=True)):
-            memory[i, "input.x"] = x
-            memory[i, "y"] = x = torch.empty(1, 1, *step.recipe.y, dtype=step.recipe.real, device="cpu")
-            after.append({name: self._state(i, name, t, memory) for name, t in state.items()})
+        last = len(self.steps) - 1
+        y = torch.empty(1, 1, *self.steps[last].recipe.y, dtype=self.real, device="cpu")
+        memory = {(0, "input.x"): x, (last, "y"): y}
+        after = [{n: self._state(i, n, t, memory) for n, t in state.items()} for i, state in enumerate(states)]
         cleared = torch.zeros(self._cleared, dtype=torch.uint8, device="cpu")
         scratch = torch.empty(self.team * self._scratch, dtype=torch.uint8, device="cpu")
         pointers = type(self._pointers).from_buffer_copy(self._pointers)
         places, at = self._place, cleared.data_ptr()
+        for place, offset in self._offsets:
+            pointers[place] = at + offset
         for key, t in memory.items():
             if key in places:
                 pointers[places[key]] = t.data_ptr()
-        for place, offset in self._offsets:
-            pointers[place] = at + offset
-        own = [kind.from_buffer(pointers, at) for kind, at in self._own]
+        own = [kind.from_buffer(pointers, begin) for kind, begin in self._own]
         task = threads.Task(own, (ctypes.c_int64 * 1)(self.team), scratch.data_ptr(), self._scratch, self.team)
         threads.run(self.kernels, task, self.team)
-        for i, state in enumerate(after):
-            for name in [name for name, t in state.items() if t.is_complex()]:
-                state[name] = torch.complex(memory[i, f"next.{name}.real"], memory[i, f"next.{name}.imag"])
-        return x, after
+        for i, name in self._complex(states):
+            after[i][name] = torch.complex(memory[i, f"next.{name}.real"], memory[i, f"next.{name}.imag"])
+        return y, after
+
+    @staticmethod
+    def _complex(states: Sequence[Mapping[str, Tensor]]) -> list[tuple[int, str]]:
+        return [(i, name) for i, state in enumerate(states) for name, t in state.items() if t.is_complex()]
 
     def _state(self, i: int, name: str, before: Tensor, memory: dict[tuple[int, str], Tensor]) -> Tensor:
         """Memory for a state of module i, before and after the step."""

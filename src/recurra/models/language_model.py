@@ -141,7 +141,7 @@ class LanguageModel(nn.Module):
             x = x.to(compute_dtype(x.dtype))
         plain = resets is None and lengths is None and engine == "auto"
         names = [f"blocks.{i}" for i in range(len(self.blocks))]
-        carried = None if state is None else [State(state).under(name) for name in names]
+        carried = None if state is None else _split(names, state)
         done = single.advance([*self.blocks, self._scores], x, [*carried, {}]) if plain and carried else None
         if done is not None:
             return done[0], _joined(names, done[1][:-1])
@@ -194,6 +194,15 @@ class LanguageModel(nn.Module):
             low, high = (int(v) for v in tokens.aminmax())
             if low < 0 or high >= vocabulary:
                 raise InputError(f"tokens holds {low if low < 0 else high}; expected 0 to {vocabulary - 1}")
+
+
+def _split(names: Sequence[str], state: Mapping[str, Tensor]) -> list[State]:
+    """The state of each block; entries are named `<name of the block>.<own name>`."""
+    parts = {name: State() for name in names}
+    for name, tensor in state.items():
+        block, _, own = name.removeprefix("blocks.").partition(".")
+        parts[f"blocks.{block}"][own] = tensor
+    return list(parts.values())
 
 
 def _joined(names: Sequence[str], states: Sequence[Mapping[str, Tensor]]) -> State:
