@@ -23,6 +23,8 @@ class Kernel:
     """Numbers of scratch memory per thread."""
     shared: int = 0
     """Numbers of memory that the threads share."""
+    cleared: int = 0
+    """The same, of memory that has to be zero at first."""
     dealt: int = 0
     """Loops whose rows are dealt out to the threads."""
 

@@ -42,8 +42,8 @@ class Single:
 def write_single(single: Single, width: int) -> Kernel:
     """The kernel `run(pointers, integers, scratch, first, last)`: what member `first` of a team does.
 
-    Arguments besides leaves and outputs: "shared", memory all members see, filled with zeros, "counters", zeros (see
-    `counters`); the integer "team", how many members there are.
+    Arguments besides leaves and outputs: "shared", memory all members see; "cleared", the same, filled with zeros;
+    "counters", zeros (see `counters`); the integer "team", how many members there are.
     """
     e = Emitter()
     args = Arguments(e)
@@ -51,7 +51,7 @@ def write_single(single: Single, width: int) -> Kernel:
     storages: dict[str | Node, Storage] = {
         name: Storage(args.pointer(name), scalar) for name, scalar in (single.leaves | single.outputs).items()
     }
-    scratch, shared = _buffers(e, args, single, dealt, storages, width)
+    sizes = _buffers(e, args, single, dealt, storages, width)
     writer = StepWriter(e, single.schedule, storages, single.real, width, False)
     for step in single.schedule.steps:
         assert isinstance(step, Loop)
@@ -61,7 +61,7 @@ def write_single(single: Single, width: int) -> Kernel:
             writer.loop(step)
     args.pointer("counters"), args.integer("team")
     ir = e.function("run", [("pointers", PTR), ("integers", PTR), ("scratch", PTR), ("first", I64), ("last", I64)])
-    return Kernel(ir + SHARE, list(args.pointers), list(args.integers), scratch, shared, len(dealt))
+    return Kernel(ir + SHARE, list(args.pointers), list(args.integers), **sizes, dealt=len(dealt))
 
 
 def counters(dealt: int, team: int) -> int:
@@ -79,20 +79,20 @@ def _is_dealt(step: Loop | Node) -> bool:
 
 def _buffers(
     e: Emitter, args: Arguments, single: Single, dealt: list, storages: dict[str | Node, Storage], width: int
-) -> tuple[int, int]:
-    """Give every value that needs memory its place; how many numbers are a thread's own, and how many shared."""
+) -> dict[str, int]:
+    """Give every value that needs memory its place; numbers in each kind of memory."""
     here = {node for step in dealt for node in step.nodes + step.reductions}
     targets = {p.target for node in here for p in single.schedule.places.get(node, [])}
-    sizes = {"scratch": 0, "shared": 0}
+    sizes = {"scratch": 0, "shared": 0, "cleared": 0}
     for node in single.schedule.buffers:
         gaps = node.op == "assemble" and sum(part.size for part in node.args) < node.size
-        kind = "shared" if node in here or node in targets or gaps else "scratch"
-        base = args.pointer("shared") if kind == "shared" else Value("%scratch", PTR)
+        kind = "cleared" if gaps else "shared" if node in here or node in targets else "scratch"
+        base = Value("%scratch", PTR) if kind == "scratch" else args.pointer(kind)
         pointer = e.fresh(kind)
         e.entry.append(f"  {pointer} = getelementptr {single.real}, ptr {base.text}, i64 {sizes[kind]}")
         storages[node] = Storage(Value(pointer, PTR), single.real)
         sizes[kind] += -(-node.size // max(16, width)) * max(16, width)
-    return sizes["scratch"], sizes["shared"]
+    return sizes
 
 
 class _Deal:

@@ -207,28 +207,28 @@ class Chain:
         counts = [len(kernel.pointers) for kernel in self.kernels]
         begins = [ctypes.sizeof(ctypes.c_void_p) * at for at in accumulate(counts, initial=0)]
         self._own = [(ctypes.c_void_p * count, at) for count, at in zip(counts, begins, strict=False)]
-        self._offsets, self._cleared = self._lay_out()
+        self._offsets, self._cleared, self._size = self._lay_out()
         self._scratch = self._bytes(max(kernel.scratch for kernel in self.kernels))
 
     def _bytes(self, numbers: int) -> int:
         """In whole lines of the cache."""
         return -(-numbers * self.real.itemsize // LINE) * LINE
 
-    def _lay_out(self) -> tuple[list[tuple[int, int]], int]:
-        """Where in memory that starts as zeros kernels find what is neither theirs nor the caller's, as (place among
-        the pointers, offset), and the bytes of it all."""
-        at, offsets = 0, []
+    def _lay_out(self) -> tuple[list[tuple[int, int]], int, int]:
+        """Where in memory of their own kernels find what is not the caller's, as (place among the pointers, offset);
+        and the bytes of it: how many have to be zero, which come first, and all."""
+        sizes: dict[tuple[tuple[int, str], ...], int] = {}
+        for i, kernel in enumerate(self.kernels):
+            sizes[((i, "cleared"),)] = self._bytes(kernel.cleared)
+            sizes[((i, "counters"),)] = counters(kernel.dealt, self.team)
+        cleared = sum(sizes.values())
         for i, (step, kernel) in enumerate(zip(self.steps, self.kernels, strict=True)):
-            parts: dict[tuple[tuple[int, str], ...], int] = {
-                ((i, "shared"),): self._bytes(kernel.shared),
-                ((i, "counters"),): counters(kernel.dealt, self.team),
-            }
+            sizes[((i, "shared"),)] = self._bytes(kernel.shared)
             if i + 1 < len(self.steps):
-                parts[(i, "y"), (i + 1, "input.x")] = self._bytes(math.prod(step.recipe.y))
-            for keys, size in parts.items():
-                offsets += [(self._place[key], at) for key in keys if key in self._place]
-                at += size
-        return offsets, at
+                sizes[(i, "y"), (i + 1, "input.x")] = self._bytes(math.prod(step.recipe.y))
+        begins = accumulate(sizes.values(), initial=0)
+        offsets = [(key, at) for keys, at in zip(sizes, begins, strict=False) for key in keys if key in self._place]
+        return [(self._place[key], at) for key, at in offsets], cleared, sum(sizes.values())
 
     def run(self, x: Tensor, states: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """One time step; x [1, 1, D] is contiguous and, as the result is, in the type that is computed in."""
@@ -236,17 +236,17 @@ class Chain:
         y = torch.empty(1, 1, *self.steps[last].recipe.y, dtype=self.real, device="cpu")
         memory = {(0, "input.x"): x, (last, "y"): y}
         after = [{n: self._state(i, n, t, memory) for n, t in state.items()} for i, state in enumerate(states)]
-        cleared = torch.zeros(self._cleared, dtype=torch.uint8, device="cpu")
-        scratch = torch.empty(self.team * self._scratch, dtype=torch.uint8, device="cpu")
+        shared = torch.empty(self._size + self.team * self._scratch, dtype=torch.uint8, device="cpu")
+        shared[: self._cleared] = 0
         pointers = type(self._pointers).from_buffer_copy(self._pointers)
-        places, at = self._place, cleared.data_ptr()
+        places, at = self._place, shared.data_ptr()
         for place, offset in self._offsets:
             pointers[place] = at + offset
         for key, t in memory.items():
             if key in places:
                 pointers[places[key]] = t.data_ptr()
         own = [kind.from_buffer(pointers, begin) for kind, begin in self._own]
-        task = threads.Task(own, (ctypes.c_int64 * 1)(self.team), scratch.data_ptr(), self._scratch, self.team)
+        task = threads.Task(own, (ctypes.c_int64 * 1)(self.team), at + self._size, self._scratch, self.team)
         threads.run(self.kernels, task, self.team)
         for i, name in self._complex(states):
             after[i][name] = torch.complex(memory[i, f"next.{name}.real"], memory[i, f"next.{name}.imag"])

@@ -191,7 +191,7 @@ class LanguageModel(nn.Module):
         if strange := [name for name in state or () if not name.startswith(ours)]:
             raise InputError(f"state holds {strange}, but the model has {len(ours)} block(s): is it another model's?")
         if tokens.numel() and not torch.compiler.is_compiling():
-            low, high = (int(v) for v in tokens.aminmax())
+            low, high = (int(v) for v in tokens.aminmax()) if tokens.numel() > 1 else 2 * (int(tokens),)
             if low < 0 or high >= vocabulary:
                 raise InputError(f"tokens holds {low if low < 0 else high}; expected 0 to {vocabulary - 1}")
 
