@@ -61,7 +61,7 @@ class RWKV7(Recurrence):
         per_time = {
             name: to(torch.addcmul(now, mu, change)) for mu, (name, to) in zip(self.mix, maps.items(), strict=True)
         }
-        always = {"rho": self.rho, "weight": self.norm_weight, "bias": self.norm_bias}
+        always: dict[str, Tensor] = {"rho": self.rho, "weight": self.norm_weight, "bias": self.norm_bias}
         always |= {"k_k": self.k_k.view_as(self.rho), "k_a": self.k_a.view_as(self.rho)}
         heads = {name: value.unflatten(-1, (self.heads, -1)) for name, value in per_time.items()}
         return heads | {name: constant(value) for name, value in always.items()}
