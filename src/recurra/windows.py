@@ -45,12 +45,15 @@ class Past:
             for lag, value in enumerate(delayed)
         ]
 
-    def convolve(self, name: str, signal: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Depthwise causal convolution of [B, T, channels] with `weight` [channels, steps + 1] (last tap: now)."""
+    def convolve(
+        self, name: str, signal: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool = False
+    ) -> Tensor:
+        """Depthwise causal convolution of [B, T, channels] with `weight` [channels, steps + 1] (last tap: now), and,
+        as most layers have it, SiLU of the result."""
         if self._resets is None and self._lengths is None and signal.shape[1] == 1:
-            return self._convolve_one(name, signal, weight, bias)
+            return self._convolve_one(name, signal, weight, bias, silu)
         if not self._plain:
-            compiled = convolve(self._carried[name], signal, weight, bias, self._resets, self._lengths)
+            compiled = convolve(self._carried[name], signal, weight, bias, self._resets, self._lengths, silu)
             if compiled is not None:
                 y, self.carry[name] = compiled
                 return y
@@ -59,15 +62,16 @@ class Past:
         result = delayed[0] * taps[-1] if bias is None else delayed[0] * taps[-1] + bias
         for lag in range(1, len(delayed)):
             result = result + delayed[lag] * taps[-1 - lag]
-        return result.to(signal.dtype)
+        return (torch.nn.functional.silu(result) if silu else result).to(signal.dtype)
 
-    def _convolve_one(self, name: str, signal: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _convolve_one(self, name: str, signal: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
         """One time step, in as few operations as it can be."""
         window = self._carried[name]
         whole = torch.cat([window, signal.to(window.dtype)], 1)
         self.carry[name] = whole[:, 1:]
         result = torch.linalg.vecdot(whole, weight.t().to(window.dtype), dim=1)
-        return (result if bias is None else result + bias)[:, None].to(signal.dtype)
+        result = result if bias is None else result + bias
+        return (torch.nn.functional.silu(result) if silu else result)[:, None].to(signal.dtype)
 
     def _last(self, extended: Tensor, steps: int) -> Tensor:
         """The last `steps` values of every sequence, zero where they lie before its start."""

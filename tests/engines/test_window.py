@@ -8,10 +8,10 @@ from recurra.testing.tolerances import assert_close
 from recurra.windows import Past
 
 
-def run(plain, leaves, resets, lengths):
+def run(plain, leaves, resets, lengths, silu=False):
     carried, signal, weight, bias = (t.detach().requires_grad_() if t is not None else None for t in leaves)
     past = Past({"conv": carried}, resets, lengths, plain)
-    y = past.convolve("conv", signal, weight, bias)
+    y = past.convolve("conv", signal, weight, bias, silu=silu)
     if lengths is not None:
         y = torch.where((torch.arange(signal.shape[1]) < lengths[:, None])[..., None], y, 0)
     slopes = torch.linspace(-1, 1, y.numel()).view_as(y)
@@ -23,8 +23,9 @@ def run(plain, leaves, resets, lengths):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("lengths", [False, True])
-def test_equals_the_sum_of_lagged_signals(dtype, resets, lengths):
-    for time, channels, steps, biased in ((2, 3, 3, True), (17, 5, 1, False), (40, 9, 3, True)):
+@pytest.mark.parametrize("silu", [False, True])
+def test_equals_the_sum_of_lagged_signals(dtype, resets, lengths, silu):
+    for time, channels, steps, biased in ((1, 3, 3, True), (2, 3, 3, True), (17, 5, 1, False), (40, 9, 3, True)):
         carried = torch.randn(2, steps, channels).to(torch.float64 if dtype is torch.float64 else torch.float32)
         signal, weight = torch.randn(2, time, channels, dtype=dtype), torch.randn(channels, steps + 1, dtype=dtype)
         bias = torch.randn(channels, dtype=dtype) if biased else None
@@ -33,7 +34,7 @@ def test_equals_the_sum_of_lagged_signals(dtype, resets, lengths):
         leaves = carried, signal, weight, bias
         names = ("y", "window", "gradient of window", "of signal", "of weight", "of bias")
         for name, got, expected in zip(
-            names, run(False, leaves, starts, ends), run(True, leaves, starts, ends), strict=False
+            names, run(False, leaves, starts, ends, silu), run(True, leaves, starts, ends, silu), strict=False
         ):
             assert_close(name, got, expected, dtype)
 

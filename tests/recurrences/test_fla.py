@@ -110,7 +110,7 @@ def test_mamba2_core_is_that_of_fla(form):
     dt = softplus(z["dt"])
     memory = getattr(naive("simple_gla"), f"naive_{form}_simple_gla")
     y = memory(z["C"], z["B"], dt[..., None] * z["u"], dt * z["A"], scale=1.0)[0]
-    same(problem, y + layer.D[:, None] * z["u"])
+    same(problem, (y + layer.D[:, None] * z["u"]) * silu(z["gate"]))
 
 
 @pytest.mark.parametrize("negative", [False, True])
@@ -144,9 +144,7 @@ def test_rwkv7_core_is_that_of_fla():
     a, log_w = torch.sigmoid(z["a"]), -math.exp(-0.5) * torch.sigmoid(z["w"])
     k = z["k"] * (1 + (a - 1) * z["k_a"])
     r = z["r"] * layer.size**0.5
-    o, _ = naive("generalized_delta_rule/dplr").dplr_recurrence(
-        *by_head(r, k, z["v"], -kappa, a * kappa, log_w)
-    )
+    o, _ = naive("generalized_delta_rule/dplr").dplr_recurrence(*by_head(r, k, z["v"], -kappa, a * kappa, log_w))
     normed = torch.nn.functional.layer_norm(o.transpose(1, 2), (layer.size,), eps=64e-5)
     bonus = (z["r"] * layer.rho * k).sum(-1, keepdim=True) * z["v"]
     same(problem, z["g"] * (normed * layer.norm_weight + layer.norm_bias + bonus))

@@ -15,7 +15,13 @@ from recurra.problem import Lane, Problem, StepInput, compute_dtype, constant
 
 @unseen
 def convolve(
-    window: Tensor, signal: Tensor, weight: Tensor, bias: Tensor | None, resets: Tensor | None, lengths: Tensor | None
+    window: Tensor,
+    signal: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    resets: Tensor | None,
+    lengths: Tensor | None,
+    silu: bool,
 ) -> tuple[Tensor, Tensor] | None:
     """Depthwise causal convolution by the compiled loop, or None where it cannot run.
 
@@ -24,11 +30,12 @@ def convolve(
         signal: [B, T, channels].
         weight: [channels, steps + 1], the last for the current value.
         bias: [channels].
+        silu: whether the result goes through SiLU.
 
     Returns:
         the result [B, T, channels] and the window after the last time step of each row.
     """
-    problem = _problem(window, signal, weight, bias, resets, lengths)
+    problem = _problem(window, signal, weight, bias, resets, lengths, silu)
     if compiled.refuses(problem):
         return None
     rollout = compiled.run(problem)
@@ -36,7 +43,13 @@ def convolve(
 
 
 def _problem(
-    window: Tensor, signal: Tensor, weight: Tensor, bias: Tensor | None, resets: Tensor | None, lengths: Tensor | None
+    window: Tensor,
+    signal: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    resets: Tensor | None,
+    lengths: Tensor | None,
+    silu: bool,
 ) -> Problem:
     inputs = {"x": StepInput(signal), "weight": constant(weight)}
     if bias is not None:
@@ -44,7 +57,7 @@ def _problem(
     batch, time, channels = signal.shape
     real = compute_dtype(signal.dtype)
     return Problem(
-        step=FreeStep("convolve", _step),
+        step=FreeStep("convolve, silu", _step_silu) if silu else FreeStep("convolve", _step),
         inputs=inputs,
         state={"h": window.transpose(1, 2).to(real)},
         start={"h": window.new_zeros(channels, window.shape[1], dtype=real)},
@@ -63,3 +76,8 @@ def _step(states: tuple[Tensor, ...], inputs: Mapping[str, Tensor]) -> tuple[tup
     (h,), x, weight = states, inputs["x"], inputs["weight"]
     y = (weight[:-1] * h).sum() + weight[-1] * x
     return (torch.cat([h[1:], x[None]]),), y + inputs["bias"] if "bias" in inputs else y
+
+
+def _step_silu(states: tuple[Tensor, ...], inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+    window, y = _step(states, inputs)
+    return window, torch.nn.functional.silu(y)

@@ -138,7 +138,7 @@ class BlockSLSTM(SLSTM):
         nn.init.zeros_(self.recurrent)
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
-        u = nn.functional.silu(past.convolve("conv", x, self.conv_weight, self.conv_bias))
+        u = past.convolve("conv", x, self.conv_weight, self.conv_bias, silu=True)
         dtype = compute_dtype(x.dtype)
         halves = cast(self.weight, dtype).chunk(2, 1)
         gates = [

@@ -76,7 +76,7 @@ class Atlas(Recurrence):
         # Newton-Schulz makes what is small large, by up to 3.4^5: nothing is rounded to half types on the way.
         tensors = (x, self.to_qkv.weight, self.conv_weight, self.to_rates.weight, self.to_rates.bias)
         x, to_qkv, conv, to_rates, bias = (cast(tensor, compute_dtype(x.dtype)) for tensor in tensors)
-        qkv = nn.functional.silu(past.convolve("conv", nn.functional.linear(x, to_qkv), conv))
+        qkv = past.convolve("conv", nn.functional.linear(x, to_qkv), conv, silu=True)
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in qkv.split(self.parts, -1))
         rates = nn.functional.linear(x, to_rates, bias).chunk(4, -1)
         return {"q": unit(q), "k": unit(k), "v": v} | dict(zip(("alpha", "eta", "theta", "gamma"), rates, strict=True))

@@ -43,7 +43,7 @@ class DeltaNet(Recurrence):
         return {"S": torch.zeros(self.heads, self.size, self.size)}
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor]:
-        qkv = nn.functional.silu(past.convolve("conv", self.to_qkv(x), self.conv_weight))
+        qkv = past.convolve("conv", self.to_qkv(x), self.conv_weight, silu=True)
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in qkv.chunk(3, -1))
         return {"q": unit(q), "k": unit(k), "v": v, "beta": self.largest_beta * torch.sigmoid(self.to_beta(x))}
 

@@ -59,7 +59,7 @@ class DeltaProduct(Recurrence):
         return {"S": torch.zeros(self.heads, self.size, self.size)}
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor]:
-        qkv = nn.functional.silu(past.convolve("conv", self.to_qkv(x), self.conv_weight))
+        qkv = past.convolve("conv", self.to_qkv(x), self.conv_weight, silu=True)
         q, k, v = qkv.split(self.parts, -1)
         by_head = (self.heads, self.householders, self.size)
         return {

@@ -68,7 +68,7 @@ class GatedDeltaNet(Recurrence):
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor]:
         qkv = torch.cat([part.flatten(2) for part in self._qkvz(x)[:3]], -1)
-        qkv = nn.functional.silu(past.convolve("conv", qkv, self.conv_weight))
+        qkv = past.convolve("conv", qkv, self.conv_weight, silu=True)
         q, k, v = qkv.split(self.parts, -1)
         q, k = (unit(part.unflatten(-1, (self.key_heads, -1))) for part in (q, k))
         group = self.heads // self.key_heads

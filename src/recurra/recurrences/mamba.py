@@ -61,11 +61,12 @@ class Mamba(Recurrence):
         return {"h": torch.zeros(self.inner, self.split[1])}
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
-        u = nn.functional.silu(past.convolve("conv", self.to_signal(x), self.conv_weight, self.conv_bias))
+        u = past.convolve("conv", self.to_signal(x), self.conv_weight, self.conv_bias, silu=True)
         dt, B, C = self.selection(u)
         return {
             "u": u,
             "dt": self.to_dt(dt),
+            "gate": self.to_gate(x),
             "B": shared(B),
             "C": shared(C),
             "A": constant(-torch.exp(self.A_log)),
@@ -76,10 +77,10 @@ class Mamba(Recurrence):
         """What the channels u [B, T, E] select: the `rank` numbers that time steps are made of, B and C."""
         return self.to_selection(u).split(self.split, -1)
 
-    def step(self, h: Tensor, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor):
+    def step(self, h: Tensor, u: Tensor, dt: Tensor, gate: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor):
         dt = nn.functional.softplus(dt)
         h = torch.exp(dt * A) * h + dt * u * B
-        return h, (C * h).sum() + D * u
+        return h, ((C * h).sum() + D * u) * nn.functional.silu(gate)
 
-    def outputs(self, y: Tensor, x: Tensor) -> Tensor:
-        return self.to_output(y * nn.functional.silu(self.to_gate(x)))
+    def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
+        return self.to_output(y)

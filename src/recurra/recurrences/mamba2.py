@@ -69,10 +69,11 @@ class Mamba2(Recurrence):
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
         heads, size, n = self.shape
-        signal = nn.functional.silu(past.convolve("conv", self.to_signal(x), self.conv_weight, self.conv_bias))
+        signal = past.convolve("conv", self.to_signal(x), self.conv_weight, self.conv_bias, silu=True)
         u, B, C = signal.split([heads * size, self.groups * n, self.groups * n], -1)
         return {
             "u": u.unflatten(-1, (heads, size)),
+            "gate": self.to_gate(x).unflatten(-1, (heads, size)),
             "dt": self.to_dt(x),
             "B": self._of_heads(B),
             "C": self._of_heads(C),
@@ -87,17 +88,19 @@ class Mamba2(Recurrence):
         heads = self.shape[0]
         return StepInput(of_groups.unflatten(-1, (self.groups, -1)).repeat_interleave(heads // self.groups, 2))
 
-    def step(self, S: Tensor, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor):
+    def step(self, S: Tensor, u: Tensor, gate: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor):
         dt = nn.functional.softplus(dt)
         S = torch.exp(dt * A) * S + torch.outer(dt * u, B)
-        return S, S @ C + D * u
+        return S, (S @ C + D * u) * nn.functional.silu(gate)
 
-    def as_delta_rule(self, S: Tensor, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor) -> DeltaRule:
-        dt = nn.functional.softplus(dt)
+    def as_delta_rule(
+        self, S: Tensor, u: Tensor, gate: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor
+    ) -> DeltaRule:
+        dt, gating = nn.functional.softplus(dt), nn.functional.silu(gate)
         skip = D[..., None] * u
-        return DeltaRule(C, B, dt[..., None] * u, S, log_decay=dt * A, result=lambda o, S: (S, o + skip))
+        return DeltaRule(C, B, dt[..., None] * u, S, log_decay=dt * A, result=lambda o, S: (S, (o + skip) * gating))
 
-    def outputs(self, y: Tensor, x: Tensor) -> Tensor:
-        gated = (y.flatten(2) * nn.functional.silu(self.to_gate(x))).unflatten(-1, (self.groups, -1))
-        normed = nn.functional.rms_norm(gated, gated.shape[-1:], eps=self.eps).flatten(2)
+    def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
+        y = y.flatten(2).unflatten(-1, (self.groups, -1))
+        normed = nn.functional.rms_norm(y, y.shape[-1:], eps=self.eps).flatten(2)
         return self.to_output(self.norm_weight * normed)

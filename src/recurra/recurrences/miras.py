@@ -59,7 +59,7 @@ class Miras(Recurrence):
         return {"S1": self.S1, "S2": self.S2}
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
-        qkv = nn.functional.silu(past.convolve("conv", self.to_qkv(x), self.conv_weight))
+        qkv = past.convolve("conv", self.to_qkv(x), self.conv_weight, silu=True)
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in qkv.chunk(3, -1))
         rates = dict(zip(("alpha", "eta", "delta"), self.to_rates(x).chunk(3, -1), strict=True))
         norm = {"scale": constant(self.memory_weight), "shift": constant(self.memory_bias)}

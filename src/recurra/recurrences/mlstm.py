@@ -67,7 +67,7 @@ class MLSTM(Recurrence):
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor]:
         signal = self.to_signal(x)
-        u = nn.functional.silu(past.convolve("conv", signal, self.conv_weight, self.conv_bias))
+        u = past.convolve("conv", signal, self.conv_weight, self.conv_bias, silu=True)
         q, k, v = _blocks(u, self.to_query), _blocks(u, self.to_key), _blocks(signal, self.to_value)
         qkv = torch.cat([q, k, v], -1)
         vectors = {"q": q, "k": k, "v": v, "u": u}

@@ -55,7 +55,7 @@ class Titans(Recurrence):
         return memory | {f"S{i + 1}": torch.zeros_like(weight) for i, weight in enumerate(self.memory)}
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor]:
-        qkv = nn.functional.silu(past.convolve("conv", self.to_qkv(x), self.conv_weight))
+        qkv = past.convolve("conv", self.to_qkv(x), self.conv_weight, silu=True)
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in qkv.chunk(3, -1))
         alpha, eta, theta = self.to_rates(x).chunk(3, -1)
         return {"q": unit(q), "k": unit(k), "v": v, "alpha": alpha, "eta": eta, "theta": theta}
