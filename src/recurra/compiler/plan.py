@@ -15,8 +15,11 @@ from recurra.compiler.derive import vector_jacobian
 from recurra.compiler.graph import Graph, Node, listing, topological
 from recurra.compiler.lowering import Pair, Value
 from recurra.compiler.regroup import regroup
-from recurra.compiler.schedule import Schedule, expand_products, rebuild, schedule
+from recurra.compiler.schedule import COST, Schedule, expand_products, rebuild, schedule
 from recurra.compiler.trace import Traced
+
+COSTLY = 20
+"""Instructions from which on a value is kept rather than computed twice on the way back."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,14 @@ class Plan:
     graph: Graph
     forward: Schedule
     recompute: Schedule
-    """Forward without y and without what is kept."""
+    """Forward without y and without what is kept, but with what is recalled."""
     reverse: Schedule
     kept: dict[str, Node]
     """`saved.<i>` -> a value of the forward schedule that the way back reads under that name: products, and sums over
     matrices within a lane, which are much smaller than what they cost."""
+    recalled: dict[str, tuple[int, ...]]
+    """`recalled.<i>` -> the shape of a value that states are computed again with and that the derivative needs as well,
+    so costly that it is kept in between: exponentials, over channels."""
     outers: list[Outer]
     listing: str
     """Both graphs as text; the same text means the same kernel."""
@@ -110,6 +116,11 @@ def make_plan(
     gradients = regroup(graph, expand_products(graph, gradients, fixed))
     gradients = _replace(graph, gradients, saved)
     gradients, outers = _outer_products(graph, gradients, leaves, fixed)
+    again = {name: n for name, n in _replace(graph, outputs, saved).items() if name.startswith("next.")}
+    needed = set(topological(gradients.values()))
+    costly = [n for n in topological(again.values()) if n in needed and COST.get(n.op, 1) >= COSTLY] if channel else []
+    recalled = {f"recalled.{i}": node for i, node in enumerate(costly)}
+    gradients = _replace(graph, gradients, {node: graph.input(n, node.shape) for n, node in recalled.items()})
     real = "double" if storage == "double" else "float"
     return Plan(
         channel,
@@ -120,9 +131,10 @@ def make_plan(
         {name: (node.shape, storage if len(y) == 1 else real) for name, node in y.items()},
         graph,
         schedule(outputs),
-        schedule({name: n for name, n in _replace(graph, outputs, saved).items() if name.startswith("next.")}),
+        schedule(again | recalled),
         schedule(gradients),
         kept,
+        {name: node.shape for name, node in recalled.items()},
         outers,
         listing(outputs) + listing(gradients),
     )

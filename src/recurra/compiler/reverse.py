@@ -18,7 +18,8 @@ class Reverse(Pass):
 
     def write(self) -> None:
         e, chunk = self.e, self.variant.chunk
-        self.adjoint, self.states = self.blocks(), self.blocks(chunk)
+        self.adjoint, self.states = self.blocks(), self.blocks(chunk + bool(self.plan.recalled))
+        self.recalled = {name: self.layout.block(math.prod(shape), chunk) for name, shape in self.plan.recalled.items()}
         self.sums = self._sums()
         self.move(self.own(self.adjoint), self.argument("adjoint"))
         time = self.time()
@@ -30,7 +31,7 @@ class Reverse(Pass):
             end = e.select(e.compare("slt", end, time), end, time)
             zero = e_index(e, 0)
             self.move(self.own(self.states, zero), self.argument("stored", "chunk", number))
-            if chunk > 1:
+            if chunk > 1 or self.plan.recalled:
                 self._recompute(first, end)
             with e.loop(first, end, down=True) as t:
                 self._step(t, e.sub(t, first))
@@ -38,18 +39,19 @@ class Reverse(Pass):
         self._finish_sums()
 
     def _recompute(self, first: Value, end: Value) -> None:
-        """States before each step of a chunk, from the state before its first."""
+        """States before each step of a chunk, from the state before its first, and what is recalled of each step."""
         e = self.e
+        steps = end if self.plan.recalled else e.sub(end, e_index(e, 1))
         with e.loop(first, end) as t:
             index = e.sub(t, first)
             self.restart(self.own(self.states, index), t)
             following = e.add(index, e_index(e, 1))
-            with e.when(e.compare("slt", e.add(t, e_index(e, 1)), end)):
+            with e.when(e.compare("slt", t, steps)):
 
                 def storages(t: Value = t, index: Value = index) -> dict[str | Node, Storage]:
                     states = self.own(self.states, index)
                     known = self.leaves(t) | {f"state.{name}": storage for name, storage in states.items()}
-                    return known | self.kept(t)
+                    return known | self.kept(t) | self._recalled_at(index)
 
                 self.run(
                     self.plan.recompute,
@@ -70,7 +72,7 @@ class Reverse(Pass):
             known |= {f"adjoint.{name}": s for name, s in self.own(self.adjoint).items()}
             for name, (shape, scalar) in plan.outputs.items():
                 known[f"grad.{name}"] = layout.at(f"grad.{name}", "time lane", math.prod(shape), scalar, t)
-            known |= self.kept(t)
+            known |= self.kept(t) | self._recalled_at(index)
             for output in outputs:
                 known[output.name] = self._gradient_storage(output, t)
             return known
@@ -88,6 +90,14 @@ class Reverse(Pass):
                 start = {n: replace(s, add=True) for n, s in self.argument("start gradient", "part lane").items()}
                 self.move(start, self.own(self.adjoint), row)
                 self.move(self.own(self.adjoint), None, row)
+
+    def _recalled_at(self, index: Value) -> dict[str, Storage]:
+        """What is recalled of a step of the chunk."""
+        sizes = {name: math.prod(shape) for name, shape in self.plan.recalled.items()}
+        return {
+            name: self.layout.own(self.layout.block_at(block, sizes[name], index), sizes[name])
+            for name, block in self.recalled.items()
+        }
 
     def _gradient_storage(self, output: Output, t: Value) -> Storage:
         layout = self.layout
