@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from recurra.errors import InputError
+from recurra.options import shown
 from recurra.problem import StepInput
 from recurra.state import State
 
@@ -42,6 +43,27 @@ def sequence(layer: Layer, x: object) -> None:
             f"x is {x.dtype}, {type(layer).__name__} holds {parameter.dtype}: "
             f"use x.to({parameter.dtype}) or layer.to({x.dtype})"
         )
+
+
+def time_step(x_t: object, width: int) -> None:
+    """`x_t` is [B, width]."""
+    if not isinstance(x_t, Tensor) or x_t.dim() != 2:
+        raise InputError(f"x_t is {describe(x_t)}; expected [B, {width}]: one time step per sequence")
+
+
+def parts(owner: str, value: object, names: Sequence[str]) -> list[State] | None:
+    """`state` of a module that is made of others, cut into theirs, each under its name; None stays None."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise InputError(f"state is {describe(value)}; expected the State that {owner} returned, or None")
+    known = tuple(f"{name}." for name in names)
+    if strange := [name for name in value if not (isinstance(name, str) and name.startswith(known))]:
+        raise InputError(
+            f"state holds {shown(strange[0])}; {owner} expects names that begin with {', '.join(known[:3])}"
+            f"{', ...' if len(known) > 3 else ''}: is it another model's?"
+        )
+    return [State(value).under(name) for name in names]
 
 
 def resets(value: object, x: Tensor) -> Tensor | None:
@@ -80,7 +102,9 @@ def state(layer: Layer, value: object, x: Tensor) -> State:
         raise InputError(f"state is {describe(value)}; expected the State that {owner} returned, or None")
     expected = layer.initial_state(x.shape[0], x)
     if set(value) != set(expected):
-        raise InputError(f"state holds {sorted(value)}; {owner} expects {sorted(expected)}: is it another layer's?")
+        raise InputError(
+            f"state holds {sorted(map(str, value))}; {owner} expects {sorted(expected)}: is it another layer's?"
+        )
     for name, like in expected.items():
         given = value[name]
         shape = list(like.shape)
