@@ -90,6 +90,7 @@ BAD = {
     "engine of attention": (lambda: recurra.layer("attention", 4)(X, engine={}), ["engine is {}", "'parallel'"]),
     "layer width type": (lambda: recurra.layer("lstm", True), ["width is True", "positive int"]),
     "layer width size": (lambda: recurra.layer("lstm", 10**30), ["width is 1000", "below 2147483648"]),
+    "layer width passed on": (lambda: recurra.layer("falcon-mamba", "8"), ["width is '8'", "positive int"]),
     "layer depth": (lambda: recurra.layer("lstm", 8, num_layers="2"), ["num_layers is '2'", "positive int"]),
     "layer directions": (lambda: recurra.layer("lstm", 8, bidirectional=1), ["bidirectional is 1", "True or False"]),
     "layer option": (

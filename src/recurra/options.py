@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TypeGuard, TypeVar
 
@@ -41,10 +42,10 @@ def divisor(name: str, value: object, whole: int, of: str) -> int:
     return value
 
 
-def number(name: str, value: object, low: float, high: float = float("inf")) -> float:
-    """A number from `low` up to, but not including, `high`."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value < min(high, 1e308):
-        upper = ", finite" if high == float("inf") else f" and below {high}"
+def number(name: str, value: object, low: float, high: float = sys.float_info.max) -> float:
+    """A number from `low` up to, but not including, `high`; by default any that is finite."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value < high:
+        upper = ", finite" if high == sys.float_info.max else f" and below {high}"
         raise InputError(f"{name} is {shown(value)}; expected a number of at least {low}{upper}")
     return float(value)
 
