@@ -82,6 +82,7 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path, text):
         (["evaluate", tmp_path / "none"], "config.json"),
         (["train", "--data", text, "--out", tmp_path / "plain", *SMALL], "plain"),
         (["train", "--data", text, "--out", new, *SMALL, "--sample", "-1"], "sample is -1"),
+        (["train", "--data", text, "--out", new, *SMALL, "--seed", 2**64], f"seed is {2**64}"),
         (["generate", tmp_path / "none", "--count", "-1"], "count is -1"),
         (["generate", tmp_path / "none", "--save", tmp_path / "used"], "a folder; expected the file"),
         (["convert", tmp_path / "used", new, "--to", "foo"], "to is 'foo'; expected 'recurra' or 'transformers'"),
