@@ -57,13 +57,17 @@ def parts(owner: str, value: object, names: Sequence[str]) -> list[State] | None
         return None
     if not isinstance(value, Mapping):
         raise InputError(f"state is {describe(value)}; expected the State that {owner} returned, or None")
-    known = tuple(f"{name}." for name in names)
-    if strange := [name for name in value if not (isinstance(name, str) and name.startswith(known))]:
-        raise InputError(
-            f"state holds {shown(strange[0])}; {owner} expects names that begin with {', '.join(known[:3])}"
-            f"{', ...' if len(known) > 3 else ''}: is it another model's?"
-        )
-    return [State(value).under(name) for name in names]
+    found, dots = {name: State() for name in names}, names[0].count(".")
+    for name, tensor in value.items():
+        *part, own = name.split(".", dots + 1) if isinstance(name, str) else (name,)
+        if (whose := ".".join(part)) not in found:
+            raise InputError(
+                f"state holds {shown(name)}; {owner} expects names that begin with "
+                f"{', '.join(f'{known}.' for known in names[:3])}{', ...' if len(names) > 3 else ''}: "
+                "is it another model's?"
+            )
+        found[whose][own] = tensor
+    return list(found.values())
 
 
 def resets(value: object, x: Tensor) -> Tensor | None:

@@ -14,7 +14,7 @@ import torch
 import recurra
 from recurra import Lane, Recurrence
 from recurra.compiler import cache
-from recurra.engines import choose, compiled
+from recurra.engines import choose, compiled, launch
 from recurra.testing.cases import draw, gradients
 from recurra.testing.tolerances import assert_close
 
@@ -289,6 +289,21 @@ def test_states_are_stored_every_few_steps_only():
         layer(x)
     # x for each of the two projections, the two inputs of the step, and one state in many.
     assert sum(kept) < 4.2 * 64 * 4096
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "width", "aligned"), [("min-gru", 32, True), ("mamba", 16, True), ("lru", 16, True), ("min-gru", 9, False)]
+)
+def test_large_results_written_past_the_caches_are_the_same(name, width, aligned, dtype, monkeypatch):
+    case = draw(lambda: recurra.layer(name, width), dtype, 3, 37, state=True, resets=True, lengths=True)
+    expected = gradients(case, "compiled")
+    built = cache.built()
+    monkeypatch.setattr(launch, "LARGE", 0)
+    large = gradients(case, "compiled")
+    assert (cache.built() > built) == aligned
+    for key, value in expected.items():
+        assert torch.equal(large[key], value), key
 
 
 def test_float16_and_bfloat16_round_as_pytorch_does():

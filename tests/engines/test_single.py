@@ -3,12 +3,13 @@
 import gc
 import threading
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 
 import recurra
-from recurra.engines import single
+from recurra.engines import single, threads
 from recurra.testing.tolerances import assert_close
 
 GROWING = {"attention", "local-attention", "forgetting-attention", "rat"}
@@ -217,15 +218,28 @@ def test_any_number_of_threads_gives_the_same_bits(name):
     layer, xs = recurra.layer(name, 160), torch.randn(4, 160)
     start, before, seen = layer.initial_state(1), torch.get_num_threads(), []
     try:
-        for threads in (1, 2, 3, 7):
-            torch.set_num_threads(threads)
+        for count in (1, 2, 3, 7):
+            torch.set_num_threads(count)
             y, state = steps(layer, xs, start)
             seen.append([y, *state.values()])
     finally:
         torch.set_num_threads(before)
-    assert kernel_of(layer).recipe.kernel.meetings
+    assert kernel_of(layer).recipe.kernel.dealt
     for others in seen[1:]:
         assert all(map(torch.equal, others, seen[0]))
+
+
+@pytest.mark.parametrize("openmp", [True, False])
+def test_no_thread_waits_for_one_that_does_nothing(openmp, monkeypatch):
+    layer, xs = recurra.layer("mamba", 160), torch.randn(3, 160)
+    expected, _ = steps(layer, xs, layer.initial_state(1))
+    if openmp:
+        run = threads.run
+        monkeypatch.setattr(threads, "run", lambda kernels, task, _: run(kernels, replace(task, items=1), 1))
+    else:
+        monkeypatch.setattr(threads, "_openmp", lambda: None)
+    monkeypatch.setattr(threads, "count", lambda: 3)
+    assert torch.equal(steps(layer, xs, layer.initial_state(1))[0], expected)
 
 
 def test_several_python_threads_at_once():

@@ -5,6 +5,7 @@ asks for a GPU.
 """
 
 import importlib.util
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,12 +140,13 @@ def test_delta_product_core_is_that_of_fla(householders):
 def test_rwkv7_core_is_that_of_fla():
     """As theirs, a decay with a correction of rank one, here with -kappa and a kappa; norm, bonus and gate follow."""
     layer, problem, z = core("rwkv7")
+    kappa = torch.nn.functional.normalize(z["k"] * z["k_k"], dim=-1)
+    a, log_w = torch.sigmoid(z["a"]), -math.exp(-0.5) * torch.sigmoid(z["w"])
+    k = z["k"] * (1 + (a - 1) * z["k_a"])
     r = z["r"] * layer.size**0.5
-    o, _ = naive("generalized_delta_rule/dplr").dplr_recurrence(
-        *by_head(r, z["k"], z["v"], -z["kappa"], z["a"] * z["kappa"], z["log_w"])
-    )
+    o, _ = naive("generalized_delta_rule/dplr").dplr_recurrence(*by_head(r, k, z["v"], -kappa, a * kappa, log_w))
     normed = torch.nn.functional.layer_norm(o.transpose(1, 2), (layer.size,), eps=64e-5)
-    bonus = (z["r"] * layer.rho * z["k"]).sum(-1, keepdim=True) * z["v"]
+    bonus = (z["r"] * layer.rho * k).sum(-1, keepdim=True) * z["v"]
     same(problem, z["g"] * (normed * layer.norm_weight + layer.norm_bias + bonus))
 
 

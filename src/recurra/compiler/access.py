@@ -25,6 +25,8 @@ class Storage:
     """Elements of memory from one batch row of a tile to the next."""
     add: bool = False
     """Whether writing adds to what is there."""
+    past_caches: bool = False
+    """Whether whole vectors go to memory past the caches; only where they are aligned."""
 
 
 class Access:
@@ -132,7 +134,10 @@ class Access:
     def _put(self, value: Value, address: Value, storage: Storage, op: str) -> None:
         if storage.add:
             value = self._combine(op, self.load(address, storage.scalar, value.type.width), value)
-        self.store(value, address, storage.scalar)
+        if storage.past_caches and value.type.scalar == storage.scalar:
+            self.e.store_past_caches(value, address)
+        else:
+            self.store(value, address, storage.scalar)
 
     def _join(self, parts: list[Value]) -> Value:
         type = Type(parts[0].type.scalar, len(parts))

@@ -32,6 +32,8 @@ class Variant:
     """Most lanes per item (channel layout)."""
     chunk: int
     """Time steps between stored states."""
+    past_caches: bool = False
+    """Whether results of every time step go to memory past the caches (channel layout, whole vectors only)."""
 
 
 @dataclass(frozen=True)

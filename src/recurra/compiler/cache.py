@@ -20,7 +20,7 @@ from recurra.compiler import machine
 from recurra.compiler.kernels import Kernel
 from recurra.files import write_atomically
 
-VERSION = "10"
+VERSION = "13"
 """Raised whenever the same graph would be written differently."""
 
 _kernels: dict[str, Loaded] = {}
@@ -42,7 +42,8 @@ class Loaded:
     """Address of the function that runs one thread's share; see `kernels.SHARE`."""
     scratch: int
     shared: int
-    meetings: int
+    cleared: int
+    dealt: int
     source: Path
 
 
@@ -105,5 +106,5 @@ def _load(path: Path, code: bytes, facts: dict) -> Loaded:
     run, share = machine.load_functions(code, "run", "share")
     kind = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2)
     names = facts["pointers"], facts["integers"]
-    memory = facts["scratch"], facts["shared"], facts["meetings"]
+    memory = facts["scratch"], facts["shared"], facts["cleared"], facts["dealt"]
     return Loaded(kind(run), *names, run, share, *memory, path.with_suffix(".ll"))

@@ -69,6 +69,7 @@ class Emitter:
         self.lines: list[str] = []
         self.entry: list[str] = []
         self.declarations: set[str] = set()
+        self.metadata: set[str] = set()
         self._count = 0
         self._block = "entry"
 
@@ -196,6 +197,19 @@ class Emitter:
     def store(self, value: Value, pointer: Value, align: int | None = None) -> None:
         self.lines.append(f"  store {value}, {pointer}, align {align or max(1, Type(value.type.scalar).bits // 8)}")
 
+    def store_past_caches(self, value: Value, pointer: Value) -> None:
+        """Write a vector that nobody reads soon; `pointer` must be aligned to its size.
+
+        Saves fetching the line that is overwritten. Other threads see it only after a `fence`.
+        """
+        size = value.type.width * value.type.bits // 8
+        self.lines.append(f"  store {value}, {pointer}, align {size}, !nontemporal !0")
+        self.metadata.add("!0 = !{i32 1}")
+
+    def fence(self) -> None:
+        """What was written before is there for all threads from here on."""
+        self.lines.append("  fence seq_cst")
+
     def variable(self, initial: Value) -> Variable:
         name = self.fresh("var")
         self.entry.append(f"  {name} = alloca {initial.type}")
@@ -263,7 +277,7 @@ class Emitter:
             f"define void @{name}({args}) {{\n"
             + "\n".join(body)
             + "\n}\n"
-            + "\n".join(sorted(self.declarations))
+            + "\n".join(sorted(self.declarations | self.metadata))
             + "\n"
         )
 

@@ -23,8 +23,10 @@ class Kernel:
     """Numbers of scratch memory per thread."""
     shared: int = 0
     """Numbers of memory that the threads share."""
-    meetings: int = 0
-    """How often they wait for each other."""
+    cleared: int = 0
+    """The same, of memory that has to be zero at first."""
+    dealt: int = 0
+    """Loops whose rows are dealt out to the threads."""
 
 
 SHARE = """
@@ -84,5 +86,7 @@ def write_kernel(plan: Plan, variant: Variant, width: int) -> Kernel:
     with e.loop(Value("%first", I64), Value("%last", I64)) as item:
         layout.begin(item)
         (Reverse if variant.reverse else Forward)(e, layout, plan, variant).write()
+    if variant.past_caches:
+        e.fence()
     ir = e.function("run", [("pointers", PTR), ("integers", PTR), ("scratch", PTR), ("first", I64), ("last", I64)])
     return Kernel(ir + SHARE, list(layout.args.pointers), list(layout.args.integers), layout.scratch_size)

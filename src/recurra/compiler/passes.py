@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from recurra.compiler.access import Storage
 from recurra.compiler.arguments import Variant, leaf_kind, packed_name, padded
@@ -160,7 +161,8 @@ class Forward(Pass):
         def storages() -> dict[str | Node, Storage]:
             known = self.leaves(t) | {f"state.{name}": storage for name, storage in self.own(state).items()}
             for name, (shape, scalar) in plan.outputs.items():
-                known[name] = layout.at(name, "time lane", math.prod(shape), scalar, t)
+                place = layout.at(name, "time lane", math.prod(shape), scalar, t)
+                known[name] = replace(place, past_caches=self.variant.past_caches)
             if self.variant.save:
                 known |= {plan.kept[name]: storage for name, storage in self.kept(t).items()}
             return known

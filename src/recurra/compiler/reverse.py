@@ -95,7 +95,8 @@ class Reverse(Pass):
             return layout.lane_sum_storage(output.name, output.size)  # type: ignore[attr-defined]
         if output.name in self.sums:
             return replace(layout.own(self.sums[output.name], output.size), add=True)
-        return layout.at(output.name, output.kind, output.size, output.scalar, t)
+        place = layout.at(output.name, output.kind, output.size, output.scalar, t)
+        return replace(place, past_caches=self.variant.past_caches)
 
     @staticmethod
     def sums_kept_by(layout: Layout) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 from recurra.compiler.elementary import ELEMENTARY
@@ -11,6 +12,8 @@ from recurra.compiler.graph import REDUCTIONS, Node
 from recurra.compiler.product import Products
 from recurra.compiler.schedule import Loop, Place, View
 
+Deal = Callable[[int], AbstractContextManager[tuple[Value, Value]]]
+"""Blocks that run for some parts of so many things: from where to where."""
 ROWS = 4
 """Rows of a matrix that a loop within the lane takes at once."""
 
@@ -18,9 +21,9 @@ ROWS = 4
 class StepWriter(Products):
     """Emits the steps of a schedule, for `lanes` vectors of lanes at once or vectorised within the lane."""
 
-    def loop(self, loop: Loop, share: Callable[[int], tuple[Value, Value]] | None = None) -> None:
-        """The loop nest of one row; with `share`, just that part of its first axis."""
-        self._share = share
+    def loop(self, loop: Loop, deal: Deal | None = None) -> None:
+        """The loop nest of one row; with `deal`, just the parts of its first axis that this gives."""
+        self._deal = deal
         views = {v for node in loop.nodes + loop.reductions for v in map(self._view, node.args)}
         computed = set(loop.nodes)
         views = sorted((v for v in views if v.base not in computed), key=lambda v: (v.base.number, v.offset, v.strides))
@@ -41,8 +44,7 @@ class StepWriter(Products):
             self._rows_of(loop, views, index, memo)
         else:
             size = loop.shape[len(index)]
-            first, last = self._share(size) if self._share and not index else (0, size)
-            with self.e.loop(first, last) as i:
+            with self._part(size, 1, index) as (first, last), self.e.loop(first, last) as i:
                 self._nest(loop, views, [*index, i], memo)
 
     def _loaded(self, views: list[View], index: list[Value], memo: dict, width: int = 1) -> dict:
@@ -56,12 +58,20 @@ class StepWriter(Products):
         main = size - size % height
         for start, stop, step in ((0, main, height), (main, size, 1)):
             if start < stop:
-                first, last = start, stop
-                if self._share and not index and step == height:
-                    first, last = (self.e.mul(n, self.e.constant(height, I64)) for n in self._share(main // height))
-                with self.e.loop(first, last, step) as i:
+                part = self._part(main, height, index) if step == height else nullcontext((start, stop))
+                with part as (first, last), self.e.loop(first, last, step) as i:
                     at = [[*index, self.e.add(i, self.e.constant(r, I64)) if r else i] for r in range(step)]
                     self._innermost(loop, views, at, [self._loaded(views, row, memo) for row in at])
+
+    @contextmanager
+    def _part(self, size: int, height: int, index: list[Value]) -> Iterator[tuple[Value | int, Value | int]]:
+        """From where to where to go on an axis, in steps of `height`: all the way unless this axis is dealt out."""
+        if self._deal is None or index:
+            yield 0, size
+            return
+        with self._deal(size // height) as ends:
+            first, last = (self.e.mul(n, self.e.constant(height, I64)) for n in ends)
+            yield first, last
 
     def _innermost(self, loop: Loop, views: list[View], rows: list[list[Value]], memos: list[dict]) -> None:
         """The last loop, for some rows at once. What the last axis is summed over has a variable per row, or one."""

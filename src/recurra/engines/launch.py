@@ -18,6 +18,8 @@ from recurra.compiler.schedule import Schedule
 from recurra.engines import threads
 
 REAL = {"float": torch.float32, "double": torch.float64, "bfloat": torch.bfloat16, "half": torch.float16}
+LARGE = 16 * 2**20
+"""Bytes of results that caches hardly hold until somebody reads them."""
 SMALL = 20_000
 """Numbers computed below which a second thread costs more than it brings."""
 
@@ -39,8 +41,9 @@ class Call:
     cut: bool
     """Whether time may be cut into segments (see `segments`)."""
 
-    def variant(self, reverse: bool) -> Variant:
-        return Variant(reverse, self.resets, self.lengths, self.save and not reverse, self.rows, self.pitch, self.chunk)
+    def variant(self, reverse: bool, large: bool) -> Variant:
+        save = self.save and not reverse
+        return Variant(reverse, self.resets, self.lengths, save, self.rows, self.pitch, self.chunk, large)
 
     @property
     def stored(self) -> list[tuple[str, int]]:
@@ -51,20 +54,20 @@ class Call:
         return states + [(name, padded(node.size, self.width)) for name, node in self.plan.kept.items()]
 
 
-_keys: dict[tuple[int, bool], str] = {}
+_keys: dict[tuple[int, bool, bool], str] = {}
 
 
-def kernel_of(call: Call, reverse: bool) -> cache.Loaded:
-    """The kernel of a call, one way or the other."""
+def kernel_of(call: Call, reverse: bool, large: bool = False) -> cache.Loaded:
+    """The kernel of a call, one way or the other; `large` where no cache holds the results until they are read."""
     # Calls are never forgotten, so that their addresses stay their own.
-    number = id(call), reverse
+    number = id(call), reverse, large
     if number not in _keys:
-        _keys[number] = _key(call, call.variant(reverse))
+        _keys[number] = _key(call, call.variant(reverse, large))
     plan = call.plan
     return cache.get(
         _keys[number],
-        lambda: write_kernel(plan, call.variant(reverse), call.width),
-        lambda: f"{plan.listing}\n{call.variant(reverse)}",
+        lambda: write_kernel(plan, call.variant(reverse, large), call.width),
+        lambda: f"{plan.listing}\n{call.variant(reverse, large)}",
     )
 
 
@@ -114,7 +117,7 @@ def _worth_splitting(plan: Plan) -> bool:
 
 def launch(call: Call, reverse: bool, memory: Mapping[str, Tensor], batch: int, time: int) -> None:
     """Run a kernel over all items; `memory` holds every argument by name."""
-    kernel = kernel_of(call, reverse)
+    kernel = kernel_of(call, reverse, _is_large(call, reverse, memory))
     items, blocks, block = blocks_of(call, batch, reverse)
     integers = {"time": time, "batch": batch, "blocks": blocks, "block": block, "chunks": -(-time // call.chunk)}
     for name in kernel.integers:
@@ -128,6 +131,15 @@ def launch(call: Call, reverse: bool, memory: Mapping[str, Tensor], batch: int, 
     scratch = torch.empty(wanted, kernel.scratch + 16, dtype=REAL[call.plan.real], device="cpu")
     size = scratch.stride(0) * scratch.element_size()
     threads.run([kernel], threads.Task([pointers], numbers, scratch.data_ptr(), size, items), wanted)
+
+
+def _is_large(call: Call, reverse: bool, memory: Mapping[str, Tensor]) -> bool:
+    """Whether results are better written past the caches: they are large, and their rows are whole, aligned vectors."""
+    plan = call.plan
+    if not plan.channel or plan.lanes % call.width:
+        return False
+    written = [f"grad.{name}" for name in plan.leaves] if reverse else plan.outputs
+    return sum(memory[name].nbytes for name in written if name in memory) >= LARGE
 
 
 def packed_matrices(call: Call, schedule: Schedule, memory: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Hashable, Mapping
 from dataclasses import is_dataclass
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,36 +32,46 @@ class Snapshot:
     """All that a module's function depends on besides its input, as it is now."""
 
     def __init__(self, module: nn.Module):
-        modules = list(module.modules())
-        homes: list[Mapping[str, Any]] = [h for m in modules for h in (m._parameters, m._buffers, m._modules)]
-        self._held = [(home, name, value) for home in homes for name, value in home.items()]
-        self._sizes = [(home, len(home)) for home in (*homes, *map(vars, modules))]
-        tensors = [value for _, _, value in self._held if isinstance(value, Tensor)]
-        self._places = [(t, t.data_ptr(), t.stride(), t.dtype) for t in tensors]
-        own = [(vars(m), name, value) for m in modules for name, value in vars(m).items() if name not in INTERNAL]
-        self._settings = [(home, name, copy.deepcopy(value) if _plain(value) else value) for home, name, value in own]
-        self._training = [(m, m.training) for m in modules]
-        self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-        self.hooked = any(self._hooks) or any(_global_hooks())
-        self.plain = all(_plain(value) for _, _, value in own) and all(_known(type(m)) for m in modules)
+        self._modules = list(module.modules())
+        homes: list[dict] = [home for m in self._modules for home in (m._parameters, m._buffers, m._modules)]
+        held = [(home, name, value) for home in homes for name, value in home.items()]
+        self._held_homes, self._held_names = [home for home, _, _ in held], [name for _, name, _ in held]
+        self._tensors = [value for _, _, value in held if isinstance(value, Tensor)]
+        self._dicts = [*homes, *map(vars, self._modules)]
+        own = [(vars(m), name) for m in self._modules for name in vars(m) if name not in INTERNAL]
+        self._setting_homes, self._setting_names = [home for home, _ in own], [name for _, name in own]
+        settings = [home[name] for home, name in own]
+        self.plain = all(map(_plain, settings)) and all(_known(type(m)) for m in self._modules)
         """Whether these are modules of this library and of PyTorch, with nothing in them that is not plain data."""
+        self._hooks = [hooks for m in self._modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self.hooked = any(self._hooks) or any(_global_hooks())
         self.fingerprint: Hashable = tuple(
             (name, type(m), m.training, tuple((k, repr(v)) for k, v in vars(m).items() if k not in INTERNAL))
             for name, m in module.named_modules()
         )
         """The same for modules that are the same function of their tensors, if they are plain."""
+        self._was = copy.deepcopy(self._now()) if self.plain else self._now()
 
     def holds(self) -> bool:
         """Whether the module still is what it was."""
+        return self._now() == self._was and (any(self._hooks) or any(_global_hooks())) == self.hooked
+
+    def _now(self) -> tuple[Hashable, ...]:
+        """What there is to compare; it is looked at before every token, so all loops here are C's."""
+        held = map(dict.get, self._held_homes, self._held_names)
+        settings = map(dict.get, self._setting_homes, self._setting_names)
         return (
-            all(home.get(name) is value for home, name, value in self._held)
-            and all(len(home) == size for home, size in self._sizes)
-            and all(t.data_ptr() == at and t.stride() == stride and t.dtype is dtype
-                    for t, at, stride, dtype in self._places)
-            and all(home.get(name) == value for home, name, value in self._settings)
-            and all(m.training is flag for m, flag in self._training)
-            and (any(self._hooks) or any(_global_hooks())) == self.hooked
-        )  # fmt: skip
+            tuple(map(id, held)),
+            tuple(map(len, self._dicts)),
+            tuple(map(Tensor.data_ptr, self._tensors)),
+            tuple(map(Tensor.stride, self._tensors)),
+            tuple(map(_dtype, self._tensors)),
+            tuple(map(_training, self._modules)),
+            tuple(settings if self.plain else map(id, settings)),
+        )
+
+
+_dtype, _training = attrgetter("dtype"), attrgetter("training")
 
 
 def _global_hooks() -> tuple[Mapping, Mapping]:

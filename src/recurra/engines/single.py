@@ -8,10 +8,12 @@ vector. Weights are read where they lie and as they are stored, once per time st
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from recurra.compiler.machine import vector_bytes
 from recurra.compiler.plan import parts
 from recurra.compiler.regroup import regroup
 from recurra.compiler.schedule import expand_products, schedule
-from recurra.compiler.single import Single, write_single
+from recurra.compiler.single import LINE, Single, counters, write_single
 from recurra.compiler.trace import Untraceable, trace
 from recurra.engines import threads
 from recurra.engines.modules import Snapshot, with_tensors
@@ -38,6 +40,8 @@ _recipes: dict[Hashable, Recipe | None] = {}
 _lock = threading.RLock()
 MOST_RECIPES = 512
 """Kinds of modules whose kernels are remembered."""
+MOST_CHAINS = 64
+"""Sequences of modules whose arguments are remembered."""
 
 
 def advance(
@@ -70,29 +74,40 @@ def _advance(
         return None
     if forward_ad._current_level >= 0:
         return None
+    tensors = [x, *(t for state in states for t in state.values())]
+    if set(map(type, tensors)) != {Tensor} or x.dtype not in SCALAR:
+        return None
     steps: list[SingleStep] = []
     for module, state in zip(modules, states, strict=True):
-        if not all(_fits(t, x.dtype) for t in (x, *state.values())):
-            return None
         step = _step(module, x, state)
         if step is None:
             return None
         steps.append(step)
-    return _run(steps, x, states)
+    y, after = _chain(steps).run(x.to(steps[0].recipe.real).contiguous(), states)
+    return y.to(x.dtype), after
 
 
-def _fits(t: object, dtype: torch.dtype) -> bool:
-    """Whether a tensor is one row that the kernel of a layer of that type reads and writes."""
-    if type(t) is not Tensor or t.device.type != "cpu" or dtype not in SCALAR:
-        return False
-    real = compute_dtype(dtype)
-    own = t.dtype in (dtype, real, real.to_complex()) and not t.is_neg() and not t.is_conj()
-    return own and t.dim() > 0 and t.shape[0] == 1 and t.numel() > 0
+def _facts(x: Tensor, state: Mapping[str, Tensor]) -> tuple[tuple, ...]:
+    """All about the arguments of a module that decides whether and how a kernel can take them."""
+    named = (("", x), *state.items())
+    return tuple([(name, t.shape, t.dtype, t.device, t.is_neg(), t.is_conj()) for name, t in named])
+
+
+def _fit(facts: tuple[tuple, ...]) -> bool:
+    """Whether tensors are rows that the kernel of a layer reads and writes; the first is its input."""
+    own = facts[0][2]
+    known = (own, compute_dtype(own), compute_dtype(own).to_complex())
+    return all(
+        shape[:1] == (1,) and 0 not in shape and dtype in known and device.type == "cpu" and not (negated or conjugated)
+        for _, shape, dtype, device, negated, conjugated in facts
+    )
 
 
 def _step(module: nn.Module, x: Tensor, state: Mapping[str, Tensor]) -> SingleStep | None:
-    known = _steps.get(module)
-    if known is None or known.facts != _facts(x, state) or not known.snapshot.holds():
+    known, facts = _steps.get(module), _facts(x, state)
+    if known is None or known.facts != facts or not known.snapshot.holds():
+        if not _fit(facts):
+            return None
         with _lock:
             known = _steps[module] = ModuleStep(module, x, state)
     return known.step
@@ -107,10 +122,6 @@ class ModuleStep:
         usable = self.snapshot.plain and not self.snapshot.hooked and all(t.is_contiguous() for t in weights.values())
         recipe = _recipe(module, self.snapshot, x, state, weights) if usable else None
         self.step = None if recipe is None else SingleStep(recipe, weights)
-
-
-def _facts(x: Tensor, state: Mapping[str, Tensor]) -> Hashable:
-    return x.shape, x.dtype, tuple((name, t.shape, t.dtype) for name, t in state.items())
 
 
 def _recipe(
@@ -173,67 +184,103 @@ class Recipe:
         self.kernel = cache.get(key, lambda: write_single(single, width), lambda: text)
 
 
+@dataclass(frozen=True)
 class SingleStep:
     """A recipe with the weights it reads, which stay where they are."""
 
-    def __init__(self, recipe: Recipe, weights: Mapping[str, Tensor]):
-        self.recipe, kernel = recipe, recipe.kernel
-        self._place = {name: i for i, name in enumerate(kernel.pointers)}
-        self._pointers = (ctypes.c_void_p * len(kernel.pointers))()
-        for name in recipe.weights:
-            self._pointers[self._place[f"weight.{name}"]] = weights[name].data_ptr()
+    recipe: Recipe
+    weights: Mapping[str, Tensor]
 
-    def call(self, x: Tensor, state: Mapping[str, Tensor]) -> Call:
-        """A call for x [1, 1, D], in the type that is computed in, and state, tensors [1, ...]."""
-        recipe, kernel = self.recipe, self.recipe.kernel
-        y = torch.empty(1, 1, *recipe.y, dtype=recipe.real, device="cpu")
-        memory = {"input.x": x, "y": y}
-        after = {name: torch.empty_like(t, memory_format=torch.contiguous_format) for name, t in state.items()}
-        for name, before in state.items():
-            if not before.is_complex():
-                memory |= {f"state.{name}": before.contiguous(), f"next.{name}": after[name]}
-                continue
-            for part in ("real", "imag"):
-                memory[f"state.{name}.{part}"] = getattr(before, part).contiguous()
-                memory[f"next.{name}.{part}"] = torch.empty(before.shape, dtype=recipe.real, device="cpu")
-        memory["shared"] = shared = torch.zeros(kernel.shared + 2 * kernel.meetings, dtype=recipe.real, device="cpu")
+
+class Chain:
+    """Single steps of modules, each of which reads what the one before gives: one launch."""
+
+    def __init__(self, steps: Sequence[SingleStep], team: int):
+        self.steps, self.team, self.real = steps, team, steps[0].recipe.real
+        self.kernels = [step.recipe.kernel for step in steps]
+        names = [(i, name) for i, kernel in enumerate(self.kernels) for name in kernel.pointers]
+        self._place = {key: place for place, key in enumerate(names)}
+        self._pointers = (ctypes.c_void_p * len(names))()
+        for i, step in enumerate(steps):
+            for name in step.recipe.weights:
+                self._pointers[self._place[i, f"weight.{name}"]] = step.weights[name].data_ptr()
+        counts = [len(kernel.pointers) for kernel in self.kernels]
+        begins = [ctypes.sizeof(ctypes.c_void_p) * at for at in accumulate(counts, initial=0)]
+        self._own = [(ctypes.c_void_p * count, at) for count, at in zip(counts, begins, strict=False)]
+        self._offsets, self._cleared, self._size = self._lay_out()
+        self._scratch = self._bytes(max(kernel.scratch for kernel in self.kernels))
+
+    def _bytes(self, numbers: int) -> int:
+        """In whole lines of the cache."""
+        return -(-numbers * self.real.itemsize // LINE) * LINE
+
+    def _lay_out(self) -> tuple[list[tuple[int, int]], int, int]:
+        """Where in memory of their own kernels find what is not the caller's, as (place among the pointers, offset);
+        and the bytes of it: how many have to be zero, which come first, and all."""
+        sizes: dict[tuple[tuple[int, str], ...], int] = {}
+        for i, kernel in enumerate(self.kernels):
+            sizes[((i, "cleared"),)] = self._bytes(kernel.cleared)
+            sizes[((i, "counters"),)] = counters(kernel.dealt, self.team)
+        cleared = sum(sizes.values())
+        for i, (step, kernel) in enumerate(zip(self.steps, self.kernels, strict=True)):
+            sizes[((i, "shared"),)] = self._bytes(kernel.shared)
+            if i + 1 < len(self.steps):
+                sizes[(i, "y"), (i + 1, "input.x")] = self._bytes(math.prod(step.recipe.y))
+        begins = accumulate(sizes.values(), initial=0)
+        offsets = [(key, at) for keys, at in zip(sizes, begins, strict=False) for key in keys if key in self._place]
+        return [(self._place[key], at) for key, at in offsets], cleared, sum(sizes.values())
+
+    def run(self, x: Tensor, states: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """One time step; x [1, 1, D] is contiguous and, as the result is, in the type that is computed in."""
+        last = len(self.steps) - 1
+        y = torch.empty(1, 1, *self.steps[last].recipe.y, dtype=self.real, device="cpu")
+        memory = {(0, "input.x"): x, (last, "y"): y}
+        after = [{n: self._state(i, n, t, memory) for n, t in state.items()} for i, state in enumerate(states)]
+        shared = torch.empty(self._size + self.team * self._scratch, dtype=torch.uint8, device="cpu")
+        shared[: self._cleared] = 0
         pointers = type(self._pointers).from_buffer_copy(self._pointers)
-        for name, t in memory.items():
-            if name in self._place:
-                pointers[self._place[name]] = t.data_ptr()
-        pointers[self._place["meetings"]] = shared.data_ptr() + kernel.shared * shared.element_size()
-        return Call(pointers, memory, after, y)
+        places, at = self._place, shared.data_ptr()
+        for place, offset in self._offsets:
+            pointers[place] = at + offset
+        for key, t in memory.items():
+            if key in places:
+                pointers[places[key]] = t.data_ptr()
+        own = [kind.from_buffer(pointers, begin) for kind, begin in self._own]
+        task = threads.Task(own, (ctypes.c_int64 * 1)(self.team), at + self._size, self._scratch, self.team)
+        threads.run(self.kernels, task, self.team)
+        for i, name in self._complex(states):
+            after[i][name] = torch.complex(memory[i, f"next.{name}.real"], memory[i, f"next.{name}.imag"])
+        return y, after
+
+    @staticmethod
+    def _complex(states: Sequence[Mapping[str, Tensor]]) -> list[tuple[int, str]]:
+        return [(i, name) for i, state in enumerate(states) for name, t in state.items() if t.is_complex()]
+
+    def _state(self, i: int, name: str, before: Tensor, memory: dict[tuple[int, str], Tensor]) -> Tensor:
+        """Memory for a state of module i, before and after the step."""
+        if not before.is_complex():
+            memory[i, f"state.{name}"] = before.contiguous()
+            memory[i, f"next.{name}"] = after = torch.empty_like(before, memory_format=torch.contiguous_format)
+            return after
+        real = self.steps[i].recipe.real
+        for part in ("real", "imag"):
+            memory[i, f"state.{name}.{part}"] = getattr(before, part).contiguous()
+            memory[i, f"next.{name}.{part}"] = torch.empty(before.shape, dtype=real, device="cpu")
+        return before
 
 
-@dataclass(frozen=True)
-class Call:
-    """The arguments of one kernel, and what it writes."""
-
-    pointers: Any
-    memory: Mapping[str, Tensor]
-    after: dict[str, Tensor]
-    y: Tensor
-
-    def state(self) -> dict[str, Tensor]:
-        """The new state, once the kernel has run."""
-        for name, t in self.after.items():
-            if t.is_complex():
-                self.after[name] = torch.complex(self.memory[f"next.{name}.real"], self.memory[f"next.{name}.imag"])
-        return self.after
+_chains: dict[tuple[int, ...], Chain] = {}
 
 
-def _run(
-    steps: Sequence[SingleStep], x: Tensor, states: Sequence[Mapping[str, Tensor]]
-) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """One step after the other, each on what the one before gives, without coming back to Python in between."""
-    kernels, real, dtype = [step.recipe.kernel for step in steps], steps[0].recipe.real, x.dtype
-    calls: list[Call] = []
-    x = x.to(real).contiguous()
-    for step, state in zip(steps, states, strict=True):
-        calls.append(step.call(calls[-1].y if calls else x, state))
-    team = threads.team() if any(kernel.meetings for kernel in kernels) else 1
-    scratch = torch.empty(team, max(kernel.scratch for kernel in kernels) + 16, dtype=real, device="cpu")
-    size = scratch.stride(0) * scratch.element_size()
-    pointers = [call.pointers for call in calls]
-    threads.run(kernels, threads.Task(pointers, (ctypes.c_int64 * 1)(team), scratch.data_ptr(), size, team), team)
-    return calls[-1].y.to(dtype), [call.state() for call in calls]
+def _chain(steps: Sequence[SingleStep]) -> Chain:
+    """The chain of these very steps; the last few are remembered."""
+    team = threads.count() if any(step.recipe.kernel.dealt for step in steps) else 1
+    # A chain keeps its steps, so that their addresses stay their own as long as it is known.
+    key = (team, *map(id, steps))
+    known = _chains.get(key)
+    if known is None:
+        with _lock:
+            while len(_chains) >= MOST_CHAINS:
+                _chains.pop(next(iter(_chains)))
+            known = _chains[key] = Chain(steps, team)
+    return known

@@ -65,11 +65,6 @@ def count() -> int:
     return torch.get_num_threads() if os.getpid() == _process else 1
 
 
-def team() -> int:
-    """Threads that may wait for one another within a kernel: those of OpenMP, which all run at once, else one."""
-    return count() if os.name == "posix" and _openmp() is not None else 1
-
-
 def run(kernels: Sequence[Loaded], task: Task, threads: int) -> None:
     """Run all items of a task, on one kernel after the other; the interpreter is free for other Python threads."""
     threads = min(threads, task.items)

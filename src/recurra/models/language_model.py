@@ -192,7 +192,7 @@ class LanguageModel(nn.Module):
         if tokens.device != self.embedding.weight.device:
             raise InputError(f"tokens is on {tokens.device}, the model on {self.embedding.weight.device}: move one")
         if tokens.numel() and not torch.compiler.is_compiling():
-            low, high = (int(v) for v in tokens.aminmax())
+            low, high = (int(v) for v in tokens.aminmax()) if tokens.numel() > 1 else 2 * (int(tokens),)
             if low < 0 or high >= vocabulary:
                 raise InputError(f"tokens holds {low if low < 0 else high}; expected 0 to {vocabulary - 1}")
 

@@ -56,27 +56,25 @@ class RWKV7(Recurrence):
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
         now, before = past.lags("shift", x)
-        r, w, k, v, a, g = (now + mu * (before - now) for mu in self.mix)
-        k, a = self.to_k(k), torch.sigmoid(self.to_a(a))
+        change = before - now
+        maps = {"r": self.to_r, "w": self.to_w, "k": self.to_k, "v": self.to_v, "a": self.to_a, "g": self.to_g}
         per_time = {
-            "r": self.to_r(r),
-            "log_w": -math.exp(-0.5) * torch.sigmoid(self.to_w(w)),
-            "k": k * (1 + (a - 1) * self.k_a),
-            "v": self.to_v(v),
-            "kappa": k * self.k_k,
-            "a": a,
-            "g": self.to_g(g),
+            name: to(torch.addcmul(now, mu, change)) for mu, (name, to) in zip(self.mix, maps.items(), strict=True)
         }
+        always: dict[str, Tensor] = {"rho": self.rho, "weight": self.norm_weight, "bias": self.norm_bias}
+        always |= {"k_k": self.k_k.view_as(self.rho), "k_a": self.k_a.view_as(self.rho)}
         heads = {name: value.unflatten(-1, (self.heads, -1)) for name, value in per_time.items()}
-        heads["kappa"] = nn.functional.normalize(heads["kappa"], dim=-1)
-        always = {"rho": self.rho, "weight": self.norm_weight, "bias": self.norm_bias}
         return heads | {name: constant(value) for name, value in always.items()}
 
     def step(
-        self, S: Tensor, r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, kappa: Tensor, a: Tensor, g: Tensor,
-        rho: Tensor, weight: Tensor, bias: Tensor,
+        self, S: Tensor, r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, g: Tensor,
+        rho: Tensor, weight: Tensor, bias: Tensor, k_k: Tensor, k_a: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        S = S * torch.exp(log_w) - torch.outer(S @ kappa, a * kappa) + torch.outer(v, k)
+        a, decay = torch.sigmoid(a), torch.exp(-math.exp(-0.5) * torch.sigmoid(w))
+        kappa = k * k_k
+        kappa = kappa * torch.rsqrt(kappa.square().sum().clamp(min=1e-24))
+        k = k * (1 + (a - 1) * k_a)
+        S = S * decay - torch.outer(S @ kappa, a * kappa) + torch.outer(v, k)
         o = S @ r
         centred = o - o.mean()
         # 64e-5 is the authors' eps: 1e-5 times the square of a head size divisor of 8.

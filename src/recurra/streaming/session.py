@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count as endless
 from itertools import islice
@@ -110,7 +111,7 @@ class Session:
 
     def _draw(self, temperature: float, top_k: int | None) -> int:
         logits = self.logits.float().cpu()
-        if not logits.isfinite().all():
+        if not all(map(math.isfinite, logits.aminmax())):
             raise RecurraError("the model's scores are not finite: its weights or the state it was given hold NaN")
         if temperature == 0:
             return int(logits.argmax())
