@@ -1,10 +1,23 @@
 """Bad input to a layer: every message names the argument, what came and what was expected, in one or two lines."""
 
+import re
+
 import pytest
 import torch
 
 import recurra
-from recurra import Lane, Recurrence, State
+from recurra import Lane, LanguageModel, Recurrence, State
+from recurra.data.baselines import baselines
+from recurra.data.text import Windows, read, split
+from recurra.interop.convert import to_transformers
+from recurra.models import files
+from recurra.models.titans import MemoryAsGate
+from recurra.models.xlstm import XLSTM
+from recurra.streaming.session import Session
+from recurra.testing.laws import check_recurrence
+from recurra.training.config import TrainConfig
+from recurra.training.evaluate import bits_per_byte
+from recurra.training.trainer import train
 
 
 class Cell(Recurrence):
@@ -28,7 +41,11 @@ def layer():
     return recurra.layer("lstm", 4)
 
 
-X = torch.randn(2, 5, 4)
+def model(**options):
+    return LanguageModel(8, 8, "lstm", **options).eval()
+
+
+X, IDS = torch.randn(2, 5, 4), torch.zeros(2, 5, dtype=torch.int64)
 
 
 def two_states(**changes):
@@ -69,6 +86,77 @@ BAD = {
     "engine": (lambda: layer()(X, engine="warp"), ["engine is 'warp'", "'loop'"]),
     "layer name": (lambda: recurra.layer("lsmt", 4), ["layer 'lsmt'", "lstm"]),
     "layer width": (lambda: recurra.layer("lstm", 0), ["width is 0", "positive int"]),
+    "engine of no name": (lambda: layer()(X, engine=["loop"]), ["engine is ['loop']", "'loop'"]),
+    "engine of attention": (lambda: recurra.layer("attention", 4)(X, engine={}), ["engine is {}", "'parallel'"]),
+    "layer width type": (lambda: recurra.layer("lstm", True), ["width is True", "positive int"]),
+    "layer width size": (lambda: recurra.layer("lstm", 10**30), ["width is 1000", "below 2147483648"]),
+    "layer width passed on": (lambda: recurra.layer("falcon-mamba", "8"), ["width is '8'", "positive int"]),
+    "layer depth": (lambda: recurra.layer("lstm", 8, num_layers="2"), ["num_layers is '2'", "positive int"]),
+    "layer directions": (lambda: recurra.layer("lstm", 8, bidirectional=1), ["bidirectional is 1", "True or False"]),
+    "layer option": (
+        lambda: recurra.layer("mamba", 4, foo=3),
+        ["layer 'mamba' has no option 'foo'", "state_size=16, expand=2, kernel=4, rank=None, bias=False"],
+    ),
+    "layer option passed on": (
+        lambda: recurra.layer("falcon-mamba", 4, foo=3),
+        ["layer 'falcon-mamba' has no option 'foo'", "rank=None, eps=1e-06, state_size=16, expand=2"],
+    ),
+    "keys of no width": (lambda: recurra.layer("xlstm-7b", 1, heads=1), ["width times key is 0", "positive int"]),
+    "batch": (lambda: layer().initial_state("2"), ["batch is '2'", "at least 0"]),
+    "batch size": (lambda: model().initial_state(-1), ["batch is -1", "at least 0"]),
+    "like": (lambda: layer().initial_state(2, 3), ["like is 3", "Tensor"]),
+    "step of a stack": (
+        lambda: recurra.layer("lstm", 4, num_layers=2).advance(None),
+        ["x_t is a NoneType", "[B, 4]"],
+    ),
+    "state of a stack": (
+        lambda: recurra.layer("lstm", 4, num_layers=2)(X, {"h": X}),
+        ["state holds 'h'", "begin with 0., 1."],
+    ),
+    "state of a stack, no mapping": (lambda: XLSTM(4, "slstm", 2)(X, [X]), ["state is a list", "State"]),
+    "state of a block": (lambda: MemoryAsGate(4, 2)(X, {3: X}), ["state holds 3", "begin with memory., attention."]),
+    "state of a model": (lambda: model()(IDS, {"h": X}), ["state holds 'h'", "begin with blocks.0."]),
+    "model config": (lambda: LanguageModel.from_config(None), ["config is None", "vocabulary, width, pattern"]),
+    "model config's names": (lambda: LanguageModel.from_config({"depth": 1}), ["{'depth': 1}", "vocabulary"]),
+    "model layers": (lambda: model(layers={"lstm": 3}), ["layers is {'lstm': 3}", "with their options"]),
+    "model design": (lambda: model(design=X), ["design is a Tensor", "a dict with some of norm, eps"]),
+    "model design's names": (lambda: model(design={"nrom": 1}), ["{'nrom': 1}", "a dict with some of norm, eps"]),
+    "model dropout": (lambda: model(dropout="0"), ["dropout is '0'", "below 1"]),
+    "model folder": (lambda: recurra.load(None), ["folder is None", "a path"]),
+    "model to save": (lambda: files.save(layer(), "x"), ["model is ", "LanguageModel"]),
+    "model to convert": (lambda: to_transformers(None, "x"), ["model is None", "LanguageModel"]),
+    "seed": (lambda: model().stream(seed="a"), ["seed is 'a'", "an int"]),
+    "seed size": (lambda: model().stream(seed=2**70), ["seed is 1180591620717411303424", "below"]),
+    "model of a session": (lambda: Session(layer()), ["model is ", "LanguageModel"]),
+    "state of a session": (lambda: model().stream(3), ["state is a int", "of one sequence"]),
+    "state of a session's names": (lambda: model().stream({}), ["state holds []", "of one sequence"]),
+    "state of a session's rows": (
+        lambda: model().stream(model().initial_state(2)),
+        ["state['h'] holds 2 sequences", "state.rows(0)"],
+    ),
+    "state of a session's width": (
+        lambda: model().stream(LanguageModel(8, 16, "lstm").initial_state(1)),
+        ["state['h'] is [1, 1, 16]", "expects [1, 1, 8]"],
+    ),
+    "session file": (lambda: Session.load(model(), None), ["path is None", "a path"]),
+    "state file": (lambda: State.load(3), ["path is 3", "a path"]),
+    "state file to write": (lambda: two_states().save(None), ["path is None", "a path"]),
+    "rows": (lambda: two_states().rows(5), ["index is 5", "positions below 2"]),
+    "rows of no name": (lambda: two_states().rows("a"), ["index is 'a'", "a slice"]),
+    "scan's function": (lambda: recurra.scan(None, X), ["combine is None", "a function"]),
+    "scan's axis": (lambda: recurra.scan(torch.add, X, "1"), ["dim is '1'", "an int"]),
+    "text to evaluate on": (lambda: bits_per_byte(model(), "text"), ["text is 'text'", "expected bytes"]),
+    "model to evaluate": (lambda: bits_per_byte(None, b"text"), ["model is None", "LanguageModel"]),
+    "pieces": (lambda: bits_per_byte(model(), b"text", pieces="2"), ["pieces is '2'", "positive int"]),
+    "config to train": (lambda: train({}, b"text", "x"), ["config is {}", "TrainConfig"]),
+    "folder to train in": (lambda: train(TrainConfig(), b"text", None), ["folder is None", "a path"]),
+    "text to read": (lambda: read(None), ["path is None", "a path"]),
+    "text to split": (lambda: split("text"), ["data is 'text'", "bytes"]),
+    "text to compress": (lambda: baselines(b"a", "b"), ["held_out is 'b'", "bytes"]),
+    "windows": (lambda: Windows(b"text", "2", 1), ["batch is '2'", "positive int"]),
+    "laws of what": (lambda: check_recurrence(None), ["make is None", "a function"]),
+    "laws on what": (lambda: check_recurrence(layer, "loop"), ["engines is 'loop'", "a list of str"]),
+    "laws in what": (lambda: check_recurrence(layer, dtypes=[1]), ["dtypes is [1]", "a list of dtype"]),
     "step changes a shape": (
         lambda: cell(step=lambda self, h, c, x: ((h[None], c), h))(X),
         ["Cell.step returned h as [1] float32", "came in as [] float32"],
@@ -112,6 +200,19 @@ def test_message(case):
         assert word in message
     assert message.count("\n") <= 1
     assert len(message) < 300
+
+
+def test_a_written_file_gets_its_folder_and_errors_name_it(tmp_path):
+    path = tmp_path / "new" / "folder" / "state"
+    two_states().save(path)
+    assert set(State.load(path)) == {"c", "h"}
+    for wrong in (path / "below a file", tmp_path / "new"):
+        with pytest.raises(OSError, match=re.escape(str(wrong))) as caught:
+            two_states().save(wrong)
+        assert caught.value.filename == str(wrong)
+        assert caught.value.filename2 is None
+    assert [p.name for p in path.parent.iterdir()] == ["state"]
+    assert [p.name for p in tmp_path.iterdir()] == ["new"]
 
 
 def test_a_state_file_that_is_none(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import recurra
+from recurra.engines import rates
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,6 +25,20 @@ def test_examples_run(document, tmp_path, monkeypatch):
     module = sys.modules[name] = types.ModuleType(name)
     for block in blocks(document):
         exec(compile(block, document, "exec"), vars(module))
+
+
+def test_the_readme_shows_what_is_printed(capsys, monkeypatch):
+    text = (ROOT / "README.md").read_text()
+    pattern = r"```python\n(layer = recurra\.layer\(\"s4d.*?)```.*?```\n(.*?)```"
+    example, shown = re.search(pattern, text, re.DOTALL).groups()
+    monkeypatch.setattr("recurra.engines.rates._file", lambda: Path("none"))
+    rates.current.cache_clear()
+    exec("import recurra, torch\n" + example, {})
+    rates.current.cache_clear()
+    printed = capsys.readouterr().out
+    # How many milliseconds depends on the processor's vectors.
+    without = [re.sub(r"[\d.]+ ms", "ms", text) for text in (printed, shown)]
+    assert without[0] == without[1]
 
 
 def test_the_own_recurrence_of_the_readme_is_short():

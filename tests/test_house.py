@@ -21,16 +21,16 @@ ALLOWED = {
     "files": set(),
     "problem": set(),
     "compiler": {"compiler", "errors", "files", "problem"},
-    "engines": {"engines", "compiler", "errors", "files", "problem"},
-    "state": {"errors", "files"},
+    "engines": {"options", "engines", "compiler", "errors", "files", "problem"},
+    "state": {"options", "errors", "files"},
     "windows": {"engines", "problem"},
-    "check": {"errors", "problem", "state", "contract", "recurrence"},
-    "contract": {"check", "errors", "problem", "state"},
+    "check": {"options", "errors", "problem", "state", "contract", "recurrence"},
+    "contract": {"options", "check", "errors", "problem", "state"},
     "recurrence": {"check", "contract", "engines", "errors", "problem", "state", "windows"},
     "attention": {"attention", "check", "contract", "engines", "errors", "options", "problem", "state", "windows"},
     "options": {"errors"},
     "recurrences": {"recurrences", "recurrence", "problem", "windows", "errors", "options"},
-    "registry": {"contract", "errors", "models"},
+    "registry": {"options", "contract", "errors", "models"},
 }
 """Part of the package -> parts it may import; parts not named here are on top and may import everything."""
 

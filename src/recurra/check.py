@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from recurra.errors import InputError
+from recurra.options import shown
 from recurra.problem import StepInput
 from recurra.state import State
 
@@ -42,6 +43,31 @@ def sequence(layer: Layer, x: object) -> None:
             f"x is {x.dtype}, {type(layer).__name__} holds {parameter.dtype}: "
             f"use x.to({parameter.dtype}) or layer.to({x.dtype})"
         )
+
+
+def time_step(x_t: object, width: int) -> None:
+    """`x_t` is [B, width]."""
+    if not isinstance(x_t, Tensor) or x_t.dim() != 2:
+        raise InputError(f"x_t is {describe(x_t)}; expected [B, {width}]: one time step per sequence")
+
+
+def parts(owner: str, value: object, names: Sequence[str]) -> list[State] | None:
+    """`state` of a module that is made of others, cut into theirs, each under its name; None stays None."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise InputError(f"state is {describe(value)}; expected the State that {owner} returned, or None")
+    found, dots = {name: State() for name in names}, names[0].count(".")
+    for name, tensor in value.items():
+        *part, own = name.split(".", dots + 1) if isinstance(name, str) else (name,)
+        if (whose := ".".join(part)) not in found:
+            raise InputError(
+                f"state holds {shown(name)}; {owner} expects names that begin with "
+                f"{', '.join(f'{known}.' for known in names[:3])}{', ...' if len(names) > 3 else ''}: "
+                "is it another model's?"
+            )
+        found[whose][own] = tensor
+    return list(found.values())
 
 
 def resets(value: object, x: Tensor) -> Tensor | None:
@@ -80,7 +106,9 @@ def state(layer: Layer, value: object, x: Tensor) -> State:
         raise InputError(f"state is {describe(value)}; expected the State that {owner} returned, or None")
     expected = layer.initial_state(x.shape[0], x)
     if set(value) != set(expected):
-        raise InputError(f"state holds {sorted(value)}; {owner} expects {sorted(expected)}: is it another layer's?")
+        raise InputError(
+            f"state holds {sorted(map(str, value))}; {owner} expects {sorted(expected)}: is it another layer's?"
+        )
     for name, like in expected.items():
         given = value[name]
         shape = list(like.shape)

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from recurra import check
-from recurra.errors import InputError
+from recurra import check, options
 from recurra.problem import Lane
 from recurra.state import State
 
@@ -39,9 +38,7 @@ class Layer(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        if not isinstance(width, int) or width < 1:
-            raise InputError(f"width is {width!r}; expected a positive int")
-        self.width = width
+        self.width = options.count("width", width)
         self.windows: dict[str, tuple[int, int]] = {}
 
     @property
@@ -87,8 +84,7 @@ class Layer(nn.Module):
         self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, *, engine: str = "auto"
     ) -> tuple[Tensor, State]:
         """One time step: x_t [B, D] and the state so far to y_t [B, D'] and the next state."""
-        if not isinstance(x_t, Tensor) or x_t.dim() != 2:
-            raise InputError(f"x_t is {check.describe(x_t)}; expected [B, {self.width}]: one time step per sequence")
+        check.time_step(x_t, self.width)
         y, after = self(x_t[:, None], state, engine=engine)
         return y[:, 0], after
 
@@ -96,7 +92,11 @@ class Layer(nn.Module):
         """The state before the first time step, for `batch` sequences: tensors [batch, ...].
 
         A layer without parameters takes dtype and device from `like`.
+
+        Raises InputError if `batch` is no size.
         """
+        options.whole("batch", batch)
+        options.instance("like", torch.empty(0) if like is None else like, Tensor)
         reference = self._reference(like)
         state = {name: value.expand(batch, *value.shape) for name, value in self._start(reference).items()}
         for name, (channels, steps) in self.windows.items():
@@ -112,7 +112,8 @@ class Layer(nn.Module):
         raise NotImplementedError
 
     def explain(self, x: Tensor) -> dict[str, Any]:
-        """What would run on x [B, T, D]: plain data with `structure`, `engine` and what is `expected` of each."""
+        """What would run on x [B, T, D]: plain data with `structure`, `engine` and what is `expected` of each. Printed,
+        it is a line for each engine."""
         raise NotImplementedError
 
     def _run(

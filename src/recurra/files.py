@@ -8,20 +8,25 @@ from pathlib import Path
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
-    """Write `content` beside `path`, flush it to disk, then rename it over `path`.
+    """Write `content` beside `path`, flush it to disk, then rename it over `path`. Its folder is made if missing.
 
-    Raises OSError (no space, no permission) with `path` as it was before.
+    Raises OSError (no space, no permission), which names `path`, with what is there as it was before.
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
         raise

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from recurra.contract import Layer
 from recurra.errors import InputError
+from recurra.options import count, flag
 
 if TYPE_CHECKING:
     from recurra.models.stacked import Stacked
@@ -93,12 +95,13 @@ def layer(
     kind = layer_class(name)
 
     def make(width: int) -> Layer:
-        try:
-            return kind(width, **options)
-        except TypeError as error:
-            raise InputError(f"layer {name!r}: {error}") from error
+        return kind(width, **options)
 
-    if num_layers == 1 and not bidirectional:
+    known = _options_of(kind)
+    if strange := [key for key in options if key not in known]:
+        listed = ", ".join(f"{key}={default!r}" for key, default in known.items()) or "none"
+        raise InputError(f"layer {name!r} has no option {strange[0]!r}; its options and their defaults are {listed}")
+    if count("num_layers", num_layers) == 1 and not flag("bidirectional", bidirectional):
         return make(width)
     from recurra.models.stacked import Stacked
 
@@ -109,6 +112,17 @@ def _load(where: str) -> type[Layer]:
     module, name = where.split(".")
     folder, _, file = module.rpartition("/")
     return getattr(import_module(f"recurra.{folder or 'recurrences'}.{file}"), name)
+
+
+def _options_of(kind: type[Layer]) -> dict[str, Any]:
+    """What a layer takes besides its width, with defaults; one that passes options on has those of its base too."""
+    known: dict[str, Any] = {}
+    for init in (vars(owner)["__init__"] for owner in kind.__mro__ if "__init__" in vars(owner)):
+        _, _, *parameters = inspect.signature(init).parameters.values()
+        known |= {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in known}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return known
 
 
 def _plain(name: str) -> str:

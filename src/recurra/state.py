@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from recurra import options
 from recurra.errors import InputError
 from recurra.files import write_atomically
+from recurra.options import shown
 
 
 class State(dict[str, Tensor]):
@@ -34,10 +36,18 @@ class State(dict[str, Tensor]):
         return self.map(torch.Tensor.clone)
 
     def rows(self, index: Any) -> State:
-        """The batch rows `index` selects: an int (kept as a batch of one), a slice, or a tensor of positions."""
-        if isinstance(index, int):
-            index = torch.tensor([index])
-        return self.map(lambda tensor: tensor[index])
+        """The batch rows `index` selects: an int (kept as a batch of one), a slice, or a tensor of positions.
+
+        Raises InputError if there are no such rows.
+        """
+        try:
+            chosen = torch.tensor([index]) if isinstance(index, int) else index
+            return self.map(lambda tensor: tensor[chosen])
+        except (IndexError, TypeError, ValueError, RuntimeError) as error:
+            rows = next((len(tensor) for tensor in self.values()), 0)
+            raise InputError(
+                f"index is {shown(index)}; expected an int, a slice or a tensor of positions below {rows}"
+            ) from error
 
     def under(self, prefix: str) -> State:
         """The entries below `prefix.`, without it."""
@@ -60,7 +70,7 @@ class State(dict[str, Tensor]):
         tensors = {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in self.items()
         }
-        write_atomically(path, save(tensors, metadata))
+        write_atomically(options.path("path", path), save(tensors, metadata))
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> State:
@@ -68,6 +78,7 @@ class State(dict[str, Tensor]):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        path = options.path("path", path)
         try:
             return cls(load_file(path, device=str(device)))
         except (OSError, SafetensorError) as error:

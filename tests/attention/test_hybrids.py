@@ -133,5 +133,5 @@ def test_command_line(tmp_path):
     saved = str(tmp_path / "session")
     assert recurra_("generate", run, "--prompt", "the ", "--count", "5", "--save", saved).startswith("the ")
     recurra_("generate", run, "--load", saved, "--count", "5")
-    assert "parallel: runs it" in recurra_("explain", "forgetting-attention", "--width", "16", "--time", "8")
+    assert "parallel: always picked" in recurra_("explain", "forgetting-attention", "--width", "16", "--time", "8")
     assert "rat" in recurra_("layers", "--width", "16")

@@ -81,6 +81,15 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path, text):
         (["generate", tmp_path / "used"], "config.json"),
         (["evaluate", tmp_path / "none"], "config.json"),
         (["train", "--data", text, "--out", tmp_path / "plain", *SMALL], "plain"),
+        (["train", "--data", text, "--out", new, *SMALL, "--sample", "-1"], "sample is -1"),
+        (["train", "--data", text, "--out", new, *SMALL, "--seed", 2**64], f"seed is {2**64}"),
+        (["generate", tmp_path / "none", "--count", "-1"], "count is -1"),
+        (["generate", tmp_path / "none", "--save", tmp_path / "used"], "a folder; expected the file"),
+        (["convert", tmp_path / "used", new, "--to", "foo"], "to is 'foo'; expected 'recurra' or 'transformers'"),
+        (["explain", "lstm", "--width", "0"], "width is 0"),
+        (["explain", "lstm", "--batch", "0"], "batch is 0"),
+        (["explain", "lstm", "--time", "0"], "time is 0"),
+        (["layers", "--width", "0"], "width is 0"),
     ]
     for args, words in cases:
         result = run(*args)
@@ -100,6 +109,14 @@ def test_an_unreadable_file(tmp_path):
     result = run("train", "--data", path, "--out", tmp_path / "run")
     assert result.returncode == 2
     assert "cannot be read" in result.stderr
+
+
+def test_layers_of_a_width_that_some_cannot_have():
+    rows = {row["name"]: row for row in json.loads(run("layers", "--width", 9, "--json").stdout)}
+    assert list(rows) == list(recurra.layers())
+    assert rows["lstm"]["parameters"] > 0
+    assert "heads is 4" in rows["retnet"]["refuses"]
+    assert "retnet" in run("layers", "--width", 9).stdout
 
 
 def test_interrupted_it_tells_how_to_go_on(tmp_path, text):

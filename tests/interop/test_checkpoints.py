@@ -1,6 +1,7 @@
 """Checkpoints of transformers: the same weights give the same logits here, whole and streamed, and back there."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import recurra
 from recurra.interop.convert import FAMILIES, to_transformers
 from recurra.models import files
+from recurra.training.evaluate import bits_per_byte
 
 transformers = pytest.importorskip("transformers")
 
@@ -272,6 +274,25 @@ def test_the_command_line(tmp_path):
     assert written.stdout.startswith("word1 word2"), written.stderr
     greedy = peer.generate(torch.tensor([[1, 2]]), max_new_tokens=5, do_sample=False, eos_token_id=None)[0, 2:]
     assert written.stdout.removeprefix("word1 word2").split() == [f"word{i}" for i in greedy.tolist()]
-    evaluated = run("evaluate", tmp_path / "theirs")
+    (tmp_path / "text").write_bytes(b"\xff\xfe")
+    evaluated = run("evaluate", tmp_path / "theirs", "--data", tmp_path / "text")
     assert evaluated.returncode == 2
-    assert "has a tokenizer" in evaluated.stderr
+    assert "is not UTF-8" in evaluated.stderr
+
+
+def test_bits_per_byte_of_a_model_with_a_tokenizer(tmp_path):
+    build("mamba").save_pretrained(tmp_path)
+    words_as_tokens(tmp_path)
+    model, ids = recurra.load(tmp_path), torch.randint(0, 20, (700,))
+    text = " ".join(f"word{i}" for i in ids.tolist())
+    losses = torch.nn.functional.cross_entropy(model(ids[None, :-1])[0][0], ids[1:], reduction="sum")
+    expected = losses.item() / math.log(2) / (len(text) - len(f"word{ids[0]}"))
+    (tmp_path / "text").write_text(text)
+    evaluated = run("evaluate", tmp_path, "--data", tmp_path / "text", "--json")
+    assert json.loads(evaluated.stdout)["bits_per_byte"] == pytest.approx(expected, rel=1e-5), evaluated.stderr
+    limited = json.loads((tmp_path / "tokenizer.json").read_text())
+    limited["truncation"] = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(limited))
+    assert bits_per_byte(recurra.load(tmp_path), text.encode()) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(recurra.InputError, match="2 tokens"):
+        bits_per_byte(model, b"word1")

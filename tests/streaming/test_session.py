@@ -125,11 +125,16 @@ def test_choice_of_tokens():
 
 
 @pytest.mark.parametrize(
-    "options", [{"temperature": -1}, {"top_k": 0}, {"temperature": float("nan")}, {"count": -1}], ids=str
+    ("option", "value"),
+    [("temperature", value) for value in (-1, float("nan"), float("inf"), 10**400, "1", None, True, [1])]
+    + [("top_k", value) for value in (0, 1.5, "3", True, 10**30, torch.ones(2))]
+    + [("count", value) for value in (-1, "a", 2.0, True, [1], torch.ones(2))]
+    + [("seed", value) for value in ("a", 1.5, 2**64, True)],
+    ids=lambda value: str(value)[:20],
 )
-def test_bad_options_are_refused_before_the_first_token(options):
-    with pytest.raises(recurra.InputError, match=next(iter(options))):
-        tiny().stream().generate(**options)
+def test_bad_options_are_refused_before_the_first_token(option, value):
+    with pytest.raises(recurra.InputError, match=rf"^{option} is .*; expected"):
+        tiny().stream().generate(**{option: value})
 
 
 @pytest.mark.parametrize("tokens", ["text", [1.5], [256], [-1], ["a"], [2**70], torch.zeros(1, 2), [1.0, 2]], ids=str)

@@ -82,7 +82,7 @@ def test_windows(size, batch, length, number):
 
 @pytest.mark.parametrize(("batch", "length"), [(0, 4), (4, 0), (-1, 4)])
 def test_windows_of_nothing(batch, length):
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="expected a positive int"):
         Windows(b"abc" * 99, batch, length)
 
 

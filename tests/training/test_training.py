@@ -296,7 +296,7 @@ def test_the_kernel_refusing_to_write_on_leaves_no_half_file(tmp_path, limit):
     [
         (TINY, b"short", "use a smaller batch or window"),
         (replace(TINY, batch=1, window=1), b"0123456789ab", "held out"),
-        (TINY, "a str", "data is a str"),
+        (TINY, "a str", "data is 'a str'; expected bytes"),
         (replace(TINY, engine="warp"), TEXT, "engine is 'warp'"),
     ],
 )

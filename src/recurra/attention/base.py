@@ -13,9 +13,10 @@ from torch import Tensor
 from recurra import check
 from recurra.attention import cache, loop
 from recurra.contract import Layer
-from recurra.engines.choose import ENGINES, note
+from recurra.engines.choose import ENGINES, Explained, note
 from recurra.engines.unseen import unseen
 from recurra.errors import EngineRefused, InputError
+from recurra.options import shown
 from recurra.problem import Lane
 from recurra.state import State
 from recurra.windows import Past
@@ -92,8 +93,9 @@ class Attention(Layer, ABC):
         return True
 
     def initial_state(self, batch: int, like: Tensor | None = None) -> State:
+        state = super().initial_state(batch, like)
         position = torch.zeros(batch, dtype=torch.int64, device=self._reference(like).device)
-        return State(super().initial_state(batch, like) | {"position": position})
+        return State(state | {"position": position})
 
     def trim(self, state: Mapping[str, Tensor]) -> State:
         fewest = cache.most(self.kept(state["position"]))
@@ -105,12 +107,18 @@ class Attention(Layer, ABC):
         return dict.fromkeys(OWN) | {name: reason for name in ENGINES if name not in OWN}
 
     def explain(self, x: Tensor) -> dict[str, Any]:
-        reasons = self.refusals(x)
-        return {
-            "structure": "attention over a state that grows with time",
-            "engine": OWN[0],
-            "expected": {name: {} if reason is None else {"refuses": reason} for name, reason in reasons.items()},
+        runs = {
+            "parallel": "always picked: what else can run it is the reference",
+            "loop": "only if named: the reference",
         }
+        return Explained(
+            structure="attention over a state that grows with time",
+            engine=OWN[0],
+            expected={
+                name: {"runs": runs[name]} if reason is None else {"refuses": reason}
+                for name, reason in self.refusals(x).items()
+            },
+        )
 
     def _check(self, state: State) -> None:
         """The parts of a state that no shape shows fit each other. Raises InputError."""
@@ -147,9 +155,9 @@ class Attention(Layer, ABC):
     ) -> tuple[Tensor, State]:
         name = OWN[0] if engine == "auto" else engine
         if name not in OWN:
-            if name in ENGINES:
+            if isinstance(name, str) and name in ENGINES:
                 raise EngineRefused(f"engine {name!r} cannot run {type(self).__name__}: {self.refusals(x)[name]}")
-            raise InputError(f"engine is {engine!r}; expected 'auto', {' or '.join(map(repr, OWN))}")
+            raise InputError(f"engine is {shown(engine)}; expected 'auto', {' or '.join(map(repr, OWN))}")
         self._check(state)
         note(name)
         return _run(self, x, state, resets, lengths, name)

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from recurra.errors import InputError
+from recurra.options import choice
 
 Option = typer.Option
-
-
-class Kind(StrEnum):
-    """Whose folder to write."""
-
-    RECURRA = "recurra"
-    TRANSFORMERS = "transformers"
 
 
 def convert(
     source: Annotated[Path, typer.Argument(help="The folder of a model, ours or of transformers.")],
     destination: Annotated[Path, typer.Argument(help="The folder to write; new, or empty.")],
-    to: Annotated[Kind, Option(help="Whose folder to write.")] = Kind.RECURRA,
+    to: Annotated[str, Option(help="Whose folder to write: recurra or transformers.")] = "recurra",
 ) -> None:
     """Rewrite a model that transformers saved as one of ours, or back; its tokenizer goes along.
 
@@ -36,10 +29,11 @@ def convert(
     from recurra.interop.convert import to_transformers
     from recurra.models.files import load, save
 
+    choice("to", to, ("recurra", "transformers"))
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise InputError(f"destination {str(destination)!r} is not empty; choose a new folder")
     model = load(source)
-    if to is Kind.RECURRA:
+    if to == "recurra":
         save(model, destination)
     else:
         to_transformers(model, destination)

@@ -14,8 +14,8 @@ Option = typer.Option
 def explain(
     name: Annotated[str, typer.Argument(help="A layer's name; recurra layers lists them.")],
     width: Annotated[int, Option(help="Channels of the layer.")] = 64,
-    batch: Annotated[int, Option(min=1, help="Sequences for which engines are compared.")] = 8,
-    time: Annotated[int, Option(min=1, help="Time steps for which engines are compared.")] = 1024,
+    batch: Annotated[int, Option(help="Sequences for which engines are compared.")] = 8,
+    time: Annotated[int, Option(help="Time steps for which engines are compared.")] = 1024,
     json: Annotated[bool, Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show a recurrence's traced equations, its gradient, its schedule, its cost, and where its generated source lies.
@@ -28,12 +28,16 @@ def explain(
 
     from recurra import registry
     from recurra.engines import compiled
+    from recurra.options import count
     from recurra.recurrence import Recurrence
 
     layer = registry.layer_class(name)(width)
+    count("batch", batch)
+    count("time", time)
     x = torch.randn(batch, time, width)
-    facts = layer.explain(x)
-    if isinstance(layer, Recurrence):
+    explained = layer.explain(x)
+    facts = dict(explained)
+    if isinstance(layer, Recurrence) and compiled.refuses(layer.problem(x)) is None:
         facts = compiled.explain(layer.problem(x)) | facts
     if json:
         show.as_json(facts)
@@ -41,11 +45,7 @@ def explain(
     print(f"{type(layer).__name__}, {layer.lane.value} lanes: {facts['structure']}\n")
     if "equations" in facts:
         _compiled(facts)
-    print(f"Forward on [{batch}, {time}, {width}] auto picks {facts['engine']}; expected:\n")
-    for engine, expected in facts["expected"].items():
-        took = f"{expected['milliseconds']:.1f} ms" if "milliseconds" in expected else "runs it"
-        print(f"  {engine}: {expected.get('refuses') or took}")
-    print()
+    print(f"On [{batch}, {time}, {width}] {explained}\n")
     for direction, path in facts.get("source", {}).items():
         print(f"Generated source, {direction}: {path}")
 

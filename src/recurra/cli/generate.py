@@ -34,10 +34,13 @@ def generate(
       recurra generate runs/default --save talk.state; recurra generate runs/default --load talk.state
     """
     from recurra.models.files import load as load_model
-    from recurra.streaming.session import Session
+    from recurra.streaming.session import Session, check_choices
 
     if not prompt and load is None:
         raise InputError("prompt is empty; expected at least one character")
+    check_choices(count, temperature, top_k)
+    if save is not None and save.is_dir():
+        raise InputError(f"save is {str(save)!r}, a folder; expected the file to write")
     model = load_model(run)
     tokenizer = model.tokenizer
     session = Session(model, seed) if load is None else Session.load(model, load)

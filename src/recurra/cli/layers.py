@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from recurra.cli import show
+from recurra.errors import InputError
+
+if TYPE_CHECKING:
+    from recurra.contract import Layer
 
 Option = typer.Option
 
@@ -21,29 +25,36 @@ def layers(
 
       recurra layers --width 512
     """
-    from recurra import registry
+    from recurra import options, registry
 
-    rows: list[dict[str, Any]] = []
-    for name, kind in registry.layers().items():
-        layer = kind(width)
-        state = sum(value.numel() * (2 if value.is_complex() else 1) for value in layer.initial_state(1).values())
-        rows.append(
-            {
-                "name": name,
-                "paper": kind.paper.title if kind.paper else "",
-                "year": kind.paper.year if kind.paper else None,
-                "arxiv": kind.paper.arxiv if kind.paper else None,
-                "lane": str(layer.lane.value),
-                "state_per_channel": state / width,
-                "parameters": sum(p.numel() for p in layer.parameters()),
-            }
-        )
+    options.count("width", width)
+    rows = [_row(name, kind, width) for name, kind in registry.layers().items()]
     if json:
         show.as_json(rows)
         return
     shown = [
-        [r["name"], f"{r['paper']} ({r['year']})", r["arxiv"] or "", r["lane"], f"{r['state_per_channel']:g}",
-         f"{r['parameters']:,}"]
+        [r["name"], f"{r['paper']} ({r['year']})", r["arxiv"] or "", r["lane"],
+         *([f"{r['state_per_channel']:g}", f"{r['parameters']:,}"] if "parameters" in r else ["", "not of this width"])]
         for r in rows
     ]  # fmt: skip
     show.table(f"Layers at width {width}", ["name", "paper", "arXiv", "lane", "state/channel", "parameters"], shown)
+
+
+def _row(name: str, kind: type[Layer], width: int) -> dict[str, Any]:
+    """What there is to say about a layer; of a width that it cannot have with its usual options, why."""
+    row: dict[str, Any] = {
+        "name": name,
+        "paper": kind.paper.title if kind.paper else "",
+        "year": kind.paper.year if kind.paper else None,
+        "arxiv": kind.paper.arxiv if kind.paper else None,
+        "lane": str(kind.lane.value),
+    }
+    try:
+        layer = kind(width)
+    except InputError as error:
+        return row | {"refuses": str(error)}
+    state = sum(value.numel() * (2 if value.is_complex() else 1) for value in layer.initial_state(1).values())
+    return row | {
+        "state_per_channel": state / width,
+        "parameters": sum(p.numel() for p in layer.parameters()),
+    }

@@ -43,12 +43,14 @@ def train(
 
       recurra train --data my.txt --out runs/mine --pattern "mamba*2+lstm" --width 192 --resume
     """
+    from recurra import options
     from recurra.data.baselines import baselines
     from recurra.data.text import default_text, read, split
     from recurra.memory import keep_freed_memory
     from recurra.training import trainer
 
     keep_freed_memory()
+    options.whole("sample", sample)
 
     given = {
         "pattern": pattern, "width": width, "mlp": mlp, "dropout": dropout, "batch": batch, "window": window,

@@ -308,21 +308,20 @@ def _compose(node: Node, under: View) -> View | None:
 
 def _reshaped_strides(old: tuple[int, ...], strides: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...] | None:
     """Strides of the same elements under another shape, or None where they are not evenly spaced."""
-    axes = [(n, s) for n, s in zip(old, strides, strict=True) if n != 1]
+    runs: list[tuple[int, int]] = []
+    for n, stride in zip(reversed(old), reversed(strides), strict=True):
+        if runs and stride == runs[-1][0] * runs[-1][1]:
+            runs[-1] = (n * runs[-1][0], runs[-1][1])
+        elif n != 1:
+            runs.append((n, stride))
     result: list[int] = []
-    at, left, step = len(axes), 1, 0
+    left, step, rest = 1, 0, iter(runs)
     for n in reversed(new):
         if n == 1:
             result.append(0)
             continue
         if left == 1:
-            at -= 1
-            left, step = axes[at]
-        while left < n:
-            if at == 0 or axes[at - 1][1] != step * left:
-                return None
-            at -= 1
-            left *= axes[at][0]
+            left, step = next(rest)
         if left % n:
             return None
         result.append(step)

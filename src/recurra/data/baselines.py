@@ -8,6 +8,7 @@ import lzma
 import numpy as np
 from numpy.typing import NDArray
 
+from recurra import options
 from recurra.errors import InputError
 
 
@@ -16,6 +17,8 @@ def baselines(training: bytes, held_out: bytes) -> dict[str, float]:
 
     Raises InputError if there is no held-out text.
     """
+    options.instance("training", training, bytes)
+    options.instance("held_out", held_out, bytes)
     if not held_out:
         raise InputError("held_out is empty; expected text to compress")
     return {

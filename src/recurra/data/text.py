@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from recurra import options
 from recurra.errors import InputError
 
 
@@ -26,7 +27,7 @@ def read(path: str | Path) -> bytes:
 
     Raises InputError if there is nothing to read or it cannot be read.
     """
-    path = Path(path)
+    path = options.path("path", path)
     try:
         if not path.exists():
             raise InputError(f"data {str(path)!r} does not exist; expected a file or a folder")
@@ -52,6 +53,7 @@ def _hidden(path: Path) -> bool:
 
 def split(data: bytes) -> tuple[bytes, bytes]:
     """(training text, held-out text): the last tenth is held out."""
+    options.instance("data", data, bytes)
     cut = len(data) - len(data) // 10
     return data[:cut], data[cut:]
 
@@ -77,8 +79,9 @@ class Windows:
     length: int
 
     def __post_init__(self) -> None:
-        if self.batch < 1 or self.length < 1:
-            raise InputError(f"batch is {self.batch} and window {self.length}; expected both at least 1")
+        options.instance("data", self.data, bytes)
+        options.count("batch", self.batch)
+        options.count("length", self.length)
         if self.per_pass < 1:
             need = self.batch * (2 * self.length + 1)
             raise InputError(

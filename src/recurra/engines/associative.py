@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from recurra import options
 from recurra.errors import InputError
 
 
@@ -27,7 +28,8 @@ def scan(combine: Callable[[Any, Any], Any], elements: Any, dim: int = 1) -> Any
         a tree shaped like `elements`; its entry t is the combination of the elements up to and including t.
 
     Raises:
-        InputError: `elements` holds no tensor, or tensors of different lengths; or `combine` gives another tree.
+        InputError: `combine` is no function, or gives another tree; `elements` holds no tensor, or tensors of
+            different lengths.
 
     Example:
 
@@ -39,6 +41,8 @@ def scan(combine: Callable[[Any, Any], Any], elements: Any, dim: int = 1) -> Any
 
     Source of the scheme: Prefix Sums and Their Applications, Blelloch, 1990.
     """
+    options.function("combine", combine)
+    options.whole("dim", dim, -64, 64)
     leaves, tree = pytree.tree_flatten(elements)
     if not leaves or not all(isinstance(leaf, Tensor) and -leaf.dim() <= dim < leaf.dim() for leaf in leaves):
         raise InputError(f"elements is {_names(leaves)}; expected a tree of tensors with time along axis {dim}")

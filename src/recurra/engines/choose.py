@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from recurra.engines.rates import Estimate
 from recurra.engines.traced import traced_step
 from recurra.engines.unseen import unseen
 from recurra.errors import EngineRefused, InputError
+from recurra.options import shown
 from recurra.problem import Problem, Rollout
 
 ENGINES = {
@@ -45,8 +47,8 @@ def run(problem: Problem, engine: str) -> Rollout:
     Raises InputError for an unknown name and EngineRefused, with the reason, if the engine named cannot run it.
     """
     name = choose(problem) if engine == "auto" else engine
-    if name not in ENGINES:
-        raise InputError(f"engine is {engine!r}; expected 'auto' or one of {', '.join(map(repr, ENGINES))}")
+    if not isinstance(name, str) or name not in ENGINES:
+        raise InputError(f"engine is {shown(engine)}; expected 'auto' or one of {', '.join(map(repr, ENGINES))}")
     if engine != "auto" and (reason := ENGINES[name].refuses(problem)):
         raise EngineRefused(f"engine {name!r} cannot run this recurrence: {reason}")
     if engine not in ("auto", "compiled", "loop") and problem.batch * problem.time * problem.lanes > LARGE:
@@ -97,18 +99,31 @@ def estimates(problem: Problem) -> dict[str, Estimate | str]:
     return found
 
 
-def explain(problem: Problem) -> dict[str, Any]:
+class Explained(dict[str, Any]):
+    """`structure`, `engine` and what is `expected` of each, as plain data; printed, a line for each engine."""
+
+    def __str__(self) -> str:
+        quickest = sorted(self["expected"].items(), key=lambda item: item[1].get("milliseconds", math.inf))
+        lines = [f"  {name}: {_said(expected)}" for name, expected in quickest]
+        return "\n".join([f"auto picks {self['engine']}; expected forward:", *lines])
+
+
+def _said(expected: Mapping[str, Any]) -> str:
+    if "milliseconds" in expected:
+        milliseconds = expected["milliseconds"]
+        return f"{milliseconds:.2g} ms" if milliseconds < 10 else f"{milliseconds:.0f} ms"
+    return expected.get("runs") or f"cannot run it: {expected['refuses']}"
+
+
+def explain(problem: Problem) -> Explained:
     """The structure, the engine "auto" picks, and what every engine is expected to take."""
     expected = {
         name: {"refuses": e} if isinstance(e, str) else {"milliseconds": 1e3 * e.seconds, "bytes": e.bytes}
         for name, e in estimates(problem).items()
     }
     step = traced_step(problem)
-    return {
-        "structure": step if isinstance(step, str) else str(step.structure),
-        "engine": choose(problem),
-        "expected": expected,
-    }
+    structure = step if isinstance(step, str) else str(step.structure)
+    return Explained(structure=structure, engine=choose(problem), expected=expected)
 
 
 def structure_of(problem: Problem) -> Structure:

@@ -52,11 +52,7 @@ LOWEST = -1000.0
 def refuses(problem: Problem) -> str | None:
     """The reason why this problem has no chunkwise form, or None."""
     if problem.step.as_delta_rule is None:
-        return (
-            "its step is not known to be a (decaying, linear) delta rule, "
-            "S_t = S_{t-1} diag(a_t) (I - beta_t k_t k_t^T) + beta_t v_t k_t^T; "
-            "a recurrence that is one says so by a method as_delta_rule"
-        )
+        return "its step is not known to be a delta rule; a recurrence that is one says so by a method as_delta_rule"
     if any(torch._C._functorch.is_functorch_wrapped_tensor(entry.tensor) for entry in problem.inputs.values()):
         return "it cannot run inside torch.func transforms"
     if problem.resets is not None and any(bool(value.any()) for value in problem.start.values()):

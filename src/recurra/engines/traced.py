@@ -84,7 +84,19 @@ def _trace(problem: Problem) -> TracedStep | str:
     leaves = _leaves(problem, traced)
     used = {n.attr for n in topological(_outputs(traced)) if n.op == "input"}
     read = [name for name in weights if {f"weight.{name}", f"weight.{name}.real"} & used]
-    return TracedStep(traced, leaves, read)
+    return _inexact(problem, read) or TracedStep(traced, leaves, read)
+
+
+def _inexact(problem: Problem, read: list[str]) -> str | None:
+    """Why a graph, whose numbers are floating point, is not exactly the step, or None."""
+    states = {f"state {name!r}": t for name, t in problem.state.items()}
+    others = {f"input {name!r}": entry.tensor for name, entry in problem.inputs.items()}
+    others |= {f"weight {name!r}": problem.step.weights[name] for name in read}
+    for name, t in (states | others).items():
+        known = t.is_floating_point() or t.is_complex() or (t.dtype is torch.bool and name in others)
+        if not known:
+            return f"{name} is {str(t.dtype)[6:]}, and kernels compute in floating point: use a float"
+    return None
 
 
 def _example(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from recurra import options
 from recurra.errors import InputError
 from recurra.interop.checkpoint import read_tensors
 from recurra.interop.family import Family
@@ -68,13 +69,14 @@ def to_transformers(model: LanguageModel, folder: str | Path) -> None:
 
     Raises InputError if the model came from elsewhere.
     """
+    options.instance("model", model, LanguageModel)
     config = None if model.origin is None else model.origin.config
     if model.origin is None or config is None:
         raise InputError(
             "the model was not read from a folder of transformers, none of whose models it is; "
             "after `import recurra`, transformers load the folder as it is"
         )
-    family, folder = family_of(config), Path(folder)
+    family, folder = family_of(config), options.path("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder, to_theirs(family.rules(family.complete(config)), model.state_dict()))
     dtype = str(model.embedding.weight.dtype).removeprefix("torch.")

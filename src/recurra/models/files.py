@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from recurra import options
 from recurra.errors import InputError
 from recurra.files import write_atomically
 from recurra.models.language_model import LanguageModel
@@ -25,9 +26,11 @@ def save(model: LanguageModel, folder: str | Path, about: Mapping[str, Any] | No
         about: plain data to keep beside the model's own config in config.json.
 
     Raises:
+        InputError: an argument is of another type.
         OSError: the folder cannot be written; what was there before is whole.
     """
-    folder = Path(folder)
+    options.instance("model", model, LanguageModel)
+    folder = options.path("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = KIND | {"model": model.config} | dict(about or {})
     if model.origin is not None:
@@ -44,12 +47,12 @@ def load(folder: str | Path) -> LanguageModel:
         folder: what `save` or a training run wrote, or `save_pretrained` of transformers for one of the families in
             `recurra.interop`; transformers need not be installed.
 
-    Raises InputError, naming the file, if one is missing, damaged or of something else.
+    Raises InputError, naming the file, if one is missing, damaged or of something else, or `folder` is no path.
     """
     from recurra.interop.checkpoint import read_tensors
     from recurra.interop.convert import from_transformers
 
-    folder = Path(folder)
+    folder = options.path("folder", folder)
     config = read_config(folder)
     if "model" not in config and config.get("model_type", "recurra") != "recurra":
         return from_transformers(folder, config)

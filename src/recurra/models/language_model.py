@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from recurra.check import describe
+from recurra import check, options
 from recurra.engines import single
 from recurra.errors import InputError
 from recurra.models.block import Block
 from recurra.models.design import Design
 from recurra.models.origin import Origin
 from recurra.models.pattern import parse
+from recurra.options import shown
 from recurra.problem import compute_dtype
 from recurra.state import State
 
@@ -69,12 +71,10 @@ class LanguageModel(nn.Module):
         design: Design | Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        mlp = 2 * width if mlp is None else mlp
+        mlp = 2 * options.count("width", width) if mlp is None else mlp
         for name, value, low in (("vocabulary", vocabulary, 1), ("width", width, 1), ("mlp", mlp, 0)):
-            if type(value) is not int or value < low:
-                raise InputError(f"{name} is {value!r}; expected an int of at least {low}")
-        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-            raise InputError(f"dropout is {dropout!r}; expected 0 or more, below 1")
+            options.whole(name, value, low)
+        options.number("dropout", dropout, 0, 1)
         names = parse(pattern)
         layers, self.design = _options_of_layers(layers, names), _as_design(design)
         self.config: dict[str, Any] = {
@@ -93,7 +93,13 @@ class LanguageModel(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LanguageModel:
-        """Build a fresh model from `config`, a dict as in the attribute of that name."""
+        """Build a fresh model from `config`, a dict as in the attribute of that name.
+
+        Raises InputError if it is none.
+        """
+        names = list(inspect.signature(cls).parameters)
+        if not isinstance(config, Mapping) or not set(config) <= set(names):
+            raise InputError(f"config is {shown(config)}; expected a dict with some of {', '.join(names)}")
         return cls(**config)
 
     @property
@@ -133,7 +139,7 @@ class LanguageModel(nn.Module):
         Raises:
             InputError: an argument does not fit.
         """
-        self._check(tokens, state)
+        self._check(tokens)
         x = nn.functional.embedding(tokens, self.embedding.weight) * self.scale
         if self.design.embedding_norm:
             x = self.embedding_norm(x)
@@ -141,7 +147,7 @@ class LanguageModel(nn.Module):
             x = x.to(compute_dtype(x.dtype))
         plain = resets is None and lengths is None and engine == "auto"
         names = [f"blocks.{i}" for i in range(len(self.blocks))]
-        carried = None if state is None else _split(names, state)
+        carried = check.parts("this model", state, names)
         done = single.advance([*self.blocks, self._scores], x, [*carried, {}]) if plain and carried else None
         if done is not None:
             return done[0], _joined(names, done[1][:-1])
@@ -169,7 +175,7 @@ class LanguageModel(nn.Module):
     def advance(self, token: Tensor, state: Mapping[str, Tensor] | None = None) -> tuple[Tensor, State]:
         """One token per sequence, [B] int64, to logits [B, vocabulary] and the next state."""
         if not isinstance(token, Tensor) or token.dim() != 1:
-            raise InputError(f"token is {describe(token)}; expected [B] int64: one token per sequence")
+            raise InputError(f"token is {check.describe(token)}; expected [B] int64: one token per sequence")
         logits, after = self(token[:, None], state)
         return logits[:, 0], after
 
@@ -179,30 +185,16 @@ class LanguageModel(nn.Module):
 
         return Session(self, seed, state=state)
 
-    def _check(self, tokens: Tensor, state: Mapping[str, Tensor] | None) -> None:
+    def _check(self, tokens: Tensor) -> None:
         vocabulary = self.config["vocabulary"]
         if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.dtype != torch.int64:
-            raise InputError(f"tokens is {describe(tokens)}; expected [B, T] int64")
+            raise InputError(f"tokens is {check.describe(tokens)}; expected [B, T] int64")
         if tokens.device != self.embedding.weight.device:
             raise InputError(f"tokens is on {tokens.device}, the model on {self.embedding.weight.device}: move one")
-        if state is not None and not isinstance(state, Mapping):
-            raise InputError(f"state is {describe(state)}; expected the State that this model returned, or None")
-        ours = tuple(f"blocks.{i}." for i in range(len(self.blocks)))
-        if strange := [name for name in state or () if not name.startswith(ours)]:
-            raise InputError(f"state holds {strange}, but the model has {len(ours)} block(s): is it another model's?")
         if tokens.numel() and not torch.compiler.is_compiling():
             low, high = (int(v) for v in tokens.aminmax()) if tokens.numel() > 1 else 2 * (int(tokens),)
             if low < 0 or high >= vocabulary:
                 raise InputError(f"tokens holds {low if low < 0 else high}; expected 0 to {vocabulary - 1}")
-
-
-def _split(names: Sequence[str], state: Mapping[str, Tensor]) -> list[State]:
-    """The state of each block; entries are named `<name of the block>.<own name>`."""
-    parts = {name: State() for name in names}
-    for name, tensor in state.items():
-        block, _, own = name.removeprefix("blocks.").partition(".")
-        parts[f"blocks.{block}"][own] = tensor
-    return list(parts.values())
 
 
 def _joined(names: Sequence[str], states: Sequence[Mapping[str, Tensor]]) -> State:
@@ -210,17 +202,19 @@ def _joined(names: Sequence[str], states: Sequence[Mapping[str, Tensor]]) -> Sta
 
 
 def _options_of_layers(layers: Any, names: list[str]) -> dict[str, dict[str, Any]]:
-    if layers is not None and not isinstance(layers, Mapping):
-        raise InputError(f"layers is {describe(layers)}; expected names of the pattern with their options")
-    if strange := [name for name in layers or {} if name not in names]:
+    options_of = {} if layers is None else layers
+    if not isinstance(options_of, Mapping) or not all(isinstance(own, Mapping) for own in options_of.values()):
+        raise InputError(f"layers is {shown(layers)}; expected names of the pattern with their options")
+    if strange := [name for name in options_of if name not in names]:
         raise InputError(f"layers names {strange}, which the pattern does not; it has {sorted(set(names))}")
-    return {name: dict(options) for name, options in (layers or {}).items()}
+    return {name: dict(own) for name, own in options_of.items()}
 
 
 def _as_design(design: Any) -> Design:
     if isinstance(design, Design):
         return design
-    try:
-        return Design(**(design or {}))
-    except TypeError as error:
-        raise InputError(f"design is {design!r}; expected a Design, or its fields: {error}") from error
+    known = [field.name for field in fields(Design)]
+    given = {} if design is None else design
+    if not isinstance(given, Mapping) or not set(given) <= set(known):
+        raise InputError(f"design is {shown(design)}; expected a Design, or a dict with some of {', '.join(known)}")
+    return Design(**given)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recurra import check
+from recurra import check, options
 from recurra.contract import Layer
 from recurra.errors import InputError
 from recurra.state import State
@@ -29,9 +29,9 @@ class Stacked(nn.Module):
 
     def __init__(self, make: Callable[[int], Layer], width: int, num_layers: int = 1, bidirectional: bool = False):
         super().__init__()
-        if num_layers < 1:
-            raise InputError(f"num_layers is {num_layers}; expected at least 1")
-        self.width, self.bidirectional = width, bidirectional
+        options.function("make", make)
+        options.count("num_layers", num_layers)
+        self.width, self.bidirectional = options.count("width", width), options.flag("bidirectional", bidirectional)
         self.layers = nn.ModuleList()
         for _ in range(num_layers):
             directions = [make(width) for _ in range(2 if bidirectional else 1)]
@@ -66,10 +66,10 @@ class Stacked(nn.Module):
                 "state was given to a bidirectional stack; the backward direction starts at the end: pass None"
             )
         check.sequence(self._directions[0][0], x)
-        carried, out = None if state is None else State(state), State()
+        carried, out = check.parts("this stack", state, [str(i) for i in range(len(self.layers))]), State()
         lengths = check.lengths(lengths, x)
         for i, directions in enumerate(self._directions):
-            own = None if carried is None else carried.under(str(i))
+            own = None if carried is None else carried[i]
             y, new = directions[0](x, own, resets=resets, lengths=lengths, engine=engine)
             out |= new.prefixed(str(i))
             if self.bidirectional:
@@ -88,6 +88,7 @@ class Stacked(nn.Module):
             raise InputError(
                 "advance was called on a bidirectional stack, which needs the whole sequence: call forward"
             )
+        check.time_step(x_t, self.width)
         y, after = self(x_t[:, None], state, engine=engine)
         return y[:, 0], after
 

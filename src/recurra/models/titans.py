@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from recurra import options
+from recurra import check, options
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Recurrence
 from recurra.recurrences.delta_net import unit
@@ -154,16 +154,17 @@ class MemoryAsGate(nn.Module):
         engine: str = "auto",
     ) -> tuple[Tensor, State]:
         """As `Recurrence.forward`."""
-        parts = {name: None if state is None else State(state).under(name) for name in ("memory", "attention")}
+        carried = check.parts(type(self).__name__, state, ("memory", "attention")) or (None, None)
         how = {"resets": resets, "lengths": lengths, "engine": engine}
-        m, memory = self.memory(x, parts["memory"], **how)
-        y, attention = self.attention(self.attended(x, m), parts["attention"], **how)
+        m, memory = self.memory(x, carried[0], **how)
+        y, attention = self.attention(self.attended(x, m), carried[1], **how)
         return self.joined(y, m), State(memory.prefixed("memory") | attention.prefixed("attention"))
 
     def advance(
         self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, *, engine: str = "auto"
     ) -> tuple[Tensor, State]:
         """One time step: x_t [B, D] and the state so far to y_t [B, D] and the next state."""
+        check.time_step(x_t, self.width)
         y, after = self(x_t[:, None], state, engine=engine)
         return y[:, 0], after
 

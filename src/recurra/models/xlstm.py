@@ -74,9 +74,9 @@ class XLSTM(nn.Module):
         if lengths is not None:
             valid = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
             x = torch.where(valid, x, 0)
-        carried, out = None if state is None else State(state), State()
+        carried, out = check.parts("this stack", state, [f"blocks.{i}" for i in range(len(self.blocks))]), State()
         for i, block in enumerate(self.blocks):
-            own = None if carried is None else carried.under(f"blocks.{i}")
+            own = None if carried is None else carried[i]
             x, new = block(x, own, resets=resets, lengths=lengths, engine=engine)
             out |= new.prefixed(f"blocks.{i}")
         y = self.norm(x)
@@ -86,6 +86,7 @@ class XLSTM(nn.Module):
         self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, *, engine: str = "auto"
     ) -> tuple[Tensor, State]:
         """One time step: x_t [B, D] and the state so far to y_t [B, D] and the next state."""
+        check.time_step(x_t, self.width)
         y, after = self(x_t[:, None], state, engine=engine)
         return y[:, 0], after
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from recurra import options
 from recurra.errors import InputError
 from recurra.problem import cast, compute_dtype
 
@@ -38,6 +39,8 @@ def discretise(rule: Rule, A_log: Tensor, A_imag: Tensor, dt_log: Tensor) -> tup
 
 def log_steps(count: int, dt_min: float, dt_max: float) -> Tensor:
     """Logarithms [count] of step sizes, drawn uniformly between those of `dt_min` and `dt_max`."""
+    options.number("dt_min", dt_min, float("-inf"))
+    options.number("dt_max", dt_max, float("-inf"))
     if not 0 < dt_min <= dt_max:
         raise InputError(f"dt_min, dt_max are {dt_min}, {dt_max}; expected 0 < dt_min <= dt_max")
     return math.log(dt_min) + torch.rand(count) * math.log(dt_max / dt_min)

@@ -25,7 +25,8 @@ class FalconMamba(Mamba):
     paper = Paper("Falcon Mamba: The First Competitive Attention-free 7B Model", "Zuo et al.", 2024, "2410.05355")
 
     def __init__(self, width: int, *, rank: int | None = None, eps: float = 1e-6, **mamba: Any):
-        super().__init__(width, rank=max(2, math.ceil(width / 16)) if rank is None else rank, **mamba)
+        fewest = max(2, math.ceil(options.count("width", width) / 16))
+        super().__init__(width, rank=fewest if rank is None else rank, **mamba)
         self.eps = options.number("eps", eps, 0)
 
     def selection(self, u: Tensor) -> tuple[Tensor, ...]:

@@ -1,7 +1,5 @@
 """The Legendre memory unit: a sliding window of a signal, kept as coefficients of Legendre polynomials."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +31,7 @@ class LMU(Recurrence):
     def __init__(self, width: int, memory: int = 16, theta: float = 100.0, signals: int | None = None):
         super().__init__(width)
         options.count("memory", memory)
-        if not 0 < theta < math.inf:
+        if not options.number("theta", theta, 0):
             raise InputError(f"theta is {theta!r}; expected a positive number of time steps")
         self.signals = width if signals is None else options.count("signals", signals)
         A, B = legendre_window(memory, theta)

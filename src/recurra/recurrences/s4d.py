@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from recurra import options
 from recurra.errors import InputError
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
@@ -48,9 +49,7 @@ class S4D(Recurrence):
         dt_max: float = 0.1,
     ):
         super().__init__(width)
-        if discretisation not in DISCRETISATIONS:
-            raise InputError(f"discretisation is {discretisation!r}; expected one of {', '.join(DISCRETISATIONS)}")
-        self.discretisation = discretisation
+        self.discretisation = options.choice("discretisation", discretisation, tuple(DISCRETISATIONS))
         frequency, B = initial_modes(init, state_size)
         self.dt_log = nn.Parameter(log_steps(width, dt_min, dt_max))
         self.A_log = nn.Parameter(torch.full((width, state_size // 2), math.log(0.5)))

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from recurra import options
 from recurra.errors import InputError
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
@@ -33,8 +34,7 @@ class S5(Recurrence):
 
     def __init__(self, width: int, state_size: int = 64, blocks: int = 1, dt_min: float = 0.001, dt_max: float = 0.1):
         super().__init__(width)
-        if not isinstance(blocks, int) or blocks < 1:
-            raise InputError(f"blocks is {blocks!r}; expected a positive int")
+        options.count("blocks", blocks)
         if not isinstance(state_size, int) or state_size < 1 or state_size % (2 * blocks):
             raise InputError(f"state_size is {state_size!r}; expected a multiple of {2 * blocks}, twice the blocks")
         modes, vectors = legs_modes(state_size // blocks)

@@ -31,7 +31,8 @@ class XLSTM7B(Recurrence):
         self, width: int, heads: int = 4, key: float = 0.5, value: float = 1.0, cap: float = 15.0, eps: float = 1e-6
     ):
         super().__init__(width)
-        keys, values = int(width * options.number("key", key, 0)), int(width * options.number("value", value, 0))
+        keys = options.count("width times key", int(self.width * options.number("key", key, 0)))
+        values = options.count("width times value", int(self.width * options.number("value", value, 0)))
         self.heads = options.divisor("heads", heads, math.gcd(keys, values), "widths of keys and values, which share")
         self.sizes = (values // heads, keys // heads)
         self.cap, self.eps = options.number("cap", cap, 1e-3), options.number("eps", eps, 0)

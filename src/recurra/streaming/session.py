@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from recurra import options
 from recurra.errors import InputError, RecurraError
 from recurra.models.language_model import LanguageModel
 from recurra.state import State
@@ -27,14 +28,26 @@ class Session:
         model: put into evaluation mode by the caller, if it has dropout.
         seed: of the random choice of tokens.
         state: of one sequence, to go on from; by default nothing has been read.
+
+    Raises:
+        InputError: an argument is something else; of the state, its names, shapes and dtypes are looked at.
     """
 
     def __init__(self, model: LanguageModel, seed: int = 0, *, state: Mapping[str, Tensor] | None = None):
-        self.model = model
-        self.state = model.initial_state(1) if state is None else State(state)
+        self.model = options.instance("model", model, LanguageModel)
+        self.generator = torch.Generator().manual_seed(_seed(seed))
         weight = model.embedding.weight
         self.logits = torch.zeros(model.config["vocabulary"], dtype=weight.dtype, device=weight.device)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.state = model.initial_state(1) if state is None else self._fitting(state)
+
+    @torch.no_grad()
+    def _fitting(self, state: Mapping[str, Tensor]) -> State:
+        """`state`, once the model has looked at it; it is given no token."""
+        try:
+            self.model(torch.empty(1, 0, dtype=torch.int64, device=self.logits.device), state)
+        except InputError as error:
+            raise InputError(f"{error}; expected the state of one sequence, such as state.rows(0)") from error
+        return State(state)
 
     @torch.no_grad()
     def feed(self, tokens: bytes | Tensor | Iterable[int]) -> Tensor:
@@ -75,18 +88,13 @@ class Session:
             seed: start the dice anew; without it they go on from where they are.
 
         Raises:
-            InputError: an argument is out of range.
+            InputError: an argument is of another type or out of range.
             RecurraError: the model's scores are not finite.
         """
-        if count is not None and count < 0:
-            raise InputError(f"count is {count}; expected 0 or more, or None for no end")
-        if not temperature >= 0:
-            raise InputError(f"temperature is {temperature}; expected 0 or more")
-        if top_k is not None and top_k < 1:
-            raise InputError(f"top_k is {top_k}; expected at least 1")
+        check_choices(count, temperature, top_k)
         if seed is not None:
-            self.generator.manual_seed(seed)
-        return self._generate(count, temperature, top_k)
+            self.generator.manual_seed(_seed(seed))
+        return self._generate(count, float(temperature), top_k)
 
     def _generate(self, count: int | None, temperature: float, top_k: int | None) -> Iterator[int]:
         for _ in endless() if count is None else range(count):
@@ -117,7 +125,6 @@ class Session:
         self._all().save(path)
 
     @classmethod
-    @torch.no_grad()
     def load(cls, model: LanguageModel, path: str | Path) -> Session:
         """Continue a saved session. Raises InputError if the file is not one, or not one of this model's."""
         saved, session = State.load(path), cls(model)
@@ -127,15 +134,14 @@ class Session:
             if own != expected:
                 wrong = sorted(name for name in own | expected if own.get(name) != expected.get(name))
                 raise InputError(f"{', '.join(wrong)} differ(s)")
-            # No token, but the model looks at the state.
-            model(torch.empty(1, 0, dtype=torch.int64, device=session.logits.device), state)
+            session.state = session._fitting(state)
         except InputError as error:
             raise InputError(f"session file {str(path)!r} belongs to another model: {error}") from error
         try:
             session.generator.set_state(saved["session.generator"])
         except RuntimeError as error:
             raise InputError(f"session file {str(path)!r} is damaged: {error}") from error
-        session.state, session.logits = state, saved["session.logits"].to(session.logits.device)
+        session.logits = saved["session.logits"].to(session.logits.device)
         return session
 
     def _all(self) -> State:
@@ -143,6 +149,19 @@ class Session:
 
     def _own(self) -> State:
         return State({"logits": self.logits, "generator": self.generator.get_state()})
+
+
+def check_choices(count: object, temperature: object, top_k: object) -> None:
+    """Arguments of `Session.generate`. Raises InputError if one is none."""
+    if count is not None:
+        options.whole("count", count)
+    options.number("temperature", temperature, 0)
+    if top_k is not None:
+        options.count("top_k", top_k)
+
+
+def _seed(seed: object) -> int:
+    return options.whole("seed", seed, -(2**63), 2**63)
 
 
 def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

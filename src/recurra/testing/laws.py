@@ -8,13 +8,15 @@ from __future__ import annotations
 import copy
 import io
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import pairwise
 
 import torch
 
 from recurra.engines.choose import ENGINES, observe
+from recurra.errors import InputError
+from recurra.options import function, shown
 from recurra.recurrence import Recurrence
 from recurra.state import State
 from recurra.testing.cases import Case, Make, draw, gradients
@@ -264,8 +266,8 @@ def engines_for(make: Make, dtype: torch.dtype) -> list[str]:
 
 def check_recurrence(
     make: Make,
-    engines: Iterable[str] | None = None,
-    dtypes: Iterable[torch.dtype] = (torch.float64, torch.float32),
+    engines: Collection[str] | None = None,
+    dtypes: Collection[torch.dtype] = (torch.float64, torch.float32),
 ) -> None:
     """Hold a recurrence to every law on every engine that can run it.
 
@@ -276,7 +278,13 @@ def check_recurrence(
 
     Raises:
         AssertionError: a law is broken; the message says which, on which engine, and how.
+        InputError: an argument is of another type.
     """
+    function("make", make)
+    for name, given, kind in (("engines", () if engines is None else engines, str), ("dtypes", dtypes, torch.dtype)):
+        listed = isinstance(given, Collection) and not isinstance(given, str)
+        if not listed or not all(isinstance(value, kind) for value in given):
+            raise InputError(f"{name} is {shown(given)}; expected a list of {kind.__name__}")
     for dtype in dtypes:
         for engine in engines_for(make, dtype) if engines is None else engines:
             for name, law in LAWS.items():

@@ -47,7 +47,8 @@ class TrainConfig:
         for name in ("width", "mlp", "batch", "window", "steps", "log_every", "checkpoint_every"):
             self._expect(name, "a positive int", type(self.__dict__[name]) is int and self.__dict__[name] >= 1)
         for name in ("warmup", "seed"):
-            self._expect(name, "an int, 0 or more", type(self.__dict__[name]) is int and self.__dict__[name] >= 0)
+            value = self.__dict__[name]
+            self._expect(name, "an int, 0 or more, below 2^63", type(value) is int and 0 <= value < 2**63)
         for name in ("learning_rate", "clip"):
             self._expect(name, "a positive number", self._is_number(name) and self.__dict__[name] > 0)
         self._expect("weight_decay", "0 or more", self._is_number("weight_decay") and self.weight_decay >= 0)

@@ -8,15 +8,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from recurra import options
 from recurra.data.text import as_tensor
 from recurra.errors import InputError
 from recurra.models.language_model import LanguageModel
 from recurra.training.carry import carried
 
 CONTEXT = 512
-"""Bytes read before a piece, unscored, so that it does not start cold."""
+"""Tokens read before a piece, unscored, so that it does not start cold."""
 STRIDE = 256
-"""Bytes read in one call of the model."""
+"""Tokens read in one call of the model."""
 
 
 @torch.no_grad()
@@ -29,21 +30,30 @@ def bits_per_byte(
 ) -> float:
     """Mean bits per byte of `text`, every byte but the first scored once.
 
+    A model that has a tokenizer reads the text, which must be UTF-8, as its tokens, none of them special. Their bits in
+    all, without those of the first, are divided by the bytes that follow the first.
+
     The text is read as `pieces` streams side by side, the state carried along each; all but the first begin
-    `CONTEXT` bytes before their piece. `pieces=1` reads it as a single stream. A layer whose state grows without bound,
-    such as attention, looks at `STRIDE` bytes at a time.
+    `CONTEXT` tokens before their piece. `pieces=1` reads it as a single stream. A layer whose state grows without
+    bound, such as attention, looks at `STRIDE` tokens at a time.
 
     Args:
-        progress: called with (bytes read so far, bytes in all) of every stream.
+        progress: called with (tokens read so far, tokens in all) of every stream.
 
     Raises:
-        InputError: the text is shorter than two bytes, or the model does not read bytes.
+        InputError: the text is shorter than two tokens, or no text to the tokenizer; an argument is of another type.
     """
-    if model.tokenizer is not None:
-        raise InputError("the model has a tokenizer: its tokens are not bytes, and bits per byte need a model of bytes")
-    if len(text) < 2:
-        raise InputError(f"text to evaluate on holds {len(text)} byte(s); expected at least 2")
-    tokens, scored = _pieces(as_tensor(text), max(1, min(pieces, len(text) // (2 * CONTEXT))))
+    options.instance("model", model, LanguageModel)
+    options.instance("text", text, bytes)
+    options.count("pieces", pieces)
+    if progress is not None:
+        options.function("progress", progress)
+    read, size = _tokens(model, text)
+    if len(read) < 2 or size < 1:
+        raise InputError(
+            f"text to evaluate on holds {len(text)} byte(s); expected at least 2, and 2 tokens of the model"
+        )
+    tokens, scored = _pieces(read, max(1, min(pieces, len(read) // (2 * CONTEXT))))
     last, total, state = tokens.shape[1] - 1, 0.0, None
     was_training = model.training
     model.eval()
@@ -58,16 +68,34 @@ def bits_per_byte(
                 progress(min(at + STRIDE, last), last)
     finally:
         model.train(was_training)
-    return total / int(scored.sum()) / math.log(2)
+    return total / size / math.log(2)
+
+
+def _tokens(model: LanguageModel, text: bytes) -> tuple[Tensor, int]:
+    """The text as tokens [T] of the model, and how many bytes follow the first."""
+    if model.tokenizer is None:
+        return as_tensor(text), len(text) - 1
+    from tokenizers import Tokenizer
+
+    try:
+        characters = text.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"text is not UTF-8, as the model's tokenizer needs it: {error}") from error
+    whole = Tokenizer.from_str(model.tokenizer.to_str())
+    whole.no_truncation()
+    whole.no_padding()
+    found = whole.encode(characters, add_special_tokens=False)
+    first = found.offsets[0][1] if found.ids else 0
+    return torch.tensor(found.ids, dtype=torch.int64), len(characters[first:].encode())
 
 
 def _pieces(text: Tensor, pieces: int) -> tuple[Tensor, Tensor]:
-    """The text in rows [pieces, T], the ends padded, and which of its bytes are scored in which row."""
+    """The text in rows [pieces, T], the ends padded, and which of its tokens are scored in which row."""
     size = math.ceil(len(text) / pieces)
     starts = [max(0, i * size - CONTEXT) for i in range(pieces)]
     ends = [min(len(text), (i + 1) * size) for i in range(pieces)]
     longest = max(end - start for start, end in zip(starts, ends, strict=True))
-    tokens = torch.zeros(pieces, longest, dtype=torch.uint8)
+    tokens = torch.zeros(pieces, longest, dtype=text.dtype)
     scored = torch.zeros(pieces, longest, dtype=torch.bool)
     for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
         tokens[i, : end - start] = text[start:end]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recurra import options
 from recurra.data.text import Windows, split
 from recurra.errors import InputError, RecurraError
 from recurra.models import files
@@ -43,7 +44,11 @@ def train(
         EngineRefused: the engine that `config` names cannot run the pattern.
         RecurraError: a file cannot be written, or the loss is no longer finite.
     """
-    run = _Run(config, data, Path(folder), progress)
+    options.instance("config", config, TrainConfig)
+    options.flag("resume", resume)
+    if progress is not None:
+        options.function("progress", progress)
+    run = _Run(config, data, options.path("folder", folder), progress)
     try:
         run.open(resume)
         run.train()
@@ -56,8 +61,7 @@ def train(
 
 class _Run:
     def __init__(self, config: TrainConfig, data: bytes, folder: Path, progress: Progress | None):
-        if not isinstance(data, bytes):
-            raise InputError(f"data is a {type(data).__name__}; expected bytes")
+        options.instance("data", data, bytes)
         self.config, self.progress = config, progress
         training, self.held_out = split(data)
         self.windows = Windows(training, config.batch, config.window)
