@@ -121,7 +121,7 @@ class ModuleStep:
         weights = dict(module.named_parameters()) | dict(module.named_buffers())
         usable = self.snapshot.plain and not self.snapshot.hooked and all(t.is_contiguous() for t in weights.values())
         recipe = _recipe(module, self.snapshot, x, state, weights) if usable else None
-        self.step = None if recipe is None else SingleStep(recipe, weights)
+        self.step = recipe and SingleStep(recipe, {name: weights[name].data_ptr() for name in recipe.weights})
 
 
 def _recipe(
@@ -186,10 +186,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class SingleStep:
-    """A recipe with the weights it reads, which stay where they are."""
+    """A recipe, and where the weights lie that it reads; it does not keep them alive."""
 
     recipe: Recipe
-    weights: Mapping[str, Tensor]
+    weights: Mapping[str, int]
 
 
 class Chain:
@@ -203,7 +203,7 @@ class Chain:
         self._pointers = (ctypes.c_void_p * len(names))()
         for i, step in enumerate(steps):
             for name in step.recipe.weights:
-                self._pointers[self._place[i, f"weight.{name}"]] = step.weights[name].data_ptr()
+                self._pointers[self._place[i, f"weight.{name}"]] = step.weights[name]
         counts = [len(kernel.pointers) for kernel in self.kernels]
         begins = [ctypes.sizeof(ctypes.c_void_p) * at for at in accumulate(counts, initial=0)]
         self._own = [(ctypes.c_void_p * count, at) for count, at in zip(counts, begins, strict=False)]
