@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Hashable, Mapping
 from dataclasses import is_dataclass
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,18 +32,20 @@ class Snapshot:
     """All that a module's function depends on besides its input, as it is now."""
 
     def __init__(self, module: nn.Module):
-        self._modules = list(module.modules())
-        homes: list[dict] = [home for m in self._modules for home in (m._parameters, m._buffers, m._modules)]
+        # What modules hold, but not the modules: whoever keeps a snapshot does not keep its module.
+        modules = list(module.modules())
+        self._vars = list(map(vars, modules))
+        homes: list[dict] = [home for m in modules for home in (m._parameters, m._buffers, m._modules)]
         held = [(home, name, value) for home in homes for name, value in home.items()]
         self._held_homes, self._held_names = [home for home, _, _ in held], [name for _, name, _ in held]
         self._tensors = [value for _, _, value in held if isinstance(value, Tensor)]
-        self._dicts = [*homes, *map(vars, self._modules)]
-        own = [(vars(m), name) for m in self._modules for name in vars(m) if name not in INTERNAL]
+        self._dicts = [*homes, *self._vars]
+        own = [(home, name) for home in self._vars for name in home if name not in INTERNAL]
         self._setting_homes, self._setting_names = [home for home, _ in own], [name for _, name in own]
         settings = [home[name] for home, name in own]
-        self.plain = all(map(_plain, settings)) and all(_known(type(m)) for m in self._modules)
+        self.plain = all(map(_plain, settings)) and all(_known(type(m)) for m in modules)
         """Whether these are modules of this library and of PyTorch, with nothing in them that is not plain data."""
-        self._hooks = [hooks for m in self._modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self.hooked = any(self._hooks) or any(_global_hooks())
         self.fingerprint: Hashable = tuple(
             (name, type(m), m.training, tuple((k, repr(v)) for k, v in vars(m).items() if k not in INTERNAL))
@@ -66,12 +68,12 @@ class Snapshot:
             tuple(map(Tensor.data_ptr, self._tensors)),
             tuple(map(Tensor.stride, self._tensors)),
             tuple(map(_dtype, self._tensors)),
-            tuple(map(_training, self._modules)),
+            tuple(map(_training, self._vars)),
             tuple(settings if self.plain else map(id, settings)),
         )
 
 
-_dtype, _training = attrgetter("dtype"), attrgetter("training")
+_dtype, _training = attrgetter("dtype"), itemgetter("training")
 
 
 def _global_hooks() -> tuple[Mapping, Mapping]:

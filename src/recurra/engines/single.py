@@ -121,7 +121,9 @@ class ModuleStep:
         weights = dict(module.named_parameters()) | dict(module.named_buffers())
         usable = self.snapshot.plain and not self.snapshot.hooked and all(t.is_contiguous() for t in weights.values())
         recipe = _recipe(module, self.snapshot, x, state, weights) if usable else None
-        self.step = recipe and SingleStep(recipe, {name: weights[name].data_ptr() for name in recipe.weights})
+        self.step = None
+        if recipe is not None:
+            self.step = SingleStep(recipe, {name: weights[name].data_ptr() for name in recipe.weights})
 
 
 def _recipe(
