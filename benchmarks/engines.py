@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -32,6 +33,13 @@ def _one_long_sequence(small: bool) -> Iterator[Row]:
     layers = {"h = a h + b": affine_problem(torch.rand(1, time, 64), torch.randn(1, time, 64))}
     for name in ("min-gru", "rg-lru"):
         layers[name] = recurra.layer(name, 64).problem(torch.randn(1, time, 64))
+    a, b = torch.rand(1, time, 64), torch.randn(1, time, 64)
+    out = torch.empty_like(a)
+    add = lambda: torch.add(a, b, out=out)  # noqa: E731
+    label = f"torch.add of [1, {time}, 64], on all threads"
+    yield replace(
+        compare(TOPIC, label, add, "the same on one thread", _on_one_thread(add), ">= 1"), target="", met=None
+    )
     for name, problem in layers.items():
         label = f"{name}, [1, {time}, 64], scan"
         one = _on_one_thread(lambda problem=problem: compiled.run(problem))

@@ -9,6 +9,7 @@ import torch
 
 import recurra
 from benchmarks import peers
+from benchmarks.floors import Product, floor
 from benchmarks.measure import Row, compare
 from recurra import Lane, Recurrence
 
@@ -55,20 +56,38 @@ def rows(small: bool) -> Iterator[Row]:
     batch, time, width = (2, 512, 128)
     x = torch.randn(batch, time, width, requires_grad=True)
     ours, shape = train(recurra.layer("mamba", width), x), f"({batch}, {time}, {width})"
+    inner, states, rank, steps = 2 * width, 16, width // 16, batch * time
+    products = [Product(steps, width, inner)] * 2 + [Product(steps, inner, rank + 2 * states)]
+    products += [Product(steps, rank, inner), Product(steps, inner, width)]
+    # Of dt A, forward and again when the states of a chunk are computed once more.
+    exponentials = 2 * steps * inner * states
     if not small:
-        mixer = train(peers.transformers_mamba(width), x)
-        yield compare(TOPIC, f"Mamba {shape}", ours, "transformers MambaMixer", mixer, ">= 150", 3)
-    yield compare(TOPIC, f"Mamba {shape}", ours, "mambapy", train(peers.mambapy(width), x), ">= 8", 7)
+        row = compare(
+            TOPIC,
+            f"Mamba {shape}",
+            ours,
+            "transformers MambaMixer",
+            train(peers.transformers_mamba(width), x),
+            ">= 150",
+            3,
+        )
+        yield from (row, floor(row, ours, products, exponentials))
+    row = compare(TOPIC, f"Mamba {shape}", ours, "mambapy", train(peers.mambapy(width), x), ">= 8", 7)
+    yield from (row, floor(row, ours, products, exponentials))
 
     batch, time, width = (16, 64 if small else 512, 128)
     x = torch.randn(batch, time, width, requires_grad=True)
     ours, theirs = train(recurra.layer("slstm", width, heads=4), x), train(peers.xlstm_slstm(width, 4), x)
-    yield compare(TOPIC, f"sLSTM ({batch}, {time}, {width}), 4 heads", ours, "xlstm vanilla", theirs, ">= 60", 3)
+    row = compare(TOPIC, f"sLSTM ({batch}, {time}, {width}), 4 heads", ours, "xlstm vanilla", theirs, ">= 60", 3)
+    # Of inputs and of states; two exponentials, and a softplus, a tanh and a sigmoid that each hold at least one.
+    products = [Product(batch * time, width // 4, width, 4)] * 2
+    yield from (row, floor(row, ours, products, 2 * 5 * batch * time * width))
 
     batch, time, width = (8, 256 if small else 4096, 512)
     x = torch.randn(batch, time, width, requires_grad=True)
     ours, theirs = train(recurra.layer("min-gru", width), x), train(peers.mingru(width), x)
-    yield compare(TOPIC, f"minGRU ({batch}, {time}, {width})", ours, "minGRU-pytorch", theirs, ">= 4", 3)
+    row = compare(TOPIC, f"minGRU ({batch}, {time}, {width})", ours, "minGRU-pytorch", theirs, ">= 4", 3)
+    yield from (row, floor(row, ours, [Product(batch * time, width, width)] * 2))
     yield from _own(small)
 
 
@@ -83,7 +102,9 @@ def _gated(small: bool) -> Iterator[Row]:
             ours, target = train(layer, x), targets[i]
             if target:
                 theirs = train(kind(width, width, batch_first=True), x)
-                yield compare(TOPIC, label, ours, f"torch.nn.{name.upper()}", theirs, f">= {target}", 9)
+                row = compare(TOPIC, label, ours, f"torch.nn.{name.upper()}", theirs, f">= {target}", 9)
+                gates = {"lstm": 4, "gru": 3}[name] * width
+                yield from (row, floor(row, ours, [Product(batch * time, width, gates)] * 2))
             yield compare(TOPIC, label, ours, "the reference loop", train(layer, x, engine="loop"), ">= 3", 3)
 
 
@@ -93,4 +114,5 @@ def _own(small: bool) -> Iterator[Row]:
     layer, label = Leaky(width), f"the README's own recurrence ({batch}, {time}, {width})"
     ours = train(layer, x)
     yield compare(TOPIC, label, ours, "the reference loop", train(layer, x, engine="loop"), ">= 15", 3)
-    yield compare(TOPIC, label, ours, "jax.lax.scan and jax.grad", peers.jax_leaky(width, x), ">= 3", 9)
+    row = compare(TOPIC, label, ours, "jax.lax.scan and jax.grad", peers.jax_leaky(width, x), ">= 3", 9)
+    yield from (row, floor(row, ours, [Product(batch * time, width, width)]))

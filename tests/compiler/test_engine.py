@@ -44,6 +44,12 @@ class Strange(Cell):
         return torch.special.bessel_j0(h + x), h
 
 
+class Precise(Cell):
+    def step(self, h, x):
+        h = (h.double() + x).to(x.dtype)
+        return h, h
+
+
 class Inner(Cell):
     """Learns at test time: a gradient inside the step."""
 
@@ -64,7 +70,14 @@ class Inner(Cell):
         return w, w @ k
 
 
-@pytest.mark.parametrize(("kind", "words"), [(Branching, "decides by the value of a tensor"), (Strange, "bessel_j0")])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Branching, "decides by the value of a tensor"),
+        (Strange, "bessel_j0"),
+        (Precise, "computes in float64"),
+    ],
+)
 def test_what_cannot_be_traced_is_named_with_its_line(kind, words):
     layer, x = kind(4), torch.randn(2, 3, 4)
     with pytest.raises(recurra.EngineRefused) as caught:

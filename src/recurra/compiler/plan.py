@@ -65,8 +65,7 @@ class Plan:
     """Forward without y and without what is kept, but with what is recalled."""
     reverse: Schedule
     kept: dict[str, Node]
-    """`saved.<i>` -> a value of the forward schedule that the way back reads under that name: products, and sums over
-    matrices within a lane, which are much smaller than what they cost."""
+    """`saved.<i>` -> a value of the forward schedule that the way back reads under that name, see `_worth_keeping`."""
     recalled: dict[str, tuple[int, ...]]
     """`recalled.<i>` -> the shape of a value that states are computed again with and that the derivative needs as well,
     so costly that it is kept in between: exponentials, over channels."""
@@ -77,7 +76,7 @@ class Plan:
     @property
     def products(self) -> int:
         """Of matrices that do not change in time by vectors, how many there are in a step."""
-        return sum(node.op == "matvec" for node in self.kept.values())
+        return len(self.forward.products)
 
     def leaf(self, name: str) -> Node:
         """The input of the graph that holds a state or an adjoint."""
@@ -106,14 +105,12 @@ def make_plan(
     y = parts("y", traced.y)
     fixed = set() if channel else {leaf.name for leaf in leaves.values() if not leaf.per_time}
     outputs = regroup(graph, expand_products(graph, after | y, fixed))
-    worth_keeping = [n for n in topological(outputs.values()) if n.op == "matvec" or (not channel and _condenses(n))]
-    kept = {f"saved.{i}": node for i, node in enumerate(worth_keeping)}
-    saved = {node: graph.input(name, node.shape) for name, node in kept.items()}
-
     states = {name.removeprefix("next."): outputs[name].shape for name in after}
     used = [leaf for name, leaf in sorted(leaves.items()) if name in needs and _used(name, outputs)]
     gradients = _gradients(graph, outputs, states, used)
     gradients = regroup(graph, expand_products(graph, gradients, fixed))
+    kept = {f"saved.{i}": node for i, node in enumerate(_worth_keeping(graph, outputs, gradients, channel))}
+    saved = {node: graph.input(name, node.shape) for name, node in kept.items()}
     gradients = _replace(graph, gradients, saved)
     gradients, outers = _outer_products(graph, gradients, leaves, fixed)
     again = {name: n for name, n in _replace(graph, outputs, saved).items() if name.startswith("next.")}
@@ -138,6 +135,22 @@ def make_plan(
         outers,
         listing(outputs) + listing(gradients),
     )
+
+
+def _worth_keeping(
+    graph: Graph, outputs: Mapping[str, Node], gradients: Mapping[str, Node], channel: bool
+) -> list[Node]:
+    """What the way forward keeps for the way back: products, and sums over matrices within a lane; or, instead of
+    products that then nobody needs, the costly values that are made of them."""
+    nodes, read = topological(outputs.values()), set(topological(gradients.values()))
+    products = [n for n in nodes if n.op == "matvec" or (not channel and _condenses(n))]
+    if channel or not any(n.op == "matvec" for n in products):
+        return products
+    costly = [n for n in nodes if n in read and COST.get(n.op, 1) >= COSTLY]
+    without = _replace(graph, gradients, {n: graph.input(f"saved {i}", n.shape) for i, n in enumerate(costly)})
+    left = set(topological(without.values()))
+    instead = [*costly, *(n for n in products if n in left)]
+    return instead if sum(n.size for n in instead) <= 1.5 * sum(n.size for n in products) else products
 
 
 def _condenses(node: Node) -> bool:

@@ -80,6 +80,7 @@ class Recorder(TorchDispatchMode):
         self.lines: dict[Node, str] = {}
         # Tensors are kept alive, so that an id stands for one tensor during the whole trace.
         self._values: dict[int, tuple[Tensor, Value]] = {}
+        self._real: set[torch.dtype] = set()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -95,6 +96,7 @@ class Recorder(TorchDispatchMode):
         else:
             value = self.graph.input(name, shape, tensor.dtype == torch.bool)
         self._values[id(tensor)] = (tensor, value)
+        self._real.add(tensor.dtype.to_real())
         return value
 
     def value(self, tensor: Tensor) -> Value:
@@ -152,6 +154,10 @@ class Recorder(TorchDispatchMode):
         except (ValueError, TypeError, KeyError) as error:
             raise Untraceable(f"step uses {name} in a way that is not supported ({error}){_where()}") from error
         results = result if isinstance(result, tuple | list) else [result]
+        for tensor in results:
+            if (tensor.is_floating_point() or tensor.is_complex()) and tensor.dtype.to_real() not in self._real:
+                own = ", ".join(str(dtype)[6:] for dtype in self._real if dtype.is_floating_point)
+                raise Untraceable(f"step computes in {str(tensor.dtype)[6:]}{_where()}, where all else is {own}")
         lowered = lowered if isinstance(lowered, list) else [lowered]
         for tensor, value in zip(results, lowered, strict=True):
             self._values[id(tensor)] = (tensor, value)

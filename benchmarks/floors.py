@@ -1,0 +1,67 @@
+"""What a training step cannot avoid, timed beside it: its matrix products and its exponentials alone, by PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.measure import Row, Work, in_turn, median
+
+TOPIC = "Floors of training steps"
+
+
+@dataclass(frozen=True)
+class Product:
+    """[count, m, k] by [count, k, n], as a linear map of m vectors does forward."""
+
+    m: int
+    k: int
+    n: int
+    count: int = 1
+
+    @property
+    def operations(self) -> int:
+        """Of a training step: once forward, and twice backward, for the gradients of both factors."""
+        return 6 * self.count * self.m * self.k * self.n
+
+
+def floor(row: Row, ours: Work, products: Sequence[Product], exponentials: int = 0) -> Row:
+    """The row of a step's floor, beside the row that compares the step with a peer.
+
+    Args:
+        products: forward; both gradients are added here.
+        exponentials: of numbers, over both directions.
+    """
+    work = [_training(product) for product in products]
+    numbers = torch.randn(exponentials)
+    out = torch.empty_like(numbers)
+
+    def unavoidable() -> None:
+        for step in work:
+            step()
+        torch.exp(numbers, out=out)
+
+    pairs = in_turn(ours, unavoidable, 7)
+    ours_ms, floor_ms = (median(list(times)) for times in zip(*pairs, strict=True))
+    ratios = [a / b for a, b in pairs]
+    what = f"{sum(p.operations for p in products) / 1e9:.1f} GFLOP of products"
+    what += f", {exponentials / 1e6:.0f} million exponentials" if exponentials else ""
+    asked = "" if row.peer_ms is None else f"{row.peer_ms / float(row.target.split()[1]):.1f} ms are asked for"
+    name = f"{row.name} against {row.peer}"
+    return Row(TOPIC, name, ours_ms, what, floor_ms, "", ours_ms / floor_ms, None, (min(ratios), max(ratios)), asked)
+
+
+def _training(product: Product) -> Work:
+    x, w, y = (
+        torch.randn(product.count, *shape)
+        for shape in ((product.m, product.k), (product.k, product.n), (product.m, product.n))
+    )
+
+    def step() -> None:
+        torch.bmm(x, w)
+        torch.bmm(y, w.mT)
+        torch.bmm(x.mT, y)
+
+    return step
