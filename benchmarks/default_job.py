@@ -72,7 +72,7 @@ def _evaluate(model: LSTMModel, text: bytes) -> float:
 def main() -> None:
     """Train all of them, one after another."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.default_job", description=__doc__)
-    parser.add_argument("--widths", type=int, nargs="+", default=[256, 384, 512])
+    parser.add_argument("--widths", type=int, nargs="+", default=[192, 256, 384])
     parser.add_argument("--rates", type=float, nargs="+", default=[4e-3])
     options = parser.parse_args()
     keep_freed_memory()

@@ -33,8 +33,9 @@ class Design:
     """Of the gated MLPs: `silu` or `gelu-tanh`."""
     mlp_bias: bool = False
     """The linear maps of the MLPs have biases."""
-    tied: bool = True
-    """The head's matrix is that of the embedding."""
+    tied: bool = False
+    """The head's matrix is that of the embedding. It saves memory where the vocabulary is large; over bytes, models
+    learn much faster without."""
     soft_cap: float | None = None
     """Logits are bent into (-c, c) by c tanh(logits / c); by default they are not."""
     float32_residual: bool = False

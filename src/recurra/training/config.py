@@ -18,15 +18,15 @@ class TrainConfig:
         InputError: a setting is out of range; the message names it.
     """
 
-    pattern: str = "min-gru*2"
-    width: int = 256
-    mlp: int = 512
-    dropout: float = 0.1
-    batch: int = 32
+    pattern: str = "gru*2"
+    width: int = 192
+    mlp: int = 192
+    dropout: float = 0.2
+    batch: int = 16
     """Streams of text side by side."""
     window: int = 64
     """Bytes between two updates; gradients flow within a window, the state flows on."""
-    steps: int = 1050
+    steps: int = 2700
     """Updates; they also set the learning rate's course."""
     seconds: float | None = None
     """Stop after this much training even if steps are left. Where that falls depends on the clock, so a run that is
