@@ -59,8 +59,7 @@ def rows(small: bool) -> Iterator[Row]:
     inner, states, rank, steps = 2 * width, 16, width // 16, batch * time
     products = [Product(steps, width, inner)] * 2 + [Product(steps, inner, rank + 2 * states)]
     products += [Product(steps, rank, inner), Product(steps, inner, width)]
-    # Of dt A, forward and again when the states of a chunk are computed once more.
-    exponentials = 2 * steps * inner * states
+    exponentials = steps * inner * states
     if not small:
         row = compare(
             TOPIC,
@@ -81,13 +80,13 @@ def rows(small: bool) -> Iterator[Row]:
     row = compare(TOPIC, f"sLSTM ({batch}, {time}, {width}), 4 heads", ours, "xlstm vanilla", theirs, ">= 60", 3)
     # Of inputs and of states; two exponentials, and a softplus, a tanh and a sigmoid that each hold at least one.
     products = [Product(batch * time, width // 4, width, 4)] * 2
-    yield from (row, floor(row, ours, products, 2 * 5 * batch * time * width))
+    yield from (row, floor(row, ours, products, 5 * batch * time * width))
 
     batch, time, width = (8, 256 if small else 4096, 512)
     x = torch.randn(batch, time, width, requires_grad=True)
     ours, theirs = train(recurra.layer("min-gru", width), x), train(peers.mingru(width), x)
     row = compare(TOPIC, f"minGRU ({batch}, {time}, {width})", ours, "minGRU-pytorch", theirs, ">= 4", 3)
-    yield from (row, floor(row, ours, [Product(batch * time, width, width)] * 2))
+    yield from (row, floor(row, ours, [Product(batch * time, width, width)] * 2, 2 * x.numel()))
     yield from _own(small)
 
 
@@ -104,7 +103,10 @@ def _gated(small: bool) -> Iterator[Row]:
                 theirs = train(kind(width, width, batch_first=True), x)
                 row = compare(TOPIC, label, ours, f"torch.nn.{name.upper()}", theirs, f">= {target}", 9)
                 gates = {"lstm": 4, "gru": 3}[name] * width
-                yield from (row, floor(row, ours, [Product(batch * time, width, gates)] * 2))
+                yield from (
+                    row,
+                    floor(row, ours, [Product(batch * time, width, gates)] * 2, gates // width * x.numel()),
+                )
             yield compare(TOPIC, label, ours, "the reference loop", train(layer, x, engine="loop"), ">= 3", 3)
 
 
@@ -115,4 +117,4 @@ def _own(small: bool) -> Iterator[Row]:
     ours = train(layer, x)
     yield compare(TOPIC, label, ours, "the reference loop", train(layer, x, engine="loop"), ">= 15", 3)
     row = compare(TOPIC, label, ours, "jax.lax.scan and jax.grad", peers.jax_leaky(width, x), ">= 3", 9)
-    yield from (row, floor(row, ours, [Product(batch * time, width, width)]))
+    yield from (row, floor(row, ours, [Product(batch * time, width, width)], 2 * x.numel()))

@@ -19,17 +19,15 @@ result on the CPU pays for, outweigh the work itself.
 
 Kernels, by counting: an affine scan forward must read a and b and write y, three streams, as an add does; forward and
 backward read a, b and write y, then read a, b, dy and write da, db, eight streams. PyTorch's add moves four streams for
-its three, since it fetches what it overwrites; large results of ours are written past the caches. A selective scan
-needs an exponential per number of state and time step.
+its three, since it fetches what it overwrites; large results of ours are written past the caches where their rows are
+whole vectors. A selective scan needs an exponential per number of state and time step.
 
-Layers: below them stands a table of floors, what a training step cannot do without, timed in the same run by PyTorch's
-own kernels: its matrix products, once forward and twice backward, and its exponentials. Where what is asked for lies
-below the floor, the target cannot be met on this machine, whoever writes the step: the peers are several times faster
-here than where the targets were set. Where it lies above, what is left is pointwise work in the kernels. What was done
-to come near: gates, SiLU and norms inside the kernel of the step, products and sums of the way forward and exponentials
-of the way back kept instead of computed again, loops fused and over four rows at once, multiply-adds contracted. What
-was tried and brought nothing: running the rows of a matrix memory slice by slice, or one row through all readings
-before the next, so that they stay in the first-level cache; other lengths of the chunks of the way back.
+Layers: with them stand floors, what a training step cannot do without, timed in the same run by PyTorch's own kernels:
+its matrix products, once forward and twice backward, and the exponentials of its gates and decays, once. Where what is
+asked for lies below that, it would take faster products than PyTorch's to meet it on this machine. Where it lies above,
+what is left is the rest of the pointwise work and the reading and writing of memory. What brought the layers nearer:
+gates, SiLU and norms inside the kernel of the step; products, or the costly values made of them, kept for the way back;
+exponentials kept while states are computed again; loops fused, over four rows at once; contracted multiply-adds.
 
 Parallel in time: the bare h = a h + b is bound by memory, of which one thread uses most: its row stands beside that of
 torch.add, which no recurrence slows down. What a scan gains there depends on how much of the memory other users of the
@@ -43,7 +41,7 @@ backward eight, and two to run the states of a chunk again.
 
 Models: Mamba-2's training step has 5.6 GFLOP of products outside the recurrence, as many in both implementations.
 Transformers' RWKV-4 is a Python loop. Streaming reads every weight once per token; the floor is what summing as many
-bytes takes two threads.
+bytes takes all threads.
 
 No GPU was at hand: there is no GPU kernel yet, and nothing here was measured on one.
 """

@@ -28,5 +28,6 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None
+            # Of the file that was asked for, not of the temporary one.
+            raise type(error)(error.errno, error.strerror, str(path)) from error
         raise

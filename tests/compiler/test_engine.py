@@ -400,3 +400,14 @@ def test_a_gap_left_by_parts_is_zero():
     case = draw(lambda: Turn(8), torch.float64)
     expected, got = gradients(case, "loop"), gradients(case, "compiled")
     assert_close("gradient of bias", got["gradient of parameter bias"], expected["gradient of parameter bias"])
+
+
+def test_constants_of_another_type_do_no_harm():
+    class Stepped(Cell):
+        def step(self, h, x):
+            kept = torch.where(x > 0, torch.tensor(1.0), torch.tensor(0.5))
+            return h * kept + x * torch.ones(()), h
+
+    x = torch.randn(2, 5, 4, dtype=torch.float64)
+    layer = Stepped(4).double()
+    assert_close("y", layer(x, engine="compiled")[0], layer(x, engine="loop")[0])

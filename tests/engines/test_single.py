@@ -10,6 +10,7 @@ import torch
 
 import recurra
 from recurra.engines import single, threads
+from recurra.engines.modules import Snapshot
 from recurra.testing.tolerances import assert_close
 
 GROWING = {"attention", "local-attention", "forgetting-attention", "rat"}
@@ -288,3 +289,16 @@ def test_nan_comes_out_as_nan():
     x[0, 3] = float("nan")
     y, _ = steps(layer, x, layer.initial_state(1))
     assert y.isnan().all()
+
+
+def test_a_snapshot_notices_parts_replaced_and_weights_cut_short():
+    block = recurra.LanguageModel(40, 24, "gru").blocks[0]
+    snapshot, old = Snapshot(block), weakref.ref(block.recurrence)
+    block.recurrence = recurra.layer("gru", 24)
+    gc.collect()
+    assert old() is not None, "something new could get its identity"
+    assert not snapshot.holds()
+    snapshot, weight = Snapshot(block), block.mlp_out.weight
+    assert snapshot.holds()
+    weight.data = weight.data[:20]
+    assert not snapshot.holds()

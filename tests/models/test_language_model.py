@@ -221,8 +221,10 @@ def test_weights_that_are_missing_damaged_or_foreign(tmp_path):
         assert "\n" not in str(raised.value)
 
 
-def test_the_head_is_tied_and_everything_learns():
-    net, tokens = model("slstm+min-lstm"), torch.randint(0, 11, (2, 6))
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_head_may_be_tied_and_everything_learns(tied):
+    net = recurra.LanguageModel(11, 8, "slstm+min-lstm", design={"tied": tied})
+    tokens = torch.randint(0, 11, (2, 6))
     net(tokens)[0].square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-    assert not any("head" in name for name, _ in net.named_parameters())
+    assert any("head" in name for name, _ in net.named_parameters()) != tied

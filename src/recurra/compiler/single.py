@@ -97,7 +97,7 @@ def _buffers(
 
 class _Deal:
     """A loop whose rows are dealt out: every member of the team takes pieces of its own part first, then of the parts
-    of others, until none is left, and goes on once all pieces are done. Nobody waits for a member that does nothing.
+    of others, until none is left, and goes on once all pieces are done. Nobody waits for a member that took none.
 
     Its counters, each in a line of the cache: for every member, how many pieces of its part are taken; and how many
     are done.

@@ -62,6 +62,8 @@ def trace(
             leaves[f"{kind}.{name}"] = recorder.leaf(f"{kind}.{name}", value)
     with recorder:
         after, y = step(tuple(examples[0].values()), examples[1], examples[2])
+    if recorder.refusal is not None:
+        raise Untraceable(recorder.refusal)
     return Traced(
         recorder.graph,
         leaves,
@@ -81,6 +83,8 @@ class Recorder(TorchDispatchMode):
         # Tensors are kept alive, so that an id stands for one tensor during the whole trace.
         self._values: dict[int, tuple[Tensor, Value]] = {}
         self._real: set[torch.dtype] = set()
+        # Raised in the end: should the step not keep to the contract, that is what has to be said.
+        self.refusal: str | None = None
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -154,10 +158,12 @@ class Recorder(TorchDispatchMode):
         except (ValueError, TypeError, KeyError) as error:
             raise Untraceable(f"step uses {name} in a way that is not supported ({error}){_where()}") from error
         results = result if isinstance(result, tuple | list) else [result]
+        given = {a.dtype.to_real() for a in _flat((args, kwargs)) if isinstance(a, Tensor) and id(a) in self._values}
         for tensor in results:
-            if (tensor.is_floating_point() or tensor.is_complex()) and tensor.dtype.to_real() not in self._real:
+            floating = tensor.is_floating_point() or tensor.is_complex()
+            if floating and tensor.dtype.to_real() not in self._real and given & self._real - {torch.bool}:
                 own = ", ".join(str(dtype)[6:] for dtype in self._real if dtype.is_floating_point)
-                raise Untraceable(f"step computes in {str(tensor.dtype)[6:]}{_where()}, where all else is {own}")
+                self.refusal = f"step computes in {str(tensor.dtype)[6:]}{_where()}, where all else is {own}"
         lowered = lowered if isinstance(lowered, list) else [lowered]
         for tensor, value in zip(results, lowered, strict=True):
             self._values[id(tensor)] = (tensor, value)

@@ -32,12 +32,14 @@ class Snapshot:
     """All that a module's function depends on besides its input, as it is now."""
 
     def __init__(self, module: nn.Module):
-        # What modules hold, but not the modules: whoever keeps a snapshot does not keep its module.
+        # What the module holds, but not itself: whoever keeps a snapshot does not keep its module.
         modules = list(module.modules())
         self._vars = list(map(vars, modules))
         homes: list[dict] = [home for m in modules for home in (m._parameters, m._buffers, m._modules)]
         held = [(home, name, value) for home in homes for name, value in home.items()]
         self._held_homes, self._held_names = [home for home, _, _ in held], [name for _, name, _ in held]
+        # Kept, so that nothing new gets the identity of what was replaced.
+        self._held = [value for _, _, value in held]
         self._tensors = [value for _, _, value in held if isinstance(value, Tensor)]
         self._dicts = [*homes, *self._vars]
         own = [(home, name) for home in self._vars for name in home if name not in INTERNAL]
@@ -67,13 +69,14 @@ class Snapshot:
             tuple(map(len, self._dicts)),
             tuple(map(Tensor.data_ptr, self._tensors)),
             tuple(map(Tensor.stride, self._tensors)),
+            tuple(map(_shape, self._tensors)),
             tuple(map(_dtype, self._tensors)),
             tuple(map(_training, self._vars)),
             tuple(settings if self.plain else map(id, settings)),
         )
 
 
-_dtype, _training = attrgetter("dtype"), itemgetter("training")
+_shape, _dtype, _training = attrgetter("shape"), attrgetter("dtype"), itemgetter("training")
 
 
 def _global_hooks() -> tuple[Mapping, Mapping]:

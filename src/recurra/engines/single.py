@@ -130,7 +130,7 @@ def _recipe(
     module: nn.Module, snapshot: Snapshot, x: Tensor, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> Recipe | None:
     """How to take a time step of a module, or None if that cannot be compiled; found out once for modules alike."""
-    key = (snapshot.fingerprint, _facts(x, state), tuple((n, t.shape, t.dtype) for n, t in weights.items()))
+    key = (snapshot.fingerprint, _facts(x, state), tuple((n, t.shape, t.dtype, t.device) for n, t in weights.items()))
     if key not in _recipes:
         if len(_recipes) >= MOST_RECIPES:
             _recipes.clear()

@@ -161,7 +161,7 @@ def check_choices(count: object, temperature: object, top_k: object) -> None:
 
 
 def _seed(seed: object) -> int:
-    return options.whole("seed", seed, -(2**63), 2**63)
+    return options.whole("seed", seed, -(2**63), 2**64)
 
 
 def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

@@ -16,6 +16,8 @@ from recurra.training.carry import carried
 
 CONTEXT = 512
 """Tokens read before a piece, unscored, so that it does not start cold."""
+SCORES = 2**26
+"""Scores computed at once, at most."""
 STRIDE = 256
 """Tokens read in one call of the model."""
 
@@ -53,7 +55,9 @@ def bits_per_byte(
         raise InputError(
             f"text to evaluate on holds {len(text)} byte(s); expected at least 2, and 2 tokens of the model"
         )
-    tokens, scored = _pieces(read, max(1, min(pieces, len(read) // (2 * CONTEXT))))
+    tokens, scored = _pieces(
+        read, max(1, min(pieces, len(read) // (2 * CONTEXT), SCORES // (STRIDE * model.config["vocabulary"])))
+    )
     last, total, state = tokens.shape[1] - 1, 0.0, None
     was_training = model.training
     model.eval()
