@@ -28,13 +28,15 @@ asked for lies below that, it would take faster products than PyTorch's to meet 
 what is left is the rest of the pointwise work and the reading and writing of memory. What brought the layers nearer:
 gates, SiLU and norms inside the kernel of the step; products, or the costly values made of them, kept for the way back;
 exponentials kept while states are computed again; loops fused, over four rows at once; contracted multiply-adds.
+Tried and left, since it brought nothing here: the rows of a matrix memory slice by slice, or one row through all
+readings before the next, so that they stay in the first-level cache (multiply-adds are the limit, not that cache);
+shorter chunks on the way back; weights fetched ahead past the caches while streaming.
 
 Parallel in time: the bare h = a h + b is bound by memory, of which one thread uses most: its row stands beside that of
 torch.add, which no recurrence slows down. What a scan gains there depends on how much of the memory other users of the
 machine leave. Where a step computes more, the scan comes nearer to the number of threads, less what it takes to meet
-its own trajectory. On one thread of work per core there is
-nothing for a convolution or for Newton's method to win against the compiled loop; they are measured against each other
-and against the reference.
+its own trajectory. On one thread of work per core there is nothing for a convolution or for Newton's method to win
+against the compiled loop; they are measured against each other and against the reference.
 
 Matrix memories: forward, a delta rule needs two multiply-adds per number of its memory to read it and two to write it;
 backward eight, and two to run the states of a chunk again.

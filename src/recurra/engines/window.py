@@ -35,28 +35,12 @@ def convolve(
     Returns:
         the result [B, T, channels] and the window after the last time step of each row.
     """
-    problem = _problem(window, signal, weight, bias, resets, lengths, silu)
-    if compiled.refuses(problem):
-        return None
-    rollout = compiled.run(problem)
-    return rollout.y, rollout.state["h"].transpose(1, 2)
-
-
-def _problem(
-    window: Tensor,
-    signal: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    resets: Tensor | None,
-    lengths: Tensor | None,
-    silu: bool,
-) -> Problem:
     inputs = {"x": StepInput(signal), "weight": constant(weight)}
     if bias is not None:
         inputs["bias"] = constant(bias)
     batch, time, channels = signal.shape
     real = compute_dtype(signal.dtype)
-    return Problem(
+    problem = Problem(
         step=FreeStep("convolve, silu", _step_silu) if silu else FreeStep("convolve", _step),
         inputs=inputs,
         state={"h": window.transpose(1, 2).to(real)},
@@ -70,6 +54,10 @@ def _problem(
         dtype=signal.dtype,
         device=signal.device,
     )
+    if compiled.refuses(problem):
+        return None
+    rollout = compiled.run(problem)
+    return rollout.y, rollout.state["h"].transpose(1, 2)
 
 
 def _step(states: tuple[Tensor, ...], inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
-from recurra.problem import Lane, StepInput, constant
+from recurra.problem import Lane, StepInput, cast, compute_dtype, constant
 from recurra.recurrence import Paper, Recurrence
 from recurra.windows import Past
 
@@ -44,9 +44,12 @@ class RWKV4(Recurrence):
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
         now, before = past.lags("shift", x)
-        k, v, r = (mu * now + (1 - mu) * before for mu in (self.mix_k, self.mix_v, self.mix_r))
+        v, r = (mu * now + (1 - mu) * before for mu in (self.mix_v, self.mix_r))
+        # Which of k and p is larger decides where gradients go, so k is not rounded to half types on the way.
+        tensors = now, before, self.mix_k, self.to_k.weight
+        now, before, mu, weight = (cast(tensor, compute_dtype(x.dtype)) for tensor in tensors)
         return {
-            "k": self.to_k(k),
+            "k": nn.functional.linear(mu * now + (1 - mu) * before, weight),
             "v": self.to_v(v),
             "r": self.to_r(r),
             "first": constant(self.first),
