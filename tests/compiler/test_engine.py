@@ -95,65 +95,6 @@ def test_what_cannot_be_traced_is_named_with_its_line(kind, words):
         assert torch.equal(y, again)
 
 
-class Counting(Cell):
-    """An average over time, by a counter of the type given, which may wrap around."""
-
-    def __init__(self, width, dtype=torch.int64, by=1):
-        super().__init__(width)
-        self.dtype, self.by = dtype, by
-
-    def start(self):
-        return {"h": torch.zeros(self.width), "n": torch.zeros(self.width, dtype=self.dtype)}
-
-    def step(self, h, n, x):
-        n = n | (x > 0) if self.dtype is torch.bool else n + self.by
-        return (torch.where(n > 0, h + (x - h) / (1 + n), h), n), h
-
-
-class OfIntegers(Cell):
-    def inputs(self, x):
-        return {"x": (100 * x).to(torch.int8)}
-
-    def step(self, h, x):
-        return h + 2 * x, h
-
-
-class WithAnInteger(Cell):
-    def __init__(self, width):
-        super().__init__(width)
-        self.register_buffer("much", torch.tensor(2**62 + 1))
-
-    def step(self, h, x):
-        return h + 4 * self.much * x, h
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: Counting(4), "state 'n' is int64"),
-        (lambda: Counting(4, torch.uint8, 100), "state 'n' is uint8"),
-        (lambda: Counting(4, torch.bool), "state 'n' is bool"),
-        (lambda: OfIntegers(4), "input 'x' is int8"),
-        (lambda: WithAnInteger(4), "weight 'much' is int64"),
-    ],
-)
-def test_integers_are_left_to_the_reference(make, words):
-    layer, x = make(), torch.randn(2, 6, 4)
-    for engine in ("compiled", "scan", "convolution", "newton"):
-        with pytest.raises(recurra.EngineRefused, match=words):
-            layer(x, engine=engine)
-    expected, last = layer(x, engine="loop")
-    choose._warned.clear()
-    with pytest.warns(UserWarning, match=words):
-        y, state = layer(x[:, :3])
-    rest, state = layer(x[:, 3:], state)
-    assert torch.equal(torch.cat([y, rest], 1), expected)
-    assert all(torch.equal(state[name], last[name]) and state[name].dtype is last[name].dtype for name in last)
-    y, one = layer.advance(x[:1, 0], layer.initial_state(1))
-    assert torch.equal(y, expected[:1, 0])
-    assert all(one[name].dtype is last[name].dtype for name in last)
-
-
 def test_a_gradient_inside_the_step_is_compiled():
     case = draw(lambda: Inner(8), torch.float64)
     expected, got = gradients(case, "loop"), gradients(case, "compiled")
@@ -400,14 +341,3 @@ def test_a_gap_left_by_parts_is_zero():
     case = draw(lambda: Turn(8), torch.float64)
     expected, got = gradients(case, "loop"), gradients(case, "compiled")
     assert_close("gradient of bias", got["gradient of parameter bias"], expected["gradient of parameter bias"])
-
-
-def test_constants_of_another_type_do_no_harm():
-    class Stepped(Cell):
-        def step(self, h, x):
-            kept = torch.where(x > 0, torch.tensor(1.0), torch.tensor(0.5))
-            return h * kept + x * torch.ones(()), h
-
-    x = torch.randn(2, 5, 4, dtype=torch.float64)
-    layer = Stepped(4).double()
-    assert_close("y", layer(x, engine="compiled")[0], layer(x, engine="loop")[0])
