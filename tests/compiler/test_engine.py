@@ -10,26 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from cells import Cell
 
 import recurra
-from recurra import Lane, Recurrence
+from recurra import Lane
 from recurra.compiler import cache
 from recurra.engines import choose, compiled, launch
 from recurra.testing.cases import draw, gradients
 from recurra.testing.tolerances import assert_close
-
-
-class Cell(Recurrence):
-    lane = Lane.CHANNEL
-
-    def start(self):
-        return {"h": torch.zeros(self.width)}
-
-    def inputs(self, x):
-        return {"x": x}
-
-    def step(self, h, x):
-        return torch.tanh(h + x), h
 
 
 class Branching(Cell):

@@ -2,21 +2,11 @@
 
 import pytest
 import torch
+from cells import Cell
 
 import recurra
-from recurra import Lane, Recurrence
 from recurra.engines import choose
 from recurra.testing.tolerances import assert_close
-
-
-class Cell(Recurrence):
-    lane = Lane.CHANNEL
-
-    def start(self):
-        return {"h": torch.zeros(self.width)}
-
-    def inputs(self, x):
-        return {"x": x}
 
 
 class Counting(Cell):

@@ -20,6 +20,8 @@ from recurra.compiler.trace import Traced
 
 COSTLY = 20
 """Instructions from which on a value is kept rather than computed twice on the way back."""
+MOST_KEPT = 1.5
+"""Times as many numbers as products hold may be kept in their place."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def _worth_keeping(
     without = _replace(graph, gradients, {n: graph.input(f"saved {i}", n.shape) for i, n in enumerate(costly)})
     left = set(topological(without.values()))
     instead = [*costly, *(n for n in products if n in left)]
-    return instead if sum(n.size for n in instead) <= 1.5 * sum(n.size for n in products) else products
+    return instead if sum(n.size for n in instead) <= MOST_KEPT * sum(n.size for n in products) else products
 
 
 def _condenses(node: Node) -> bool:
