@@ -54,7 +54,8 @@ class StepWriter(Products):
     def _rows_of(self, loop: Loop, views: list[View], index: list[Value], memo: dict) -> None:
         """The last loop but one, some rows at a time: they share what they load and what they sum."""
         size = loop.shape[-2]
-        height = 1 if self.lanes else ROWS
+        # What is dealt out reads matrices from memory, which is fastest in the order in which they lie there.
+        height = 1 if self.lanes or (self._deal and loop.shape[-1] >= ROWS * self.width) else ROWS
         main = size - size % height
         for start, stop, step in ((0, main, height), (main, size, 1)):
             if start < stop:
@@ -78,16 +79,21 @@ class StepWriter(Products):
         last = len(loop.shape) - 1
         ending = [r for r in loop.reductions if last in r.attr]
         parts: dict[tuple[Node, int], list[Value]] = {}
-        for start, stop, width in self._spans(loop.shape[-1]):
+        abreast = ROWS if len(rows) == 1 and ending and not self.lanes else 1
+        for start, stop, width, count in self._spans(loop.shape[-1], abreast):
             sums = {
                 (r, row): self.e.variable(self._identity(r.op, width))
                 for r in ending
-                for row in range(1 if last - 1 in r.attr else len(rows))
+                for row in range(1 if last - 1 in r.attr and count == 1 else len(rows) * count)
             }
-            with self.e.loop(start, stop, 1 if self.lanes else width) as i:
-                self._body(loop, views, [[*row, i] for row in rows], memos, width, sums)
-            for key, variable in sums.items():
-                parts.setdefault(key, []).append(self.e.get(variable))
+            with self.e.loop(start, stop, 1 if self.lanes else width * count) as i:
+                at = [i, *(self.e.add(i, self.e.constant(k * width, I64)) for k in range(1, count))]
+                points = [[*row, column] for row in rows for column in at]
+                alike = [v for v in views if v.strides[-2] == 0] if len(rows) > 1 else []
+                memo = self._loaded(alike, points[0], {}, width)
+                self._body(loop, views, points, [memo | own for own in memos] * count, width, sums)
+            for (r, row), variable in sums.items():
+                parts.setdefault((r, row // count), []).append(self.e.get(variable))
         for r in ending:
             self._finish(r, [parts[key] for key in parts if key[0] is r], rows)
 
@@ -98,34 +104,43 @@ class StepWriter(Products):
         if len(parts) > 1 and len(parts[0]) == 1 and parts[0][0].type.width >= len(parts):
             self._store(self._each_across(r.op, [row[0] for row in parts]), target, self._row_major_index(r, outer), 1)
             return
-        for row, values in enumerate(parts):
+        for row, vectors in enumerate(parts):
+            values = self._by_width(r.op, vectors)
             scalars = [value if self.lanes else self._across(r.op, value) for value in values]
             total = scalars[0] if len(scalars) == 1 else self._combine(r.op, *scalars)
             outer = [i for axis, i in enumerate(rows[row]) if axis not in r.attr]
             self._store(total, target, self._row_major_index(r, outer), 0, r.op)
 
-    def _spans(self, size: int) -> Iterator[tuple[int, int, int]]:
-        """(start, stop, vector width) pieces of the innermost axis."""
+    def _by_width(self, op: str, vectors: list[Value]) -> list[Value]:
+        """The vectors, those of the same width combined in pairs."""
+        groups = {v.type.width: [w for w in vectors if w.type.width == v.type.width] for v in vectors}
+        for width, group in groups.items():
+            while len(group) > 1:
+                pairs = zip(group[::2], group[1::2], strict=False)
+                group = [self._combine(op, a, b) for a, b in pairs] + group[len(group) & ~1 :]
+            groups[width] = group
+        return [group[0] for group in groups.values()]
+
+    def _spans(self, size: int, abreast: int) -> Iterator[tuple[int, int, int, int]]:
+        """(start, stop, vector width, vectors at once) pieces of the innermost axis."""
         if self.lanes:
-            yield 0, size, self.width
+            yield 0, size, self.width, 1
             return
         width = self.width
         while width > size:
             width //= 2
-        main = size - size % width
-        yield 0, main, width
-        if main < size:
-            yield main, size, 1
+        ends = [0, size - size % (abreast * width), size - size % width, size]
+        for start, stop, *piece in zip(ends, ends[1:], (width, width, 1), (abreast, 1, 1), strict=False):
+            if start < stop:
+                yield start, stop, *piece
 
     def _body(
         self, loop: Loop, views: list[View], indices: list[list[Value]], memos: list[dict], width: int, sums: dict
     ) -> None:
-        """All nodes at one index of every row."""
-        alike = [v for v in views if len(indices) > 1 and v.strides[-2] == 0]
-        shared = self._loaded(alike, indices[0], {}, width)
+        """All nodes at some indices."""
         terms: dict[tuple[Node, tuple[Value, ...]], Value] = {}
         for row, (index, memo) in enumerate(zip(indices, memos, strict=True)):
-            memo = self._loaded(views, index, memo | shared, width)
+            memo = self._loaded(views, index, memo, width)
             self._nodes(loop, index, memo, width)
             for r in loop.reductions:
                 term = self._operand(r.args[0], memo, width)
