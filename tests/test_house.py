@@ -20,6 +20,7 @@ ALLOWED = {
     "errors": set(),
     "files": set(),
     "problem": set(),
+    "norms": set(),
     "compiler": {"compiler", "errors", "files", "problem"},
     "engines": {"options", "engines", "compiler", "errors", "files", "problem"},
     "state": {"options", "errors", "files"},
@@ -27,9 +28,9 @@ ALLOWED = {
     "check": {"options", "errors", "problem", "state", "contract", "recurrence"},
     "contract": {"options", "check", "errors", "problem", "state"},
     "recurrence": {"check", "contract", "engines", "errors", "problem", "state", "windows"},
-    "attention": {"attention", "check", "contract", "engines", "errors", "options", "problem", "state", "windows"},
+    "attention": {"attention", "check", "contract", "engines", "errors", "norms", "options", "problem", "state", "windows"},
     "options": {"errors"},
-    "recurrences": {"recurrences", "recurrence", "problem", "windows", "errors", "options"},
+    "recurrences": {"recurrences", "recurrence", "problem", "norms", "windows", "errors", "options"},
     "registry": {"options", "contract", "errors", "models"},
 }
 """Part of the package -> parts it may import; parts not named here are on top and may import everything."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from recurra.engines.window import convolve
+from recurra.engines import window
 from recurra.problem import compute_dtype
 
 
@@ -32,10 +32,10 @@ class Past:
 
     def lags(self, name: str, signal: Tensor) -> list[Tensor]:
         """`signal` [B, T, channels] delayed by 0, 1, ..., steps; zero before the start of its own sequence."""
-        window = self._carried[name]
-        steps, time = window.shape[1], signal.shape[1]
-        extended = torch.cat([window.to(signal.dtype), signal], 1)
-        self.carry[name] = self._last(extended, steps).to(window.dtype)
+        carried = self._carried[name]
+        steps, time = carried.shape[1], signal.shape[1]
+        extended = torch.cat([carried.to(signal.dtype), signal], 1)
+        self.carry[name] = self._last(extended, steps).to(carried.dtype)
         delayed = [extended[:, steps - lag : steps - lag + time] for lag in range(steps + 1)]
         if self._segment is None:
             return delayed
@@ -45,6 +45,17 @@ class Past:
             for lag, value in enumerate(delayed)
         ]
 
+    def mix(self, name: str, signal: Tensor, shares: Tensor) -> list[Tensor]:
+        """share * x_t + (1 - share) * x_{t-1} of a signal [B, T, channels], for every row of `shares` [n, channels]."""
+        if not self._plain and signal.shape[1] > 1:
+            compiled = window.mix(self._carried[name], signal, shares, self._resets, self._lengths)
+            if compiled is not None:
+                mixes, self.carry[name] = compiled
+                return mixes
+        now, before = self.lags(name, signal)
+        change = now - before
+        return [torch.addcmul(before, share, change) for share in shares]
+
     def convolve(
         self, name: str, signal: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool = False
     ) -> Tensor:
@@ -53,7 +64,7 @@ class Past:
         if self._resets is None and self._lengths is None and signal.shape[1] == 1:
             return self._convolve_one(name, signal, weight, bias, silu)
         if not self._plain:
-            compiled = convolve(self._carried[name], signal, weight, bias, self._resets, self._lengths, silu)
+            compiled = window.convolve(self._carried[name], signal, weight, bias, self._resets, self._lengths, silu)
             if compiled is not None:
                 y, self.carry[name] = compiled
                 return y
@@ -66,10 +77,10 @@ class Past:
 
     def _convolve_one(self, name: str, signal: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
         """One time step, in as few operations as it can be."""
-        window = self._carried[name]
-        whole = torch.cat([window, signal.to(window.dtype)], 1)
+        carried = self._carried[name]
+        whole = torch.cat([carried, signal.to(carried.dtype)], 1)
         self.carry[name] = whole[:, 1:]
-        result = torch.linalg.vecdot(whole, weight.t().to(window.dtype), dim=1)
+        result = torch.linalg.vecdot(whole, weight.t().to(carried.dtype), dim=1)
         result = result if bias is None else result + bias
         return (torch.nn.functional.silu(result) if silu else result)[:, None].to(signal.dtype)
 

@@ -1,4 +1,4 @@
-"""Short convolutions on the compiled loop: what the sum of lagged signals gives, gradients and windows included."""
+"""Short convolutions and mixes on the compiled loop: what lagged signals give, gradients and windows included."""
 
 import pytest
 import torch
@@ -39,9 +39,45 @@ def test_equals_the_sum_of_lagged_signals(dtype, resets, lengths, silu):
             assert_close(name, got, expected, dtype)
 
 
+def mixed(plain, leaves, resets, lengths):
+    carried, signal, shares = (t.detach().requires_grad_() for t in leaves)
+    past = Past({"shift": carried}, resets, lengths, plain)
+    mixes = torch.stack(past.mix("shift", signal, shares))
+    if lengths is not None:
+        mixes = torch.where((torch.arange(signal.shape[1]) < lengths[:, None])[..., None], mixes, 0)
+    slopes = torch.linspace(-1, 1, mixes.numel()).view_as(mixes)
+    total = (mixes.double() * slopes).sum() + past.carry["shift"].double().square().sum()
+    return [mixes, past.carry["shift"], *torch.autograd.grad(total, [carried, signal, shares])]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("lengths", [False, True])
+def test_mixes_equal_those_of_lagged_signals(dtype, resets, lengths):
+    for time, channels, mixes in ((0, 2, 2), (1, 3, 1), (2, 3, 2), (17, 5, 3), (40, 9, 6)):
+        carried = torch.randn(2, 1, channels).to(torch.float64 if dtype is torch.float64 else torch.float32)
+        leaves = carried, torch.randn(2, time, channels, dtype=dtype), torch.rand(mixes, channels, dtype=dtype)
+        starts = torch.rand(2, time) < 0.2 if resets else None
+        ends = torch.tensor([time // 2, 0]) if lengths else None
+        names = ("mixes", "window", "gradient of window", "of signal", "of shares")
+        for name, got, expected in zip(
+            names, mixed(False, leaves, starts, ends), mixed(True, leaves, starts, ends), strict=True
+        ):
+            assert_close(name, got, expected, dtype)
+
+
+def test_a_mix_passes_nan_on_to_two_time_steps_only():
+    signal = torch.randn(1, 6, 4)
+    signal[0, 2] = torch.nan
+    (mix,) = Past({"shift": torch.zeros(1, 1, 4)}, None, None).mix("shift", signal, torch.full((1, 4), 0.5))
+    assert mix.isnan().all(-1).tolist() == [[False, False, True, True, False, False]]
+    assert mix.isnan().any(-1).sum() == 2
+
+
 def test_it_is_the_compiled_loop_that_ran(monkeypatch):
-    ran = []
-    monkeypatch.setattr(window.compiled, "run", lambda problem, run=window.compiled.run: ran.append(1) or run(problem))
-    past = Past({"conv": torch.zeros(1, 3, 4)}, None, None)
+    ran, run_all = [], window.compiled.run_all
+    monkeypatch.setattr(window.compiled, "run_all", lambda *args: ran.append(1) or run_all(*args))
+    past = Past({"conv": torch.zeros(1, 3, 4), "shift": torch.zeros(1, 1, 4)}, None, None)
     past.convolve("conv", torch.randn(1, 8, 4), torch.randn(4, 4))
-    assert ran == [1]
+    past.mix("shift", torch.randn(1, 8, 4), torch.randn(2, 4))
+    assert ran == [1, 1]

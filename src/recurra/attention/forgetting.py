@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, pad, rms_norm
+from torch.nn.functional import logsigmoid, pad
 
 from recurra import options
 from recurra.attention import cache
@@ -12,6 +12,7 @@ from recurra.attention.base import Attention, Call
 from recurra.attention.fades import Fades
 from recurra.attention.softmax import attend
 from recurra.contract import Paper
+from recurra.norms import rms_norm
 from recurra.problem import Lane, cast, compute_dtype
 from recurra.windows import Past
 
@@ -101,4 +102,4 @@ class ForgettingAttention(Attention):
         return self.to_output(torch.sigmoid(self.to_output_gate(x)) * self._normed(y, 2).flatten(2))
 
     def _normed(self, heads: Tensor, which: int) -> Tensor:
-        return rms_norm(heads, (self.size,), eps=1e-6) * self.norm_weights[which]
+        return rms_norm(heads, None, 1e-6) * self.norm_weights[which]

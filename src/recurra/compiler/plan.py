@@ -85,8 +85,10 @@ class Plan:
         return self.graph.input(name, self.states[name.split(".", 1)[1]])
 
 
-def parts(name: str, value: Value) -> dict[str, Node]:
-    """A real value under its name, a complex one as two."""
+def parts(name: str, value: Value | tuple[Value, ...]) -> dict[str, Node]:
+    """A real value under its name, a complex one as two, those of a tuple by their numbers."""
+    if isinstance(value, tuple):
+        return {k: node for i, each in enumerate(value) for k, node in parts(f"{name}.{i}", each).items()}
     if isinstance(value, Pair):
         return {f"{name}.real": value.real, f"{name}.imag": value.imag}
     return {name: value}
@@ -127,7 +129,7 @@ def make_plan(
         real,
         states,
         {name: leaf for name, leaf in leaves.items() if _used(name, outputs)},
-        {name: (node.shape, storage if len(y) == 1 else real) for name, node in y.items()},
+        {name: (node.shape, real if name.endswith((".real", ".imag")) else storage) for name, node in y.items()},
         graph,
         schedule(outputs),
         schedule(again | recalled),

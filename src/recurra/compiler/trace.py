@@ -33,7 +33,7 @@ class Traced:
     """Every leaf by name: states, step inputs, weights."""
     states: dict[str, Value]
     """The new states."""
-    y: Value
+    y: Value | tuple[Value, ...]
     lines: dict[Node, str]
     """Where in the user's file each node was written, "file:line"."""
 
@@ -47,7 +47,8 @@ def trace(
     """Run `step(states, inputs, weights)` once and record it.
 
     Args:
-        step: takes a tuple of states, a dict of inputs and a dict of weights; returns (new states, output).
+        step: takes a tuple of states, a dict of inputs and a dict of weights; returns (new states, output). The output
+            may be a tuple.
         states, inputs, weights: one lane's worth of example values, by name.
 
     Raises:
@@ -68,7 +69,7 @@ def trace(
         recorder.graph,
         leaves,
         {name: recorder.value(tensor) for name, tensor in zip(states, after, strict=True)},
-        recorder.value(y),
+        tuple(map(recorder.value, y)) if isinstance(y, tuple) else recorder.value(y),
         recorder.lines,
     )
 

@@ -51,6 +51,14 @@ def run(problem: Problem, step: TracedStep | None = None, cut: bool = False) -> 
         step: a traced step to run in place of the problem's own; by default that.
         cut: whether one long sequence may be cut in time for several threads (see `segments`).
     """
+    outputs, state = run_all(problem, step, cut)
+    return Rollout(_joined("y", outputs), state)
+
+
+def run_all(
+    problem: Problem, step: TracedStep | None = None, cut: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """As `run`, of steps whose output may be a tuple: outputs as "y.0", "y.1", ... (or "y") and states by name."""
     step = step or traced_step(problem)  # type: ignore[assignment]
     assert isinstance(step, TracedStep)
     tensors = {name: _stored(name, t, step, problem) for name, t in tensors_of(problem, step).items()}
@@ -61,8 +69,8 @@ def run(problem: Problem, step: TracedStep | None = None, cut: bool = False) -> 
     laid = {name: _lay_out(name, t, step, channel) for name, t in tensors.items()}
     results = operator.rollout(plan, laid, problem, differentiable or cut, cut)
     parts = {name: t.movedim(-1, 2 if name.startswith("y") else 1) if channel else t for name, t in results.items()}
-    state = {name: _joined(f"last.{name}", parts) for name in problem.step.names}
-    return Rollout(_joined("y", parts), state)
+    outputs = {name: parts.pop(name) for name in plan.outputs}
+    return outputs, {name: _joined(f"last.{name}", parts) for name in problem.step.names}
 
 
 def estimate(problem: Problem, cut: bool = False) -> Estimate:

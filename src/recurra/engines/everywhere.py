@@ -12,6 +12,7 @@ from torch.func import vmap
 from recurra.compiler.graph import Node, topological
 from recurra.compiler.interpret import evaluate
 from recurra.compiler.lowering import Pair
+from recurra.compiler.plan import parts
 from recurra.engines.traced import TracedStep, tensors_of
 from recurra.problem import Problem, Rollout, Step, cast
 
@@ -82,7 +83,7 @@ def finish(
 ) -> Rollout:
     """Outputs and the last state, given the states after every time step."""
     y = whole.step.traced.y
-    values = whole([y.real, y.imag] if isinstance(y, Pair) else [y], before_each(problem, h, first, start))
+    values = whole(list(parts("y", y).values()), before_each(problem, h, first, start))
     out = torch.complex(*values) if isinstance(y, Pair) else values[0]
     if problem.lengths is not None:
         padding = torch.arange(problem.time, device=problem.device) >= problem.lengths[:, None]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recurra.compiler.graph import topological
 from recurra.compiler.lowering import Pair
-from recurra.compiler.plan import Leaf, Plan
+from recurra.compiler.plan import Leaf, Plan, parts
 from recurra.compiler.structure import Structure, jacobian_rows, structure
 from recurra.compiler.trace import Traced, Untraceable, trace
 from recurra.problem import Problem, cast
@@ -105,8 +105,8 @@ def _example(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Ten
 
 
 def _outputs(traced: Traced) -> list:
-    values = [*traced.states.values(), traced.y]
-    return [node for v in values for node in ((v.real, v.imag) if isinstance(v, Pair) else (v,))]
+    values = parts("states", tuple(traced.states.values())) | parts("y", traced.y)
+    return list(values.values())
 
 
 def _leaves(problem: Problem, traced: Traced) -> dict[str, Leaf]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from recurra import options
 from recurra.errors import InputError
+from recurra.norms import RMSNorm, RMSNormFromOne
 
 NORMS = ("rms", "layer", "rms-from-one")
 ACTIVATIONS = ("silu", "gelu-tanh")
@@ -54,24 +54,9 @@ class Design:
 
     def make_norm(self, width: int) -> nn.Module:
         """The norm over `width` channels."""
-        kind = {"rms": nn.RMSNorm, "layer": nn.LayerNorm, "rms-from-one": RMSNormFromOne}[self.norm]
+        kind = {"rms": RMSNorm, "layer": nn.LayerNorm, "rms-from-one": RMSNormFromOne}[self.norm]
         return kind(width, eps=self.eps)
 
     def activate(self, x: Tensor) -> Tensor:
         """The activation of the gated MLPs."""
         return nn.functional.silu(x) if self.activation == "silu" else nn.functional.gelu(x, approximate="tanh")
-
-
-class RMSNormFromOne(nn.Module):
-    """x / rms(x) * (1 + weight): near its start a weight keeps digits that it would lose around one."""
-
-    def __init__(self, width: int, eps: float):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.zeros(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., width] to the same."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        normed = nn.functional.rms_norm(x.to(dtype), x.shape[-1:], eps=self.eps)
-        return (normed * (1 + self.weight.to(dtype))).to(x.dtype)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import check, options
+from recurra.norms import RMSNorm
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Recurrence
 from recurra.recurrences.delta_net import unit
@@ -78,7 +79,7 @@ class MemoryAsContext(Recurrence):
         memory = Titans(width, 1, depth, expand)
         self.memory, self.rate_bias = memory.memory, memory.to_rates.bias
         self.rate_weight = memory.to_rates.weight
-        self.norms = nn.ModuleList(nn.RMSNorm(width, eps=1e-5) for _ in range(2))
+        self.norms = nn.ModuleList(RMSNorm(width, eps=1e-5) for _ in range(2))
 
     def start(self) -> dict[str, Tensor]:
         zeros = torch.zeros(2 * self.segment, self.width)
@@ -135,7 +136,7 @@ class MemoryAsGate(nn.Module):
         self.width = width
         self.attention = PersistentWindow(width, heads, window, persistent)
         self.memory = Titans(width)
-        self.attention_norm, self.memory_norm = (nn.RMSNorm(width, eps=1e-5) for _ in range(2))
+        self.attention_norm, self.memory_norm = (RMSNorm(width, eps=1e-5) for _ in range(2))
 
     def initial_state(self, batch: int) -> State:
         """The state before the first time step; names start with `memory` or `attention`."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.norms import rms_norm
 from recurra.problem import DeltaRule, Lane
 from recurra.recurrence import Paper, Recurrence
 from recurra.windows import Past
@@ -55,7 +56,7 @@ class DeltaNet(Recurrence):
         return DeltaRule(q, k, v, S, beta)
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
-        return self.to_output(nn.functional.rms_norm(y, (self.size,), self.norm_weight, 1e-5).flatten(2))
+        return self.to_output(rms_norm(y, self.norm_weight, 1e-5).flatten(2))
 
 
 def unit(x: Tensor) -> Tensor:

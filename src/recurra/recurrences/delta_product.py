@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.norms import rms_norm
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.delta_net import head_count, unit
@@ -75,4 +76,4 @@ class DeltaProduct(Recurrence):
         return S, S @ q
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
-        return self.to_output(nn.functional.rms_norm(y, (self.size,), self.norm_weight, 1e-5).flatten(2))
+        return self.to_output(rms_norm(y, self.norm_weight, 1e-5).flatten(2))

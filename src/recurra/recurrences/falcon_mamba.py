@@ -3,9 +3,10 @@
 import math
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from recurra import options
+from recurra.norms import rms_norm
 from recurra.problem import Lane
 from recurra.recurrence import Paper
 from recurra.recurrences.mamba import Mamba
@@ -30,4 +31,4 @@ class FalconMamba(Mamba):
         self.eps = options.number("eps", eps, 0)
 
     def selection(self, u: Tensor) -> tuple[Tensor, ...]:
-        return tuple(nn.functional.rms_norm(part, part.shape[-1:], eps=self.eps) for part in super().selection(u))
+        return tuple(rms_norm(part, None, self.eps) for part in super().selection(u))

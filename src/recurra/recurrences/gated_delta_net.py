@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.norms import rms_norm
 from recurra.problem import DeltaRule, Lane
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.delta_net import head_count, unit
@@ -91,7 +92,7 @@ class GatedDeltaNet(Recurrence):
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         gate = nn.functional.silu(self._qkvz(x)[3].reshape(y.shape))
-        return self.to_output((nn.functional.rms_norm(y, (self.V,), self.norm_weight, self.norm_eps) * gate).flatten(2))
+        return self.to_output((rms_norm(y, self.norm_weight, self.norm_eps) * gate).flatten(2))
 
     def _qkvz(self, x: Tensor) -> tuple[Tensor, ...]:
         """q, k, v, z as [B, T, key heads, ...]."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.norms import RMSNorm
 from recurra.problem import DeltaRule, Lane
 from recurra.recurrence import Paper, Recurrence
 
@@ -40,7 +41,7 @@ class GLA(Recurrence):
         self.to_value = nn.Linear(width, width, bias=False)
         self.to_forget = nn.Sequential(nn.Linear(width, options.count("rank", rank), bias=False), nn.Linear(rank, keys))
         self.to_gate = nn.Linear(width, width)
-        self.norm = nn.RMSNorm(width // heads, eps=1e-5)
+        self.norm = RMSNorm(width // heads, eps=1e-5)
         self.to_output = nn.Linear(width, width, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Linear):

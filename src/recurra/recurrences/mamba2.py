@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.norms import rms_norm
 from recurra.problem import DeltaRule, Lane, StepInput, constant, shared
 from recurra.recurrence import Paper, Recurrence
 from recurra.windows import Past
@@ -102,5 +103,5 @@ class Mamba2(Recurrence):
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
         y = y.flatten(2).unflatten(-1, (self.groups, -1))
-        normed = nn.functional.rms_norm(y, y.shape[-1:], eps=self.eps).flatten(2)
+        normed = rms_norm(y, None, self.eps).flatten(2)
         return self.to_output(self.norm_weight * normed)

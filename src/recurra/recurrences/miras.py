@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.norms import rms_norm
 from recurra.problem import StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.delta_net import head_count, unit
@@ -90,4 +91,4 @@ class Miras(Recurrence):
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         gate = nn.functional.silu(self.to_gate(x))
-        return self.to_output(nn.functional.rms_norm(y, (self.size,), self.norm_weight, 1e-5).flatten(2) * gate)
+        return self.to_output(rms_norm(y, self.norm_weight, 1e-5).flatten(2) * gate)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
-from recurra.problem import Lane, StepInput, cast, compute_dtype, constant
+from recurra.problem import Lane, StepInput, compute_dtype, constant
 from recurra.recurrence import Paper, Recurrence
 from recurra.windows import Past
 
@@ -43,15 +43,14 @@ class RWKV4(Recurrence):
         return {"a": zero, "b": zero, "p": zero}
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
-        now, before = past.lags("shift", x)
-        v, r = (mu * now + (1 - mu) * before for mu in (self.mix_v, self.mix_r))
         # Which of k and p is larger decides where gradients go, so k is not rounded to half types on the way.
-        tensors = now, before, self.mix_k, self.to_k.weight
-        now, before, mu, weight = (cast(tensor, compute_dtype(x.dtype)) for tensor in tensors)
+        real = compute_dtype(x.dtype)
+        shares = torch.stack([self.mix_k, self.mix_v, self.mix_r])
+        k, v, r = past.mix("shift", x.to(real), shares.to(real))
         return {
-            "k": nn.functional.linear(mu * now + (1 - mu) * before, weight),
-            "v": self.to_v(v),
-            "r": self.to_r(r),
+            "k": nn.functional.linear(k, self.to_k.weight.to(real)),
+            "v": self.to_v(v.to(x.dtype)),
+            "r": self.to_r(r.to(x.dtype)),
             "first": constant(self.first),
             "decay": constant(self.decay),
         }

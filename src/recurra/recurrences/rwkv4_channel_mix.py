@@ -40,5 +40,7 @@ class RWKV4ChannelMix(Recurrence):
         return x, h
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
-        k, r = (mu * x + (1 - mu) * y for mu in (self.mix_k, self.mix_r))
-        return torch.sigmoid(self.to_r(r)) * self.to_v(torch.relu(self.to_k(k)).square())
+        change = x - y
+        k, r = (torch.addcmul(y, mu, change) for mu in (self.mix_k, self.mix_r))
+        hidden = torch.relu(self.to_k(k))
+        return torch.sigmoid(self.to_r(r)) * self.to_v(hidden * hidden)

@@ -55,12 +55,9 @@ class RWKV7(Recurrence):
         return {"S": torch.zeros(self.heads, self.size, self.size)}
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
-        now, before = past.lags("shift", x)
-        change = before - now
         maps = {"r": self.to_r, "w": self.to_w, "k": self.to_k, "v": self.to_v, "a": self.to_a, "g": self.to_g}
-        per_time = {
-            name: to(torch.addcmul(now, mu, change)) for mu, (name, to) in zip(self.mix, maps.items(), strict=True)
-        }
+        mixes = past.mix("shift", x, 1 - self.mix)
+        per_time = {name: to(mix) for mix, (name, to) in zip(mixes, maps.items(), strict=True)}
         always: dict[str, Tensor] = {"rho": self.rho, "weight": self.norm_weight, "bias": self.norm_bias}
         always |= {"k_k": self.k_k.view_as(self.rho), "k_a": self.k_a.view_as(self.rho)}
         heads = {name: value.unflatten(-1, (self.heads, -1)) for name, value in per_time.items()}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.norms import rms_norm
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.delta_net import head_count, unit
@@ -67,7 +68,7 @@ class Titans(Recurrence):
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         gate = nn.functional.silu(self.to_gate(x))
-        return self.to_output(nn.functional.rms_norm(y, (self.size,), self.norm_weight, 1e-5).flatten(2) * gate)
+        return self.to_output(rms_norm(y, self.norm_weight, 1e-5).flatten(2) * gate)
 
 
 def network(x: Tensor, M: tuple[Tensor, ...]) -> Tensor:

@@ -1,0 +1,91 @@
+"""Root mean square norms whose derivative reads memory about as seldom as that of PyTorch's layer norm.
+
+PyTorch has a kernel for it on GPUs; on the CPU its derivative is made of some fifteen operations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn import functional
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis; weight as long as that, or None for ones."""
+    if _has_own_derivative(x, weight):
+        return _RMSNorm.apply(x, weight, eps)
+    return functional.rms_norm(x, x.shape[-1:], weight, eps)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., width] to the same."""
+        return rms_norm(x, self.weight, self.eps)
+
+
+class RMSNormFromOne(nn.Module):
+    """x / rms(x) * (1 + weight): near its start a weight keeps digits that it would lose around one."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., width] to the same."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return rms_norm(x.to(dtype), 1 + self.weight.to(dtype), self.eps).to(x.dtype)
+
+
+def _has_own_derivative(x: Tensor, weight: Tensor | None) -> bool:
+    """Whether plain backpropagation is all that is asked for, on the CPU."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not x.numel():
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return False
+    given = [x] if weight is None else [x, weight]
+    alike = all(type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" and t.dtype == x.dtype for t in given)
+    return alike and x.dtype in (torch.float32, torch.float64) and any(t.requires_grad for t in given)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+        scale = mean_square.add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        ctx.eps = eps
+        y = x * scale
+        return y if weight is None else y.mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (grad,), (x, weight, scale), (of_x, of_weight, _) = grads, ctx.saved_tensors, ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            return *_differentiable(x, weight, ctx.eps, grad), None
+        # A layer norm whose mean is zero, but for what its derivative takes off because the mean depends on x.
+        mask = [of_x, of_weight, False]
+        zero, shape = torch.zeros_like(scale), x.shape[-1:]
+        dx, dweight, _ = torch.ops.aten.native_layer_norm_backward(grad, x, shape, zero, scale, weight, None, mask)
+        if of_x:
+            taken = grad.sum(-1, keepdim=True) if weight is None else (grad @ weight).unsqueeze(-1)
+            dx = dx.add_(taken * (scale / x.shape[-1]))
+        return dx, dweight, None
+
+
+def _differentiable(x: Tensor, weight: Tensor | None, eps: float, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of x and weight where those are to be differentiated once more."""
+    y = functional.rms_norm(x, x.shape[-1:], weight, eps)
+    given = [t for t in (x, weight) if t is not None and t.requires_grad]
+    found = dict(zip(map(id, given), torch.autograd.grad(y, given, grad, create_graph=True), strict=True))
+    return found.get(id(x)), found.get(id(weight))

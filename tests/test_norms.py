@@ -1,0 +1,81 @@
+"""Root mean square norms: PyTorch's function, with gradients of every order and in every mode."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from recurra import norms
+from recurra.norms import RMSNormFromOne, rms_norm
+
+SHAPES = [(1, 1), (0, 5), (3, 0, 4), (2, 3, 7), (1, 65, 33), (128,)]
+
+
+def both(x, weight, eps, slopes, **options):
+    """Value and gradients of ours and of PyTorch's."""
+    given = [t for t in (x, weight) if t is not None and t.requires_grad]
+    for y in (rms_norm(x, weight, eps), functional.rms_norm(x, x.shape[-1:], weight, eps)):
+        yield [y, *torch.autograd.grad(y, given, slopes, **options)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weighted", ["weight", "frozen", "none", "only"])
+def test_equals_pytorchs(shape, dtype, weighted):
+    x = torch.randn(shape, dtype=dtype).requires_grad_(weighted != "only")
+    weight = None if weighted == "none" else torch.randn(shape[-1], dtype=dtype).requires_grad_(weighted != "frozen")
+    for ours, theirs in zip(*both(x, weight, 1e-3, torch.randn(shape, dtype=dtype)), strict=True):
+        torch.testing.assert_close(ours, theirs, **({"rtol": 1e-9, "atol": 1e-11} if dtype is torch.float64 else {}))
+
+
+def test_transposed_and_large_and_small_values():
+    x = (torch.randn(40, 6, dtype=torch.float64) * 10 ** torch.linspace(-8, 8, 40)[:, None]).t().requires_grad_()
+    weight = torch.randn(40, dtype=torch.float64, requires_grad=True)
+    for ours, theirs in zip(*both(x, weight, 1e-6, torch.randn(40, 6, dtype=torch.float64).t()), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_nan_stays_in_its_row():
+    x = torch.randn(4, 8)
+    x[1, 3] = torch.nan
+    x.requires_grad_()
+    y = rms_norm(x, torch.ones(8), 1e-6)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    for t in (y, slope):
+        assert t.isnan().any(-1).tolist() == [False, True, False, False]
+
+
+def test_gradients_of_gradients():
+    x, weight = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((3, 5), (5,)))
+    assert torch.autograd.gradcheck(lambda x, w: rms_norm(x, w, 1e-3), (x, weight))
+    assert torch.autograd.gradgradcheck(lambda x, w: rms_norm(x, w, 1e-3), (x, weight))
+    assert torch.autograd.gradgradcheck(lambda x: rms_norm(x, None, 1e-3), (x,))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_transforms_of_functions():
+    x, weight = torch.randn(3, 5, dtype=torch.float64), torch.randn(5, dtype=torch.float64, requires_grad=True)
+    for transform in (torch.func.jacrev, torch.func.jacfwd, torch.func.hessian):
+        ours, theirs = (transform(f)(x) for f in (
+            lambda x: rms_norm(x, weight, 1e-3).square().sum(),
+            lambda x: functional.rms_norm(x, (5,), weight, 1e-3).square().sum(),
+        ))  # fmt: skip
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_its_own_derivative_is_used_where_only_backpropagation_is_asked_for(monkeypatch):
+    used, plain = [], norms._RMSNorm.apply
+    monkeypatch.setattr(norms._RMSNorm, "apply", lambda *args: used.append(1) or plain(*args))
+    x = torch.randn(3, 5, requires_grad=True)
+    rms_norm(x, None, 1e-6)
+    assert used == [1]
+    with torch.no_grad():
+        rms_norm(x, None, 1e-6)
+    rms_norm(x.detach(), torch.ones(5), 1e-6)
+    assert used == [1]
+
+
+def test_the_weight_around_one():
+    norm, x = RMSNormFromOne(6, 1e-6), torch.randn(2, 6)
+    with torch.no_grad():
+        norm.weight.normal_()
+    torch.testing.assert_close(norm(x), functional.rms_norm(x, (6,), 1 + norm.weight, 1e-6))
