@@ -203,10 +203,12 @@ class _Scheduler:
                 yield base, 1
 
     def run(self) -> Schedule:
-        stage = self._stages()
+        stage, sums = self._stages(), self._sums_before()
         groups: dict[object, list[Node]] = {}
         for node in sorted(self.nodes, key=lambda node: (stage[node], node.op != "matvec")):
-            groups.setdefault(node if node.op == "matvec" else (stage[node], _space(node)), []).append(node)
+            space = _space(node)
+            key = node if node.op == "matvec" else (stage[node], space, sums[node] if len(space) < 2 else None)
+            groups.setdefault(key, []).append(node)
         steps = [self._step(nodes) for nodes in self._fused(list(groups.values()))]
         return Schedule(steps, self._buffers(steps), self.places, self.views)
 
@@ -221,6 +223,17 @@ class _Scheduler:
             for dep, gap in self._dependencies(node):
                 latest[dep] = min(latest.get(dep, stage[node] - gap), stage[node] - gap)
         return stage
+
+    def _sums_before(self) -> dict[Node, frozenset[Node]]:
+        """Which sums over matrices must be there before each node. Vectors that wait for fewer of them are not grouped
+        with those that wait for more: else a loop over a matrix that reads the former would wait for the sums, too.
+        """
+        before: dict[Node, frozenset[Node]] = {}
+        for node in self.nodes:
+            sums = [before[dep] for dep, _ in self._dependencies(node)]
+            sums += [{dep} for dep, _ in self._dependencies(node) if dep.op in REDUCTIONS and len(_space(dep)) > 1]
+            before[node] = frozenset().union(*sums)
+        return before
 
     def _fused(self, groups: list[list[Node]]) -> list[list[Node]]:
         """Merge groups over the same space that need not wait for one another, large ones first."""
