@@ -140,9 +140,9 @@ def _forward(
             results[f"last.{name}"].copy_(memory[f"state.{name}"])
         return list(results.values())
     memory |= results | packed_matrices(call, call.plan.forward, memory)
-    each = segments.length(call, batch, time, threads.count())
-    if each:
-        segments.run(partial(launch, call, False), call, memory, batch, threads.count(), each)
+    cut = segments.cut(call, batch, time, threads.count())
+    if cut:
+        segments.run(partial(launch, call, False), call, memory, batch, cut)
     else:
         launch(call, False, memory, batch, time)
     if call.lengths and call.rows > 1:
