@@ -11,6 +11,7 @@ import torch
 
 import recurra
 from benchmarks import peers
+from benchmarks.floors import Product, floor
 from benchmarks.measure import Row, compare, holds, median, seconds_per_byte, timed
 
 TOPIC = "Models"
@@ -25,10 +26,10 @@ def rows(small: bool) -> Iterator[Row]:
         theirs = peers.transformers_model(kind, 256, 2)
         ours = _same(theirs) if theirs is not None else None
         if ours is not None:
-            yield _training(f"{name}, 2 layers, width 256", ours, f"transformers {kind}", theirs, time)
+            yield from _training(f"{name}, 2 layers, width 256", ours, f"transformers {kind}", theirs, time)
     note = "transformers has no RWKV-7; its RWKV-4 is the peer"
     theirs, ours = peers.transformers_model("rwkv", 256, 2), recurra.LanguageModel(256, 256, "rwkv7*2")
-    yield replace(_training("RWKV-7, 2 layers, width 256", ours, "transformers rwkv", theirs, time), note=note)
+    yield from _training("RWKV-7, 2 layers, width 256", ours, "transformers rwkv", theirs, time, note)
     yield from _streaming(small)
 
 
@@ -39,22 +40,30 @@ def _same(theirs: Any) -> torch.nn.Module:
         return recurra.load(folder)
 
 
-def _training(name: str, ours: torch.nn.Module, peer: str, theirs: Any, time: int) -> Row:
+def _training(name: str, ours: torch.nn.Module, peer: str, theirs: Any, time: int, note: str = "") -> Iterator[Row]:
+    """A training step against the peer's, and the floor of it: the products of all its linear maps."""
     tokens = torch.randint(0, 256, (1, time + 1))
 
     def step(model: torch.nn.Module, logits: torch.Tensor) -> None:
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
         torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
 
-    return compare(
+    def work() -> None:
+        step(ours.train(), ours(tokens[:, :-1])[0])
+
+    row = compare(
         TOPIC,
         f"{name}, training step, T={time}",
-        lambda: step(ours.train(), ours(tokens[:, :-1])[0]),
+        work,
         peer,
         None if theirs is None else lambda: step(theirs.train(), theirs(tokens[:, :-1], use_cache=False).logits),
         ">= 10",
         3,
+        note=note,
     )
+    matrices = [m.weight.shape for m in ours.modules() if isinstance(m, torch.nn.Linear)]
+    yield row
+    yield floor(row, work, [Product(time, k, n) for n, k in matrices])
 
 
 def _streaming(small: bool) -> Iterator[Row]:
