@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from peers import LIMITS, same, scattered
+from peers import same, scattered
 from test_fla import same as same_core
 from torch import nn
 
@@ -91,7 +91,7 @@ def test_gla_core_is_that_of_transformers():
     values = {"q": q * math.sqrt(8), "k": k, "v": v}
     values["forget"] = torch.logit(torch.exp(-theirs.slope_rate))[:, 0].expand_as(q)
     inputs = {name: replace(entry, tensor=values[name]) for name, entry in problem.inputs.items()}
-    same_core(replace(problem, inputs=inputs), expected, LIMITS[torch.float64])
+    same_core(replace(problem, inputs=inputs), expected)
 
 
 def test_slstm_is_that_of_xlstm():
@@ -168,7 +168,7 @@ def test_titans_core_is_that_of_titans_pytorch(depth):
     theirs.retrieve_gate, theirs.combine_heads = None, nn.Identity()
     with torch.no_grad():
         # Larger steps would end in infinity, in theirs as in ours, and more forgetting in zero.
-        theirs.to_adaptive_step[0].bias -= 7
+        theirs.to_adaptive_step[0].bias -= 9
         theirs.to_decay_factor[0].bias -= 4
         theirs.to_keys.weight *= 0.5
         for weight in theirs.memory_model_parameters:
@@ -183,4 +183,4 @@ def test_titans_core_is_that_of_titans_pytorch(depth):
         values |= {name: project[0](x) for name, project in rates.items()}
         inputs = {name: replace(entry, tensor=values[name]) for name, entry in problem.inputs.items()}
         expected = theirs(x)[0].unflatten(-1, (2, -1))
-    same_core(replace(problem, inputs=inputs), expected, LIMITS[torch.float64])
+    same_core(replace(problem, inputs=inputs), expected)
