@@ -57,7 +57,7 @@ def convolve(
     if compiled.refuses(problem):
         return None
     rollout = compiled.run(problem)
-    return rollout.y, rollout.state["h"].transpose(1, 2)
+    return rollout.y, rollout.state["h"].transpose(1, 2).to(window.dtype)
 
 
 def _step(states: tuple[Tensor, ...], inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
