@@ -19,3 +19,17 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def all_in_double(monkeypatch):
+    """Peers compute parts in float32 whatever their dtype; here these parts stay in float64."""
+    to = torch.Tensor.to
+
+    def stay(self, *args, **kwargs):
+        single = torch.float32 in args or kwargs.get("dtype") == torch.float32
+        return self if single and self.dtype == torch.float64 else to(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", stay)
+    monkeypatch.setattr(torch.Tensor, "float", lambda self: self.to(torch.float32))
+    monkeypatch.setattr(torch.Tensor, "type", lambda self, dtype: self.to(dtype))

@@ -41,6 +41,10 @@ def layer():
     return recurra.layer("lstm", 4)
 
 
+def attention():
+    return recurra.layer("attention", 4)
+
+
 def model(**options):
     return LanguageModel(8, 8, "lstm", **options).eval()
 
@@ -143,6 +147,43 @@ BAD = {
     "state file to write": (lambda: two_states().save(None), ["path is None", "a path"]),
     "rows": (lambda: two_states().rows(5), ["index is 5", "positions below 2"]),
     "rows of no name": (lambda: two_states().rows("a"), ["index is 'a'", "a slice"]),
+    "rows of fractions": (lambda: two_states().rows(torch.tensor([0.5])), ["index is tensor([0.5000])", "positions"]),
+    "rows of everything": (lambda: two_states().rows(...), ["index is Ellipsis", "positions below 2"]),
+    "rows of no row": (lambda: two_states().rows(None), ["index is None", "positions below 2"]),
+    "rows by two axes": (lambda: two_states().rows(torch.tensor([[0]])), ["index is tensor([[0]])", "positions"]),
+    "rows by another mask": (lambda: two_states().rows(torch.tensor([True])), ["tensor([True])", "positions below 2"]),
+    "row True": (lambda: two_states().rows(0).rows(True), ["index is True", "positions below 1"]),
+    "rows of a number": (lambda: State(h=torch.tensor(1.0)).rows(0), ["index is 0", "positions below 0"]),
+    "state of numbers": (lambda: State(h=3).detach(), ["state['h'] is 3", "a tensor [B, ...]"]),
+    "bytes of numbers": (lambda: State(h=3).nbytes, ["state['h'] is 3", "a tensor [B, ...]"]),
+    "function on a state": (lambda: two_states().map("tanh"), ["function is 'tanh'", "a function"]),
+    "function of no tensors": (lambda: two_states().map(len), ["function returned 2 for 'h'", "a tensor"]),
+    "state on a device": (lambda: two_states().to("gpu"), ["device is 'gpu'", "that is there, such as 'cpu'"]),
+    "state on a number": (lambda: two_states().to(3.5), ["device is 3.5", "that is there, such as 'cpu'"]),
+    "state of integers": (lambda: two_states().to(torch.int32), ["dtype is torch.int32", "floating point"]),
+    "state of a type": (lambda: two_states().to("cpu", "float64"), ["dtype is 'float64'", "floating point"]),
+    "prefix": (lambda: two_states().under(3), ["prefix is 3", "str"]),
+    "prefix to add": (lambda: two_states().prefixed(None), ["prefix is None", "str"]),
+    "metadata": (lambda: two_states().save("x", 3), ["metadata is 3", "a dict of str to str"]),
+    "metadata's values": (lambda: two_states().save("x", {"a": 3}), ["metadata is {'a': 3}", "a dict of str to str"]),
+    "file of no tensors": (lambda: State(h=3).save("x"), ["state['h'] is 3", "a tensor"]),
+    "file of numbered names": (lambda: State({3: X}).save("x"), ["state[3] is float32", "under names of str"]),
+    "file of no values": (lambda: two_states().to("meta").save("x"), ["state['h'] is float32 on meta", "have values"]),
+    "file of a type": (
+        lambda: State(h=X.to(torch.complex128)).save("x"),
+        ["state['h'] is complex128 on cpu", "complex64", "use state.to('cpu', torch.float32)"],
+    ),
+    "file's device": (lambda: State.load("x", "gpu"), ["device is 'gpu'", "such as 'cpu'"]),
+    "state to trim": (lambda: layer().trim(3), ["state is a int", "LSTM"]),
+    "entries to trim": (lambda: attention().trim({}), ["state holds []", "expects ['keys', 'position', 'values']"]),
+    "rows to trim": (
+        lambda: layer().trim(two_states(c=torch.zeros(3, 1, 4))),
+        ["state['c'] holds 3 sequences", "state['h'] holds 2"],
+    ),
+    "position to trim": (
+        lambda: attention().trim(attention()(X)[1] | {"position": torch.tensor([9, 2])}),
+        ["state['position'][0] is 9, with 5 entries in state['keys']", "as this layer returned it"],
+    ),
     "scan's function": (lambda: recurra.scan(None, X), ["combine is None", "a function"]),
     "scan's axis": (lambda: recurra.scan(torch.add, X, "1"), ["dim is '1'", "an int"]),
     "text to evaluate on": (lambda: bits_per_byte(model(), "text"), ["text is 'text'", "expected bytes"]),
@@ -233,3 +274,30 @@ def test_a_state_can_be_saved_moved_detached_and_indexed(tmp_path):
     assert torch.equal(state.rows(torch.tensor([1, 0]))["h"][0], state["h"][1])
     assert state.to(torch.complex128)["h"].dtype == torch.complex128
     assert state.nbytes == 2 * 4 * 8
+
+
+def test_a_state_moves_in_precision_only():
+    """What is complex stays so, and what counts still counts."""
+    linear = recurra.layer("lru", 4)
+    _, state = linear(X)
+    _, after = linear.double()(X.double(), state.to(torch.float64))
+    assert after["h"].dtype is torch.complex128
+    assert after.to(torch.float32)["h"].dtype is torch.complex64
+    looking = attention()
+    _, state = looking(X)
+    y, state = looking.double()(X.double(), state.to("cpu", torch.float64))
+    assert y.dtype is state["keys"].dtype is torch.float64
+    assert state["position"].tolist() == [10, 10]
+
+
+@pytest.mark.parametrize(
+    ("index", "rows"),
+    [
+        *[(1, [1]), (-1, [2]), (torch.tensor(1), [1]), ([2, 0], [2, 0]), ((0, 0), [0, 0]), (slice(1, None), [1, 2])],
+        *[(torch.tensor([True, False, True]), [0, 2]), (torch.tensor([1, 2], dtype=torch.uint8), [1, 2])],
+    ],
+)
+def test_rows_of_a_state(index, rows):
+    state = State(h=torch.arange(6.0).view(3, 2), position=torch.tensor([5, 6, 7]))
+    assert state.rows(index)["position"].tolist() == [5 + row for row in rows]
+    assert state.rows(index)["h"].tolist() == [[2.0 * row, 2.0 * row + 1] for row in rows]

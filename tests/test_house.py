@@ -23,7 +23,7 @@ ALLOWED = {
     "norms": set(),
     "compiler": {"compiler", "errors", "files", "problem"},
     "engines": {"options", "engines", "compiler", "errors", "files", "problem"},
-    "state": {"options", "errors", "files"},
+    "state": {"options", "errors", "files", "problem"},
     "windows": {"engines", "problem"},
     "check": {"options", "errors", "problem", "state", "contract", "recurrence"},
     "contract": {"options", "check", "errors", "problem", "state"},

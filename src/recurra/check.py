@@ -99,28 +99,37 @@ def lengths(value: object, x: Tensor) -> Tensor | None:
     return value.long()
 
 
-def state(layer: Layer, value: object, x: Tensor) -> State:
-    """`state` has the names and shapes of this layer's own state, for the batch of `x`."""
+def state(layer: Layer, value: object, x: Tensor | None = None) -> State:
+    """`state` has the names and shapes of this layer's own state, for the batch of `x`; without it, for any batch."""
     owner = type(layer).__name__
     if not isinstance(value, Mapping):
         raise InputError(f"state is {describe(value)}; expected the State that {owner} returned, or None")
-    expected = layer.initial_state(x.shape[0], x)
+    whose, like = _first(value) if x is None else ("x", x)
+    expected = layer.initial_state(len(like), like)
     if set(value) != set(expected):
         raise InputError(
             f"state holds {sorted(map(str, value))}; {owner} expects {sorted(expected)}: is it another layer's?"
         )
-    for name, like in expected.items():
+    for name, own in expected.items():
         given = value[name]
-        shape = list(like.shape)
+        shape = list(own.shape)
         if name in layer.growing and isinstance(given, Tensor) and given.dim() == len(shape):
             shape[2] = given.shape[2]
         if not isinstance(given, Tensor) or list(given.shape[1:]) != shape[1:]:
             raise InputError(f"state[{name!r}] is {describe(given)}; {owner} expects {shape}")
-        if given.shape[0] != like.shape[0]:
-            raise InputError(f"state[{name!r}] holds {given.shape[0]} sequences, x holds {like.shape[0]}")
-        if given.dtype != like.dtype or given.device != like.device:
-            raise InputError(f"state[{name!r}] is {describe(given)}; {owner} expects {describe(like)}")
+        if given.shape[0] != len(like):
+            raise InputError(f"state[{name!r}] holds {given.shape[0]} sequences, {whose} holds {len(like)}")
+        if given.dtype != own.dtype or given.device != own.device:
+            raise InputError(f"state[{name!r}] is {describe(given)}; {owner} expects {describe(own)}")
     return State({name: value[name] for name in expected})
+
+
+def _first(state: Mapping[str, object]) -> tuple[str, Tensor]:
+    """The first entry of a state that is computed with: its name in a message, and one number of each of its rows."""
+    for name, entry in state.items():
+        if isinstance(entry, Tensor) and entry.dim() and (entry.is_floating_point() or entry.is_complex()):
+            return f"state[{name!r}]", entry.new_empty(len(entry), dtype=entry.dtype.to_real())
+    return "state", torch.empty(0)
 
 
 def step_inputs(layer: Recurrence, value: object, x: Tensor, lanes: int | None, states: int) -> dict[str, StepInput]:

@@ -104,8 +104,11 @@ class Layer(nn.Module):
         return State(state)
 
     def trim(self, state: Mapping[str, Tensor]) -> State:
-        """The state in the fewest entries; the same state, unless it grows and rows of it were taken out."""
-        return State(state)
+        """The state in the fewest entries; the same state, unless it grows and rows of it were taken out.
+
+        Raises InputError if it is not a state of this layer.
+        """
+        return check.state(self, state)
 
     def refusals(self, x: Tensor) -> dict[str, str | None]:
         """For every engine, why it cannot run this layer on x [B, T, D], or None if it can."""

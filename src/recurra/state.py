@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,18 +13,38 @@ from recurra import options
 from recurra.errors import InputError
 from recurra.files import write_atomically
 from recurra.options import shown
+from recurra.problem import cast
 
 
 class State(dict[str, Tensor]):
     """Names to tensors [B, ...]. What a layer returns, and takes to continue; nothing is hidden elsewhere."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> State:
-        """The state with `function` applied to every tensor."""
-        return State({name: function(tensor) for name, tensor in self.items()})
+        """The state with `function` applied to every tensor. Raises InputError if it does not return tensors."""
+        options.function("function", function)
+        after = State({name: function(tensor) for name, tensor in self._tensors()})
+        for name, value in after.items():
+            if not isinstance(value, Tensor):
+                raise InputError(f"function returned {shown(value)} for {name!r}; expected a tensor")
+        return after
 
-    def to(self, *args: Any, **kwargs: Any) -> State:
-        """`Tensor.to` on every entry."""
-        return self.map(lambda tensor: tensor.to(*args, **kwargs))
+    def to(
+        self, device: torch.device | str | int | torch.dtype | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """On a device, in the precision of a dtype, or both; a dtype may come first.
+
+        Complex entries stay complex, and integers what they are. Raises InputError if there is no such device, or if
+        the dtype is not of floating point.
+        """
+        if dtype is None and isinstance(device, torch.dtype):
+            device, dtype = None, device
+        place = None if device is None else _device(device)
+        if dtype is None:
+            return self.map(lambda tensor: tensor.to(place))
+        if not isinstance(dtype, torch.dtype) or not (dtype.is_floating_point or dtype.is_complex):
+            raise InputError(f"dtype is {shown(dtype)}; expected one of floating point, such as torch.float64")
+        real = dtype.to_real()
+        return self.map(lambda tensor: cast(tensor.to(place), real))
 
     def detach(self) -> State:
         """Cut from the graph, as truncated back-propagation needs between two windows."""
@@ -35,54 +54,99 @@ class State(dict[str, Tensor]):
         """A copy that shares no memory."""
         return self.map(torch.Tensor.clone)
 
-    def rows(self, index: Any) -> State:
-        """The batch rows `index` selects: an int (kept as a batch of one), a slice, or a tensor of positions.
+    def rows(self, index: int | slice | Sequence[int] | Tensor) -> State:
+        """The batch rows `index` selects: an int (kept as a batch of one), a slice, positions, or a mask of bool.
 
         Raises InputError if there are no such rows.
         """
+        rows = min((len(tensor) if tensor.dim() else 0 for _, tensor in self._tensors()), default=0)
         try:
-            chosen = torch.tensor([index]) if isinstance(index, int) else index
+            chosen = index if isinstance(index, slice) else _positions(index, rows)
             return self.map(lambda tensor: tensor[chosen])
         except (IndexError, TypeError, ValueError, RuntimeError) as error:
-            rows = next((len(tensor) for tensor in self.values()), 0)
             raise InputError(
                 f"index is {shown(index)}; expected an int, a slice or a tensor of positions below {rows}"
             ) from error
 
     def under(self, prefix: str) -> State:
-        """The entries below `prefix.`, without it."""
+        """The entries below `prefix.`, without it; there may be none. Raises InputError if it is no str."""
+        options.instance("prefix", prefix, str)
         head = prefix + "."
         return State({name[len(head) :]: tensor for name, tensor in self.items() if name.startswith(head)})
 
     def prefixed(self, prefix: str) -> State:
-        """Every entry renamed to `prefix.name`."""
+        """Every entry renamed to `prefix.name`. Raises InputError if it is no str."""
+        options.instance("prefix", prefix, str)
         return State({f"{prefix}.{name}": tensor for name, tensor in self.items()})
 
     @property
     def nbytes(self) -> int:
         """Bytes held by all tensors together."""
-        return sum(tensor.nbytes for tensor in self.values())
+        return sum(tensor.nbytes for _, tensor in self._tensors())
 
-    def save(self, path: str | Path, metadata: dict[str, str] | None = None) -> None:
-        """Write the state as safetensors; the file appears whole or not at all."""
+    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+        """Write the state as safetensors; the file appears whole or not at all.
+
+        Raises InputError if `metadata` is not of text, or if safetensors has no place for an entry.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import save
 
-        tensors = {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in self.items()
-        }
-        write_atomically(options.path("path", path), save(tensors, metadata))
+        path, told = options.path("path", path), {} if metadata is None else metadata
+        if not isinstance(told, Mapping) or not all(isinstance(text, str) for pair in told.items() for text in pair):
+            raise InputError(f"metadata is {shown(metadata)}; expected a dict of str to str")
+        content = {}
+        for name, tensor in self._tensors():
+            try:
+                content[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                save({name: torch.empty(0, dtype=tensor.dtype)})
+            except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+                what = f"{str(tensor.dtype)[6:]} on {tensor.device}, {str(tensor.layout)[6:]}"
+                raise InputError(
+                    f"state[{shown(name)}] is {what}; a file holds dense tensors that have values, up to float64 and "
+                    "complex64, under names of str: use state.to('cpu', torch.float32)"
+                ) from error
+        write_atomically(path, save(content, None if metadata is None else dict(told)))
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> State:
-        """Read a state that `save` wrote. Raises InputError if the file is not one."""
+        """Read a state that `save` wrote. Raises InputError if the file is not one, or there is no such device."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        path = options.path("path", path)
+        path, place = options.path("path", path), _device(device)
         try:
-            return cls(load_file(path, device=str(device)))
+            return cls(load_file(path, device=str(place)))
         except (OSError, SafetensorError) as error:
             raise InputError(f"state file {str(path)!r} cannot be read: {error}") from error
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The entries, each looked at."""
+        for name, tensor in self.items():
+            if not isinstance(tensor, Tensor):
+                raise InputError(f"state[{shown(name)}] is {shown(tensor)}; expected a tensor [B, ...]")
+            yield name, tensor
+
+
+def _device(value: object) -> torch.device:
+    """A device that is there."""
+    try:
+        return torch.empty(0, device=value).device  # type: ignore[call-overload]
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise InputError(f"device is {shown(value)}; expected one that is there, such as 'cpu'") from error
+
+
+def _positions(index: object, rows: int) -> Tensor:
+    """What selects batch rows, as int64 [number]. Raises an error of Python's or PyTorch's if it is none of them."""
+    chosen = torch.as_tensor(index)
+    if chosen.dtype is torch.bool and chosen.shape == (rows,):
+        return chosen.nonzero()[:, 0]
+    if chosen.dtype is torch.bool or chosen.is_floating_point() or chosen.is_complex() or chosen.dim() > 1:
+        raise TypeError(f"{chosen.dtype}, {chosen.shape}")
+    chosen = chosen.long().reshape(-1)
+    if ((chosen < -rows) | (chosen >= rows)).any():
+        raise IndexError(rows)
+    return chosen
 
 
 _pytree.register_pytree_node(

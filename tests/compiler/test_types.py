@@ -6,6 +6,7 @@ from cells import Cell
 
 import recurra
 from recurra.engines import choose
+from recurra.problem import constant
 from recurra.testing.tolerances import assert_close
 
 
@@ -77,3 +78,40 @@ def test_constants_of_another_type_do_no_harm():
     x = torch.randn(2, 5, 4, dtype=torch.float64)
     layer = Stepped(4).double()
     assert_close("y", layer(x, engine="compiled")[0], layer(x, engine="loop")[0])
+
+
+def test_a_refusal_holds_for_the_types_of_weights_it_was_made_for():
+    layer, x = WithAnInteger(4).double(), torch.randn(2, 6, 4, dtype=torch.float64)
+    for much in (3, 0.5, 3 + 0.5j, 2):
+        layer.much = torch.tensor(much, dtype=torch.float64 if isinstance(much, float) else None)
+        if isinstance(much, int):
+            with pytest.raises(recurra.EngineRefused, match="weight 'much' is int64"):
+                layer(x, engine="compiled")
+        elif isinstance(much, complex):
+            with pytest.raises(recurra.InputError, match=r"came in as \[\] float64"):
+                layer(x, engine="compiled")
+        else:
+            y, _ = layer(x, engine="compiled")
+            assert_close("y", y, layer(x, engine="loop")[0])
+
+
+class Numbered(Cell):
+    """Gets the number of each time step, without using it."""
+
+    def inputs(self, x):
+        return {"x": x, "n": torch.arange(x.shape[1])[None, :, None].expand_as(x), "k": constant(torch.arange(4))}
+
+    def step(self, h, x, n, k):  # noqa: ARG002
+        return 0.5 * h + x, h
+
+
+def test_integers_that_are_not_read_do_no_harm():
+    layer, x = Numbered(4), torch.randn(2, 700, 4, dtype=torch.float64, requires_grad=True)
+    resets = torch.rand(2, 700) < 0.01
+    expected, last = layer(x, engine="loop", resets=resets)
+    (slope,) = torch.autograd.grad(expected.square().sum(), x)
+    for engine in ("compiled", "scan", "convolution", "newton"):
+        y, state = layer(x, engine=engine, resets=resets)
+        assert_close("y", y, expected)
+        assert_close("h", state["h"], last["h"])
+        assert_close("gradient", *torch.autograd.grad(y.square().sum(), x), slope)

@@ -69,6 +69,26 @@ def test_wrong_combination_is_named():
         recurra.scan(lambda a, b: (a[0],), (torch.zeros(1, 4), torch.zeros(1, 4)))
 
 
+@pytest.mark.parametrize("result", [lambda a, b: b[:, :1], lambda a, b: b.sum(), lambda a, b: 1.0, lambda a, b: None])
+def test_combine_keeps_shapes(result):
+    with pytest.raises(recurra.InputError, match=r"combine returned .* from two times \[2, 4\]; expected"):
+        recurra.scan(result, torch.zeros(2, 9))
+
+
+def test_scan_along_an_axis_counted_from_the_end():
+    """Which is another one in each tensor."""
+    a, b = torch.rand(2, 9, dtype=torch.float64), torch.randn(3, 2, 9, dtype=torch.float64)
+    _, expected = recurra.scan(maps, (a.expand(3, 2, 9), b), 2)
+    assert_close("h", recurra.scan(maps, (a, b), -1)[1], expected)
+
+
+@pytest.mark.parametrize("time", [0, 1, 2])
+def test_scan_gives_tensors_of_its_own(time):
+    x = torch.ones(2, time)
+    recurra.scan(torch.add, x).zero_()
+    assert x.eq(1).all()
+
+
 SCANNED = [name for name in recurra.layers() if recurra.layer(name, 8).refusals(torch.randn(1, 2, 8))["scan"] is None]
 
 

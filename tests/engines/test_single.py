@@ -1,14 +1,18 @@
 """Single time steps as one kernel: what the layer itself gives, whatever is done to the layer in between."""
 
+import copy
 import gc
 import threading
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import recurra
+from recurra.compiler import cache
+from recurra.compiler import single as compiler
 from recurra.engines import single, threads
 from recurra.engines.modules import Snapshot
 from recurra.testing.tolerances import assert_close
@@ -241,6 +245,22 @@ def test_no_thread_waits_for_one_that_does_nothing(openmp, monkeypatch):
         monkeypatch.setattr(threads, "_openmp", lambda: None)
     monkeypatch.setattr(threads, "count", lambda: 3)
     assert torch.equal(steps(layer, xs, layer.initial_state(1))[0], expected)
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_a_thread_that_waits_calls_only_what_its_platform_has(platform, monkeypatch, tmp_path):
+    layer, xs = recurra.layer("mamba", 160), torch.randn(3, 160)
+    expected, _ = steps(layer, xs, layer.initial_state(1))
+    # Written anew, as there.
+    monkeypatch.setattr(compiler, "sys", SimpleNamespace(platform=platform))
+    monkeypatch.setattr(single, "_recipes", {})
+    monkeypatch.setattr(cache, "_kernels", {})
+    monkeypatch.setenv("RECURRA_CACHE_DIR", str(tmp_path))
+    fresh = copy.deepcopy(layer)
+    assert torch.equal(steps(fresh, xs, fresh.initial_state(1))[0], expected)
+    assert kernel_of(fresh).recipe.kernel.dealt
+    ir = kernel_of(fresh).recipe.kernel.source.read_text()
+    assert ("sched_yield" in ir) == (platform != "win32")
 
 
 def test_several_python_threads_at_once():

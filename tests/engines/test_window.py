@@ -26,7 +26,7 @@ def run(plain, leaves, resets, lengths, silu=False):
 @pytest.mark.parametrize("silu", [False, True])
 def test_equals_the_sum_of_lagged_signals(dtype, resets, lengths, silu):
     for time, channels, steps, biased in ((1, 3, 3, True), (2, 3, 3, True), (17, 5, 1, False), (40, 9, 3, True)):
-        carried = torch.randn(2, steps, channels).to(torch.float64 if dtype is torch.float64 else torch.float32)
+        carried = torch.randn(2, steps, channels, dtype=dtype)
         signal, weight = torch.randn(2, time, channels, dtype=dtype), torch.randn(channels, steps + 1, dtype=dtype)
         bias = torch.randn(channels, dtype=dtype) if biased else None
         starts = torch.rand(2, time) < 0.2 if resets else None
@@ -37,6 +37,7 @@ def test_equals_the_sum_of_lagged_signals(dtype, resets, lengths, silu):
             names, run(False, leaves, starts, ends, silu), run(True, leaves, starts, ends, silu), strict=False
         ):
             assert_close(name, got, expected, dtype)
+            assert got.dtype is expected.dtype, name
 
 
 def mixed(plain, leaves, resets, lengths):

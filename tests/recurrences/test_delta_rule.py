@@ -5,6 +5,7 @@ Inner gradients are written out by hand here.
 
 import math
 
+import peers
 import pytest
 import torch
 from torch.nn.functional import layer_norm, silu, softplus
@@ -366,6 +367,7 @@ def test_wrong_options_are_named(name, options, words):
 
 
 @pytest.mark.parametrize(("key_heads", "value_heads"), [(2, 4), (2, 2)])
+@pytest.mark.usefixtures("all_in_double")
 def test_gated_delta_net_is_that_of_transformers(key_heads, value_heads):
     transformers = pytest.importorskip("transformers")
     from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
@@ -374,7 +376,7 @@ def test_gated_delta_net_is_that_of_transformers(key_heads, value_heads):
         hidden_size=24, linear_num_key_heads=key_heads, linear_num_value_heads=value_heads, linear_key_head_dim=6,
         linear_value_head_dim=10, linear_conv_kernel_dim=4, num_hidden_layers=1, layer_types=["linear_attention"],
     )  # fmt: skip
-    theirs = Qwen3NextGatedDeltaNet(config, 0)
+    theirs = peers.scattered(Qwen3NextGatedDeltaNet(config, 0), torch.float64)
     ours = recurra.layer(
         "gated-delta-net", 24, heads=value_heads, key_heads=key_heads, key_size=6, value_size=10,
         norm_eps=config.rms_norm_eps,
@@ -388,11 +390,7 @@ def test_gated_delta_net_is_that_of_transformers(key_heads, value_heads):
         "norm.weight": "norm_weight",
         "out_proj.weight": "to_output.weight",
     }
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-        weights = {names[name]: value for name, value in theirs.state_dict().items()}
-        ours.load_state_dict(weights | {"conv_weight": weights["conv_weight"].squeeze(1)})
-        x = torch.randn(2, 70, 24)  # longer than one of their chunks
-        expected, got = theirs(x), ours(x)[0]
-    assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
+    weights = {names[name]: value for name, value in theirs.named_parameters()}
+    weights["conv_weight"] = weights["conv_weight"].squeeze(1)
+    x = torch.randn(2, 70, 24, dtype=torch.float64)  # longer than one of their chunks
+    peers.same(ours.double(), weights, theirs, x)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peers import LIMITS, close
 from torch.nn.functional import logsigmoid, silu, softplus
 
 import recurra
@@ -39,14 +40,24 @@ def core(name, **options):
         for parameter in layer.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
         problem = layer.problem(torch.randn(BATCH, TIME, WIDTH))
-    return layer, problem, {name: entry.tensor for name, entry in problem.inputs.items()}
+    values = {name: entry.tensor.requires_grad_() for name, entry in problem.inputs.items()}
+    return layer, problem, values
 
 
-def same(problem, expected, limit=1e-4):
-    """The steps give `expected` [B, T, heads, ...], all at once and one after the other, relative to its largest."""
-    limit = limit * expected.abs().max()
+def same(problem, expected):
+    """The steps give `expected` [B, T, heads, ...], all at once and one after the other, and its gradients.
+
+    Those are of what the steps read, where it asks for one.
+    """
+    y, slope = run(problem, "auto").y, torch.randn_like(expected)
+    close("y", y, expected)
+    leaves = {name: entry.tensor for name, entry in problem.inputs.items() if entry.tensor.requires_grad}
+    if leaves:
+        into = list(leaves.values())
+        found, wanted = (torch.autograd.grad(z, into, slope, materialize_grads=True) for z in (y, expected))
+        for name, *gradients in zip(leaves, found, wanted, strict=True):
+            close(f"gradient of {name}", *gradients)
     with torch.no_grad():
-        assert (run(problem, "auto").y - expected).abs().max() <= limit
         state = problem.state
         for t in range(problem.time):
             inputs = {
@@ -54,7 +65,7 @@ def same(problem, expected, limit=1e-4):
                 for name, entry in problem.inputs.items()
             }
             rollout = run(replace(problem, inputs=inputs, state=state, time=1), "auto")
-            assert (rollout.y[:, 0] - expected[:, t]).abs().max() <= limit
+            assert (rollout.y[:, 0] - expected[:, t]).abs().max() <= LIMITS[y.dtype] * expected.abs().max()
             state = rollout.state
 
 
@@ -76,8 +87,10 @@ def test_based_core_is_that_of_fla():
 
 
 def test_retnet_core_is_that_of_fla():
-    """Theirs leaves the rotation to the layer: q and k are turned by t theta before, where our state turns."""
+    """Theirs leaves the rotation to the layer: q and k are turned by t theta before, where our state turns. Decays are
+    fixed."""
     _, problem, z = core("retnet")
+    z["gamma"].requires_grad_(False)
     angle = torch.arange(TIME)[:, None, None] * z["theta"]
     q, k = (torch.view_as_real(torch.view_as_complex(u) * torch.polar(torch.ones_like(angle), angle)).flatten(-2)
             for u in (z["q"], z["k"]))  # fmt: skip
@@ -157,13 +170,12 @@ def test_ttt_linear_core_is_that_of_fla():
     memory = naive("ttt").chunk_ttt_linear_ref
     W, b = layer.W1.mT.expand(BATCH, -1, -1, -1), layer.b1[:, None].expand(BATCH, -1, -1, -1)
     models, outputs = [], []
-    with torch.no_grad():
-        for t in range(1, TIME + 1):
-            q, k, v, rate = (z[name][:, :t] for name in ("q", "k", "v", "rate"))
-            y, W_t, b_t = memory(
-                q.clone(), k, v, layer.norm_weight, layer.norm_bias, 2 * rate[..., None], scale=1.0,
-                mini_batch_size=1, initial_state=W, initial_state_bias=b, output_final_state=True,
-            )  # fmt: skip
-            models.append((q[:, -1, :, None] @ W_t + b_t)[:, :, 0])
-            outputs.append(y[:, -1])
+    for t in range(1, TIME + 1):
+        q, k, v, rate = (z[name][:, :t] for name in ("q", "k", "v", "rate"))
+        y, W_t, b_t = memory(
+            q.clone(), k, v, layer.norm_weight, layer.norm_bias, 2 * rate[..., None], scale=1.0,
+            mini_batch_size=1, initial_state=W, initial_state_bias=b, output_final_state=True,
+        )  # fmt: skip
+        models.append((q[:, -1, :, None] @ W_t + b_t)[:, :, 0])
+        outputs.append(y[:, -1])
     same(problem, torch.stack(outputs, 1) - torch.stack(models, 1) + z["q"])

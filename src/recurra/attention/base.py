@@ -98,8 +98,10 @@ class Attention(Layer, ABC):
         return State(state | {"position": position})
 
     def trim(self, state: Mapping[str, Tensor]) -> State:
-        fewest = cache.most(self.kept(state["position"]))
-        return State({n: v[:, :, max(0, v.shape[2] - fewest) :] if n in self.growing else v for n, v in state.items()})
+        own = super().trim(state)
+        self._check(own)
+        fewest = cache.most(self.kept(own["position"]))
+        return State({n: v[:, :, v.shape[2] - fewest :] if n in self.growing else v for n, v in own.items()})
 
     def refusals(self, x: Tensor) -> dict[str, str | None]:
         check.sequence(self, x)

@@ -7,6 +7,7 @@ computes for itself. Every value has memory of its own, so that it does no harm 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,7 +146,6 @@ class _Deal:
     def _wait(self, counter: Value, number: Value) -> None:
         """Go on when the counter has come to a number."""
         e = self.e
-        e.declarations.add("declare i32 @sched_yield()")
         look, again, rest, done = (e.label(hint) for hint in ("look", "again", "rest", "done"))
         count = e.variable(e.constant(0, I64))
         e.jump(look)
@@ -158,6 +158,8 @@ class _Deal:
         impatient = e.compare("sge", tries, e.constant(PATIENCE, I64))
         e.lines.append(f"  br {impatient}, label %{rest}, label %{look}")
         e.block(rest)
-        e.instruction(Type("i32"), "call i32 @sched_yield()")
+        if sys.platform != "win32":  # which has no such function: there the member goes on looking
+            e.declarations.add("declare i32 @sched_yield()")
+            e.instruction(Type("i32"), "call i32 @sched_yield()")
         e.jump(look)
         e.block(done)

@@ -28,8 +28,8 @@ def scan(combine: Callable[[Any, Any], Any], elements: Any, dim: int = 1) -> Any
         a tree shaped like `elements`; its entry t is the combination of the elements up to and including t.
 
     Raises:
-        InputError: `combine` is no function, or gives another tree; `elements` holds no tensor, or tensors of
-            different lengths.
+        InputError: `combine` is no function, or gives another tree, or tensors of other shapes; `elements` holds no
+            tensor, or tensors of different lengths.
 
     Example:
 
@@ -54,7 +54,11 @@ def scan(combine: Callable[[Any, Any], Any], elements: Any, dim: int = 1) -> Any
         result = combine(pytree.tree_unflatten(earlier, tree), pytree.tree_unflatten(later, tree))
         flat, shape = pytree.tree_flatten(result)
         if shape != tree:
-            raise InputError(f"combine returned {shape}; expected a tree like elements, {tree}")
+            raise InputError(f"combine returned {_one_line(shape)}; expected a tree like elements, {_one_line(tree)}")
+        if not all(isinstance(new, Tensor) and new.shape == old.shape for new, old in zip(flat, later, strict=True)):
+            raise InputError(
+                f"combine returned {_names(flat)} from two times {_names(later)}; expected tensors of the same shapes"
+            )
         return flat
 
     return pytree.tree_unflatten(_scan(combined, leaves, dim), tree)
@@ -64,11 +68,10 @@ def _scan(combine: Callable[[list[Tensor], list[Tensor]], list[Tensor]], leaves:
     """Pairs first, then the prefixes of the pairs, then the time steps in between."""
     time = leaves[0].shape[dim]
     if time < 2:
-        return leaves
+        return [leaf.clone() for leaf in leaves]
 
     def part(which: list[Tensor], start: int, stop: int | None, step: int) -> list[Tensor]:
-        index = [slice(None)] * (dim % which[0].dim()) + [slice(start, stop, step)]
-        return [t[tuple(index)] for t in which]
+        return [t[(slice(None),) * (dim % t.dim()) + (slice(start, stop, step),)] for t in which]
 
     pairs = combine(part(leaves, 0, time - 1, 2), part(leaves, 1, None, 2))
     odd = _scan(combine, pairs, dim)
@@ -83,6 +86,10 @@ def _interleaved(even: Tensor, odd: Tensor, dim: int) -> Tensor:
     n, dim = odd.shape[dim], dim % odd.dim()
     paired = torch.stack([even.narrow(dim, 0, n), odd], dim + 1).flatten(dim, dim + 1)
     return paired if even.shape[dim] == n else torch.cat([paired, even.narrow(dim, n, 1)], dim)
+
+
+def _one_line(tree: pytree.TreeSpec) -> str:
+    return " ".join(str(tree).split())
 
 
 def _names(leaves: list[Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -22,7 +23,7 @@ STORAGE = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfl
 SCALAR = STORAGE | {torch.bool: "i8"}
 
 lock = threading.RLock()
-_traces: weakref.WeakKeyDictionary[Any, dict] = weakref.WeakKeyDictionary()
+_traces: weakref.WeakKeyDictionary[Any, dict[Hashable, _Trace]] = weakref.WeakKeyDictionary()
 
 
 @dataclass
@@ -49,6 +50,21 @@ class TracedStep:
         return TracedStep(replace(self.traced, y=graph.concat(flat, 0)), self.leaves, self.weights)
 
 
+@dataclass(frozen=True)
+class _Trace:
+    """What tracing came to, and the shapes and types of the weights it holds for."""
+
+    step: TracedStep | str
+    weights: dict[str, Hashable]
+
+    def holds(self, problem: Problem) -> bool:
+        return not self.weights or self.weights == _kinds(problem.step.weights, self.weights)
+
+
+def _kinds(weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Hashable]:
+    return {name: (weights[name].shape, weights[name].dtype) for name in names if name in weights}
+
+
 def traced_step(problem: Problem) -> TracedStep | str:
     """The traced step, or why there is none."""
     owner, settings = problem.step.owner
@@ -58,9 +74,11 @@ def traced_step(problem: Problem) -> TracedStep | str:
     key = (settings, shapes, states, problem.dtype)
     with lock:
         known = _traces.setdefault(owner, {})
-        if key not in known:
-            known[key] = _trace(problem)
-        return known[key]
+        if key not in known or not known[key].holds(problem):
+            step = _trace(problem)
+            weights = problem.step.weights
+            known[key] = _Trace(step, _kinds(weights, weights if isinstance(step, str) else step.weights))
+        return known[key].step
 
 
 def _trace(problem: Problem) -> TracedStep | str:
@@ -82,16 +100,23 @@ def _trace(problem: Problem) -> TracedStep | str:
     except Untraceable as error:
         return str(error)
     leaves = _leaves(problem, traced)
-    used = {n.attr for n in topological(_outputs(traced)) if n.op == "input"}
-    read = [name for name in weights if {f"weight.{name}", f"weight.{name}.real"} & used]
-    return _inexact(problem, read) or TracedStep(traced, leaves, read)
+    used = {node.attr for node in topological(_outputs(traced)) if node.op == "input"}
+    read = {
+        kind: [name for name in names if any(f"{kind}.{name}{part}" in used for part in ("", ".real", ".imag"))]
+        for kind, names in (("input", inputs), ("weight", weights))
+    }
+    return _inexact(problem, read["input"], read["weight"]) or TracedStep(traced, leaves, read["weight"])
 
 
-def _inexact(problem: Problem, read: list[str]) -> str | None:
-    """Why a graph, whose numbers are floating point, is not exactly the step, or None."""
+def _inexact(problem: Problem, inputs: list[str], weights: list[str]) -> str | None:
+    """Why a graph, whose numbers are floating point, is not exactly the step, or None.
+
+    Args:
+        inputs, weights: names of those that the step reads.
+    """
     states = {f"state {name!r}": t for name, t in problem.state.items()}
-    others = {f"input {name!r}": entry.tensor for name, entry in problem.inputs.items()}
-    others |= {f"weight {name!r}": problem.step.weights[name] for name in read}
+    others = {f"input {name!r}": problem.inputs[name].tensor for name in inputs}
+    others |= {f"weight {name!r}": problem.step.weights[name] for name in weights}
     for name, t in (states | others).items():
         known = t.is_floating_point() or t.is_complex() or (t.dtype is torch.bool and name in others)
         if not known:

@@ -42,7 +42,7 @@ def convolve(
     if compiled.refuses(problem):
         return None
     rollout = compiled.run(problem)
-    return rollout.y, rollout.state["h"].transpose(1, 2)
+    return rollout.y, rollout.state["h"].transpose(1, 2).to(window.dtype)
 
 
 @unseen
@@ -63,7 +63,7 @@ def mix(
     if compiled.refuses(problem):
         return None
     outputs, state = compiled.run_all(problem)
-    return list(outputs.values()), state["h"].transpose(1, 2)
+    return list(outputs.values()), state["h"].transpose(1, 2).to(window.dtype)
 
 
 def _problem(
