@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Hashable, Mapping
 from dataclasses import is_dataclass
-from operator import attrgetter, itemgetter
+from operator import attrgetter, is_, itemgetter
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,48 +35,79 @@ class Snapshot:
         # What the module holds, but not itself: whoever keeps a snapshot does not keep its module.
         modules = list(module.modules())
         self._vars = list(map(vars, modules))
-        homes: list[dict] = [home for m in modules for home in (m._parameters, m._buffers, m._modules)]
+        self._settings = [itemgetter("training", "training", *_settings(m)) for m in modules]
+        homes: list[dict] = [home for m in modules for home in (m._parameters, m._buffers)]
         held = [(home, name, value) for home in homes for name, value in home.items()]
         self._held_homes, self._held_names = [home for home, _, _ in held], [name for _, name, _ in held]
         # Kept, so that nothing new gets the identity of what was replaced.
         self._held = [value for _, _, value in held]
-        self._tensors = [value for _, _, value in held if isinstance(value, Tensor)]
+        self._tensors = [value for value in self._held if value is not None]
+        self._parts = [m._modules for m in modules]
         self._dicts = [*homes, *self._vars]
-        own = [(home, name) for home in self._vars for name in home if name not in INTERNAL]
-        self._setting_homes, self._setting_names = [home for home, _ in own], [name for _, name in own]
-        settings = [home[name] for home, name in own]
-        self.plain = all(map(_plain, settings)) and all(_known(type(m)) for m in modules)
-        """Whether these are modules of this library and of PyTorch, with nothing in them that is not plain data."""
         self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-        self.hooked = any(self._hooks) or any(_global_hooks())
-        self.fingerprint: Hashable = tuple(
-            (name, type(m), m.training, tuple((k, repr(v)) for k, v in vars(m).items() if k not in INTERNAL))
-            for name, m in module.named_modules()
-        )
-        """The same for modules that are the same function of their tensors, if they are plain."""
-        self._was = copy.deepcopy(self._now()) if self.plain else self._now()
+        self.hooked = self._now_hooked()
+        self._parts_were, self._was = list(map(dict, self._parts)), self._now()
+        settings = self._now_set()
+        # Others' values are not to be copied; they are told apart by what they say of themselves.
+        shared = {id(value): value for own in settings for value in own if not _plain(value) or _frozen(value)}
+        self._settings_were = copy.deepcopy(settings, shared)
 
     def holds(self) -> bool:
         """Whether the module still is what it was."""
-        return self._now() == self._was and (any(self._hooks) or any(_global_hooks())) == self.hooked
+        try:
+            return (
+                self._parts == self._parts_were
+                and all(map(is_, map(dict.get, self._held_homes, self._held_names), self._held))
+                and self._now() == self._was
+                and self._now_set() == self._settings_were
+                and self._now_hooked() == self.hooked
+            )
+        except Exception:
+            # Something is gone, or of a kind that cannot be compared.
+            return False
 
-    def _now(self) -> tuple[Hashable, ...]:
+    def _now(self) -> tuple[list, ...]:
         """What there is to compare; it is looked at before every token, so all loops here are C's."""
-        held = map(dict.get, self._held_homes, self._held_names)
-        settings = map(dict.get, self._setting_homes, self._setting_names)
+        tensors = self._tensors
         return (
-            tuple(map(id, held)),
-            tuple(map(len, self._dicts)),
-            tuple(map(Tensor.data_ptr, self._tensors)),
-            tuple(map(Tensor.stride, self._tensors)),
-            tuple(map(_shape, self._tensors)),
-            tuple(map(_dtype, self._tensors)),
-            tuple(map(_training, self._vars)),
-            tuple(settings if self.plain else map(id, settings)),
+            list(map(len, self._dicts)),
+            list(map(Tensor.data_ptr, tensors)),
+            list(map(Tensor.stride, tensors)),
+            list(map(Tensor.size, tensors)),
+            list(map(_dtype, tensors)),
         )
 
+    def _now_set(self) -> list[tuple]:
+        return list(map(itemgetter.__call__, self._settings, self._vars))
 
-_shape, _dtype, _training = attrgetter("shape"), attrgetter("dtype"), itemgetter("training")
+    def _now_hooked(self) -> bool:
+        return any(self._hooks) or any(_global_hooks())
+
+
+_dtype = attrgetter("dtype")
+
+
+def _settings(module: nn.Module) -> list[str]:
+    """Names of the attributes that are the module's own."""
+    return [name for name in vars(module) if name not in INTERNAL]
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether this is made of modules of this library and of PyTorch, with nothing in them that is not plain data."""
+    return all(_known(type(m)) and all(_plain(vars(m)[name]) for name in _settings(m)) for m in module.modules())
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether calling the module or one of its parts runs somebody's hook."""
+    return any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()) or any(_global_hooks())
+
+
+def fingerprint(module: nn.Module) -> Hashable:
+    """The same for modules that are the same function of their tensors, if they are plain."""
+    return tuple(
+        (name, type(m), m.training, tuple((k, repr(vars(m)[k])) for k in _settings(m)))
+        for name, m in module.named_modules()
+    )
 
 
 def _global_hooks() -> tuple[Mapping, Mapping]:
@@ -96,3 +127,11 @@ def _plain(value: object) -> bool:
     if is_dataclass(value) and type(value).__module__.split(".")[0] == "recurra":
         return all(map(_plain, vars(value).values()))
     return value is None or isinstance(value, bool | int | float | str)
+
+
+def _frozen(value: object) -> bool:
+    """Whether a plain value is a dataclass that cannot change."""
+    parameters = getattr(type(value), "__dataclass_params__", None)
+    if parameters is None or not parameters.frozen:
+        return False
+    return not any(isinstance(held, dict | list | tuple) or is_dataclass(held) for held in vars(value).values())

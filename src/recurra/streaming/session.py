@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import count as endless
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from recurra import options
 from recurra.errors import InputError, RecurraError
 from recurra.models.language_model import LanguageModel
 from recurra.state import State
+from recurra.streaming.walk import TokenWalk
 
 PIECE = 1024
 """Tokens read in one call of the model."""
@@ -38,7 +40,23 @@ class Session:
         self.generator = torch.Generator().manual_seed(_seed(seed))
         weight = model.embedding.weight
         self.logits = torch.zeros(model.config["vocabulary"], dtype=weight.dtype, device=weight.device)
+        self._walk: TokenWalk | None = None
         self.state = model.initial_state(1) if state is None else self._fitting(state)
+
+    @property
+    def state(self) -> State:
+        """Of one sequence, after all that has been read; yours to keep, and to set."""
+        if self._walk is not None:
+            self._state, self._walk = self._walk.end(), None
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state, self._walk = state, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies are made of: they share no walk."""
+        return {**vars(self), "_state": self.state, "_walk": None}
 
     @torch.no_grad()
     def _fitting(self, state: Mapping[str, Tensor]) -> State:
@@ -61,6 +79,8 @@ class Session:
         """
         if isinstance(tokens, str):
             raise InputError("tokens is a str; expected bytes or integers: use text.encode()")
+        if isinstance(tokens, tuple | bytes | list) and len(tokens) == 1 and self._step(tokens[0]):
+            return self.logits
         before = self.state, self.logits
         listed = tokens.tolist() if isinstance(tokens, Tensor) else tokens
         if not isinstance(listed, Iterable):
@@ -76,6 +96,17 @@ class Session:
             self.state, self.logits = before
             raise
         return self.logits
+
+    def _step(self, token: Any) -> bool:
+        """Read one token in one launch, if it is one and that can be."""
+        if type(token) is not int or not 0 <= token < self.model.config["vocabulary"]:
+            return False
+        walk = self._walk or TokenWalk.start(self.model, self._state)
+        logits = None if walk is None else walk.step(token)
+        if logits is None:
+            return False
+        self._walk, self.logits = walk, logits
+        return True
 
     def generate(
         self, count: int | None = None, temperature: float = 1.0, top_k: int | None = None, seed: int | None = None
