@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import is_dataclass
-from operator import attrgetter, is_, itemgetter
+from operator import attrgetter, is_
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,62 +29,49 @@ def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str =
 
 
 class Snapshot:
-    """All that a module's function depends on besides its input, as it is now."""
+    """All that a module's function depends on besides its input, as it is now.
+
+    It is compared before every token, after weights have gone through the caches: all loops are C's, and touch as few
+    objects as they can.
+    """
 
     def __init__(self, module: nn.Module):
         # What the module holds, but not itself: whoever keeps a snapshot does not keep its module.
         modules = list(module.modules())
-        self._vars = list(map(vars, modules))
-        self._settings = [itemgetter("training", "training", *_settings(m)) for m in modules]
-        homes: list[dict] = [home for m in modules for home in (m._parameters, m._buffers)]
+        homes: list[dict] = [home for m in modules for home in (m._parameters, m._buffers, m._modules)]
         held = [(home, name, value) for home in homes for name, value in home.items()]
         self._held_homes, self._held_names = [home for home, _, _ in held], [name for _, name, _ in held]
         # Kept, so that nothing new gets the identity of what was replaced.
         self._held = [value for _, _, value in held]
-        self._tensors = [value for value in self._held if value is not None]
-        self._parts = [m._modules for m in modules]
-        self._dicts = [*homes, *self._vars]
+        self._tensors = tensors = [value for value in self._held if isinstance(value, Tensor)]
+        self._readings = [(read, list(map(read, tensors))) for read in _READINGS]
+        self._dicts = [*homes, *map(vars, modules)]
+        self._lengths = list(map(len, self._dicts))
+        own = [(vars(m), name) for m in modules for name in ("training", *_settings(m))]
+        self._setting_homes, self._setting_names = [home for home, _ in own], [name for _, name in own]
+        settings = [home[name] for home, name in own]
+        # Of what cannot change a copy would only be another object to look at.
+        self._settings = [copy.deepcopy(v) if _plain(v) and not _frozen(v) else v for v in settings]
         self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-        self.hooked = self._now_hooked()
-        self._parts_were, self._was = list(map(dict, self._parts)), self._now()
-        settings = self._now_set()
-        # Others' values are not to be copied; they are told apart by what they say of themselves.
-        shared = {id(value): value for own in settings for value in own if not _plain(value) or _frozen(value)}
-        self._settings_were = copy.deepcopy(settings, shared)
+        self.hooked = any(self._hooks) or any(_global_hooks())
 
     def holds(self) -> bool:
         """Whether the module still is what it was."""
         try:
             return (
-                self._parts == self._parts_were
+                list(map(len, self._dicts)) == self._lengths
                 and all(map(is_, map(dict.get, self._held_homes, self._held_names), self._held))
-                and self._now() == self._was
-                and self._now_set() == self._settings_were
-                and self._now_hooked() == self.hooked
+                and all(list(map(read, self._tensors)) == was for read, was in self._readings)
+                and list(map(dict.get, self._setting_homes, self._setting_names)) == self._settings
+                and (any(self._hooks) or any(_global_hooks())) == self.hooked
             )
         except Exception:
-            # Something is gone, or of a kind that cannot be compared.
+            # Something is now of a kind that cannot be compared.
             return False
 
-    def _now(self) -> tuple[list, ...]:
-        """What there is to compare; it is looked at before every token, so all loops here are C's."""
-        tensors = self._tensors
-        return (
-            list(map(len, self._dicts)),
-            list(map(Tensor.data_ptr, tensors)),
-            list(map(Tensor.stride, tensors)),
-            list(map(Tensor.size, tensors)),
-            list(map(_dtype, tensors)),
-        )
 
-    def _now_set(self) -> list[tuple]:
-        return list(map(itemgetter.__call__, self._settings, self._vars))
-
-    def _now_hooked(self) -> bool:
-        return any(self._hooks) or any(_global_hooks())
-
-
-_dtype = attrgetter("dtype")
+_READINGS: tuple[Callable, ...] = (Tensor.data_ptr, Tensor.stride, Tensor.size, attrgetter("dtype"))
+"""What may change in a tensor that stays the same object."""
 
 
 def _settings(module: nn.Module) -> list[str]:
