@@ -7,7 +7,7 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -156,39 +156,41 @@ class Launch:
 
 class Walk:
     """A sequence that takes one time step after another through a chain. Its states lie in two places of its own by
-    turns, so that nothing is made for a step but its result; they are the caller's once it has asked for them, and the
-    walk is then over.
+    turns, so that nothing is made for a step but its result. Once they have been asked for they are the caller's, and
+    the walk is over.
 
-    Steps may be asked for by several threads; they are taken one after another.
+    Several threads may ask; one is served after another.
     """
 
     def __init__(self, chain: Chain, states: Sequence[Mapping[str, Tensor]]):
         self._chain, self._lock = chain, threading.Lock()
-        self._states: list[Tensor] | None = chain.split(states)
-        self._memory = chain.memory()
+        self._states, self._memory = chain.split(states), chain.memory()
         self._launches: list[Launch] = []
         self._turn = 0
+        self._end: list[dict[str, Tensor]] | None = None
 
-    def step(self, x: Tensor) -> Tensor | None:
-        """What `Chain.run` gives for x and the states so far; None if the walk is over."""
+    def steps(self, xs: Iterable[Tensor]) -> Tensor | None:
+        """The last of what `Chain.run` gives for one x after another and the states so far; None if the walk is over,
+        or without an x."""
+        y = None
         with self._lock:
-            if self._states is None:
-                return None
-            launch = self._launches[self._turn] if self._turn < len(self._launches) else self._launch(self._states)
-            y = launch.run(x)
-            # From the states it was given into one place, then to and fro between that and another.
-            self._states, self._turn = launch.after, 1 if self._turn == 2 else self._turn + 1
-            return y
+            for x in xs if self._end is None else ():
+                launch = self._launches[self._turn] if self._turn < len(self._launches) else self._launch()
+                y = launch.run(x)
+                # From the states it was given into one place, then to and fro between that and another.
+                self._states, self._turn = launch.after, 1 if self._turn == 2 else self._turn + 1
+        return y
 
-    def _launch(self, before: list[Tensor]) -> Launch:
+    def _launch(self) -> Launch:
         with torch.inference_mode(False):
             after = self._launches[0].after if self._turn == 2 else self._chain.fresh()
-        self._launches.append(Launch(self._chain, before, after, self._memory))
+        self._launches.append(Launch(self._chain, self._states, after, self._memory))
         return self._launches[-1]
 
     def end(self) -> list[dict[str, Tensor]]:
-        """The states after the last step, when it has not been asked before."""
+        """The states after the last step."""
         with self._lock:
-            assert self._states is not None
-            states, self._states = self._states, None
-            return self._chain.join(states)
+            if self._end is None:
+                self._end = self._chain.join(self._states)
+                self._launches.clear()
+            return self._end

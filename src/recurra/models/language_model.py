@@ -146,7 +146,7 @@ class LanguageModel(nn.Module):
         carried = check.parts("this model", state, self._names())
         done = single.advance(self, self._parts, x, [*carried, {}]) if plain and carried else None
         if done is not None:
-            return done[0], self._joined(done[1])
+            return done[0].to(self.embedding.weight.dtype), self._joined(done[1])
         after = []
         for i, block in enumerate(self.blocks):
             own = carried[i] if carried else None

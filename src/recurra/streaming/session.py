@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count as endless
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,8 @@ from recurra.streaming.walk import TokenWalk
 
 PIECE = 1024
 """Tokens read in one call of the model."""
+FEW = 8
+"""Tokens that are sooner read one by one, where each is one launch: a call of the model costs as much as several."""
 
 
 class Session:
@@ -46,8 +48,9 @@ class Session:
     @property
     def state(self) -> State:
         """Of one sequence, after all that has been read; yours to keep, and to set."""
-        if self._walk is not None:
-            self._state, self._walk = self._walk.end(), None
+        walk = self._walk
+        if walk is not None:
+            self._state, self._walk = walk.end(), None
         return self._state
 
     @state.setter
@@ -79,7 +82,7 @@ class Session:
         """
         if isinstance(tokens, str):
             raise InputError("tokens is a str; expected bytes or integers: use text.encode()")
-        if isinstance(tokens, tuple | bytes | list) and len(tokens) == 1 and self._step(tokens[0]):
+        if isinstance(tokens, tuple | bytes | list) and len(tokens) == 1 and self._walked(tokens):
             return self.logits
         before = self.state, self.logits
         listed = tokens.tolist() if isinstance(tokens, Tensor) else tokens
@@ -90,19 +93,21 @@ class Session:
         sequence = iter(listed)
         try:
             while piece := list(islice(sequence, PIECE)):
-                logits, self.state = self.model(self._batch(piece), self.state)
-                self.logits = logits[0, -1].clone()
+                if len(piece) > FEW or not self._walked(piece):
+                    logits, self.state = self.model(self._batch(piece), self.state)
+                    self.logits = logits[0, -1].clone()
         except BaseException:
             self.state, self.logits = before
             raise
         return self.logits
 
-    def _step(self, token: Any) -> bool:
-        """Read one token in one launch, if it is one and that can be."""
-        if type(token) is not int or not 0 <= token < self.model.config["vocabulary"]:
+    def _walked(self, tokens: Sequence[Any]) -> bool:
+        """Whether all of these are tokens, and each could be read in one launch; if not, nothing has happened."""
+        vocabulary = self.model.config["vocabulary"]
+        if not all(type(token) is int and 0 <= token < vocabulary for token in tokens):
             return False
         walk = self._walk or TokenWalk.start(self.model, self._state)
-        logits = None if walk is None else walk.step(token)
+        logits = None if walk is None else walk.step(tokens)
         if logits is None:
             return False
         self._walk, self.logits = walk, logits

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from recurra import check
@@ -20,8 +19,8 @@ class TokenWalk:
     of its own. Before each it is checked that the model still is what it was.
     """
 
-    def __init__(self, model: LanguageModel, plan: Plan, walk: Walk, dtype: torch.dtype):
-        self._model, self._plan, self._walk, self._dtype = model, plan, walk, dtype
+    def __init__(self, model: LanguageModel, plan: Plan, walk: Walk):
+        self._model, self._plan, self._walk = model, plan, walk
 
     @classmethod
     def start(cls, model: LanguageModel, state: Mapping[str, Tensor]) -> TokenWalk | None:
@@ -36,16 +35,17 @@ class TokenWalk:
         plan = plan_of(model, model._parts, x, [*(carried or []), {}])
         if plan is None or plan.chain is None or plan.snapshot.hooked:
             return None
-        return cls(model, plan, Walk(plan.chain, [*(carried or []), {}]), x.dtype)
+        return cls(model, plan, Walk(plan.chain, [*(carried or []), {}]))
 
-    def step(self, token: int) -> Tensor | None:
-        """The scores after a token of the vocabulary, [vocabulary]; None if the model is not what it was, or the walk
-        is over."""
-        chain = self._plan.chain
+    def step(self, tokens: Sequence[int]) -> Tensor | None:
+        """The scores after some tokens of the vocabulary, [vocabulary]; None, and none is taken, if the model is not
+        what it was, or the walk is over."""
+        model, chain = self._model, self._plan.chain
         if chain is None or not undisturbed() or not self._plan.holds():
             return None
-        y = self._walk.step(chain.input(self._model._enter(self._model.embedding.weight[token])))
-        return None if y is None else y.to(self._dtype)
+        weight = model.embedding.weight
+        y = self._walk.steps(chain.input(model._enter(weight[token])) for token in tokens)
+        return None if y is None else y.to(weight.dtype)
 
     def end(self) -> State:
         """The state after the last token. The walk is then over, and the state the caller's."""
