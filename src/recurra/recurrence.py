@@ -84,7 +84,7 @@ class Recurrence(Layer):
         one kernel, its matrices included.
         """
         if engine == "auto" and isinstance(x_t, Tensor) and x_t.dim() == 2 and isinstance(state, Mapping):
-            done = single.advance([self], x_t[:, None], [state])
+            done = single.advance(self, lambda: [self], x_t[:, None], [state])
             if done is not None:
                 return done[0][:, 0], State(done[1][0])
         return super().advance(x_t, state, engine=engine)

@@ -32,7 +32,7 @@ def steps(layer, xs, state, engine="auto"):
 
 
 def kernel_of(module):
-    return single._steps[module].step if module in single._steps else None
+    return single._plans[module].chain if module in single._plans else None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -229,7 +229,7 @@ def test_any_number_of_threads_gives_the_same_bits(name):
             seen.append([y, *state.values()])
     finally:
         torch.set_num_threads(before)
-    assert kernel_of(layer).recipe.kernel.dealt
+    assert kernel_of(layer).kernels[0].dealt
     for others in seen[1:]:
         assert all(map(torch.equal, others, seen[0]))
 
@@ -240,7 +240,7 @@ def test_no_thread_waits_for_one_that_does_nothing(openmp, monkeypatch):
     expected, _ = steps(layer, xs, layer.initial_state(1))
     if openmp:
         run = threads.run
-        monkeypatch.setattr(threads, "run", lambda kernels, task, _: run(kernels, replace(task, items=1), 1))
+        monkeypatch.setattr(threads, "run", lambda task, _: run(replace(task, items=1), 1))
     else:
         monkeypatch.setattr(threads, "_openmp", lambda: None)
     monkeypatch.setattr(threads, "count", lambda: 3)

@@ -44,7 +44,7 @@ def test_whole_sequences(name, width):
 def test_single_steps(name, width):
     case = draw(lambda: build(name, width), torch.float64, batch=1, time=1, state=True)
     with torch.no_grad():
-        done = single.advance([case.layer], case.x, [case.state])
+        done = single.advance(case.layer, lambda: [case.layer], case.x, [case.state])
     y, state = case.run("loop")
     assert done is not None
     assert_close("y", done[0], y)

@@ -130,7 +130,7 @@ def launch(call: Call, reverse: bool, memory: Mapping[str, Tensor], batch: int, 
     wanted = threads.count() if work * (1 + call.plan.products * 50) > SMALL else 1
     scratch = torch.empty(wanted, kernel.scratch + 16, dtype=REAL[call.plan.real], device="cpu")
     size = scratch.stride(0) * scratch.element_size()
-    threads.run([kernel], threads.Task([pointers], numbers, scratch.data_ptr(), size, items), wanted)
+    threads.run(threads.Task([kernel], [pointers], numbers, scratch.data_ptr(), size, items), wanted)
 
 
 def _is_large(call: Call, reverse: bool, memory: Mapping[str, Tensor]) -> bool:

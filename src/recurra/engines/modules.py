@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import is_dataclass
-from operator import attrgetter, itemgetter
+from operator import attrgetter, is_
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,54 +29,72 @@ def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str =
 
 
 class Snapshot:
-    """All that a module's function depends on besides its input, as it is now."""
+    """All that a module's function depends on besides its input, as it is now.
+
+    It is compared before every token, after weights have gone through the caches: all loops are C's, and touch as few
+    objects as they can.
+    """
 
     def __init__(self, module: nn.Module):
         # What the module holds, but not itself: whoever keeps a snapshot does not keep its module.
         modules = list(module.modules())
-        self._vars = list(map(vars, modules))
         homes: list[dict] = [home for m in modules for home in (m._parameters, m._buffers, m._modules)]
         held = [(home, name, value) for home in homes for name, value in home.items()]
         self._held_homes, self._held_names = [home for home, _, _ in held], [name for _, name, _ in held]
         # Kept, so that nothing new gets the identity of what was replaced.
         self._held = [value for _, _, value in held]
-        self._tensors = [value for _, _, value in held if isinstance(value, Tensor)]
-        self._dicts = [*homes, *self._vars]
-        own = [(home, name) for home in self._vars for name in home if name not in INTERNAL]
+        self._tensors = tensors = [value for value in self._held if isinstance(value, Tensor)]
+        self._readings = [(read, list(map(read, tensors))) for read in _READINGS]
+        self._dicts = [*homes, *map(vars, modules)]
+        self._lengths = list(map(len, self._dicts))
+        own = [(vars(m), name) for m in modules for name in ("training", *_settings(m))]
         self._setting_homes, self._setting_names = [home for home, _ in own], [name for _, name in own]
         settings = [home[name] for home, name in own]
-        self.plain = all(map(_plain, settings)) and all(_known(type(m)) for m in modules)
-        """Whether these are modules of this library and of PyTorch, with nothing in them that is not plain data."""
+        # Of what cannot change a copy would only be another object to look at.
+        self._settings = [copy.deepcopy(v) if _plain(v) and not _frozen(v) else v for v in settings]
         self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self.hooked = any(self._hooks) or any(_global_hooks())
-        self.fingerprint: Hashable = tuple(
-            (name, type(m), m.training, tuple((k, repr(v)) for k, v in vars(m).items() if k not in INTERNAL))
-            for name, m in module.named_modules()
-        )
-        """The same for modules that are the same function of their tensors, if they are plain."""
-        self._was = copy.deepcopy(self._now()) if self.plain else self._now()
 
     def holds(self) -> bool:
         """Whether the module still is what it was."""
-        return self._now() == self._was and (any(self._hooks) or any(_global_hooks())) == self.hooked
-
-    def _now(self) -> tuple[Hashable, ...]:
-        """What there is to compare; it is looked at before every token, so all loops here are C's."""
-        held = map(dict.get, self._held_homes, self._held_names)
-        settings = map(dict.get, self._setting_homes, self._setting_names)
-        return (
-            tuple(map(id, held)),
-            tuple(map(len, self._dicts)),
-            tuple(map(Tensor.data_ptr, self._tensors)),
-            tuple(map(Tensor.stride, self._tensors)),
-            tuple(map(_shape, self._tensors)),
-            tuple(map(_dtype, self._tensors)),
-            tuple(map(_training, self._vars)),
-            tuple(settings if self.plain else map(id, settings)),
-        )
+        try:
+            return (
+                list(map(len, self._dicts)) == self._lengths
+                and all(map(is_, map(dict.get, self._held_homes, self._held_names), self._held))
+                and all(list(map(read, self._tensors)) == was for read, was in self._readings)
+                and list(map(dict.get, self._setting_homes, self._setting_names)) == self._settings
+                and (any(self._hooks) or any(_global_hooks())) == self.hooked
+            )
+        except Exception:
+            # Something is now of a kind that cannot be compared.
+            return False
 
 
-_shape, _dtype, _training = attrgetter("shape"), attrgetter("dtype"), itemgetter("training")
+_READINGS: tuple[Callable, ...] = (Tensor.data_ptr, Tensor.stride, Tensor.size, attrgetter("dtype"))
+"""What may change in a tensor that stays the same object."""
+
+
+def _settings(module: nn.Module) -> list[str]:
+    """Names of the attributes that are the module's own."""
+    return [name for name in vars(module) if name not in INTERNAL]
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether this is made of modules of this library and of PyTorch, with nothing in them that is not plain data."""
+    return all(_known(type(m)) and all(_plain(vars(m)[name]) for name in _settings(m)) for m in module.modules())
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether calling the module or one of its parts runs somebody's hook."""
+    return any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()) or any(_global_hooks())
+
+
+def fingerprint(module: nn.Module) -> Hashable:
+    """The same for modules that are the same function of their tensors, if they are plain."""
+    return tuple(
+        (name, type(m), m.training, tuple((k, repr(vars(m)[k])) for k in _settings(m)))
+        for name, m in module.named_modules()
+    )
 
 
 def _global_hooks() -> tuple[Mapping, Mapping]:
@@ -96,3 +114,11 @@ def _plain(value: object) -> bool:
     if is_dataclass(value) and type(value).__module__.split(".")[0] == "recurra":
         return all(map(_plain, vars(value).values()))
     return value is None or isinstance(value, bool | int | float | str)
+
+
+def _frozen(value: object) -> bool:
+    """Whether a plain value is a dataclass that cannot change."""
+    parameters = getattr(type(value), "__dataclass_params__", None)
+    if parameters is None or not parameters.frozen:
+        return False
+    return not any(isinstance(held, dict | list | tuple) or is_dataclass(held) for held in vars(value).values())

@@ -24,8 +24,9 @@ _process = os.getpid()
 
 @dataclass(frozen=True)
 class Task:
-    """Arguments of kernels that run one after the other."""
+    """Kernels that run one after the other, and their arguments."""
 
+    kernels: Sequence[Loaded]
     pointers: Sequence[Any]
     """Of each kernel."""
     integers: Any
@@ -33,6 +34,19 @@ class Task:
     scratch_bytes: int
     """Per thread."""
     items: int
+
+    @functools.cached_property
+    def packed(self) -> tuple[Any, ...]:
+        """What `share` of a kernel takes, an array, and what it points to."""
+        openmp, number = _openmp(), len(self.kernels)
+        assert openmp is not None
+        functions = (ctypes.c_void_p * number)(*(kernel.address for kernel in self.kernels))
+        arguments = (ctypes.c_void_p * number)(*map(ctypes.addressof, self.pointers))
+        lists = ctypes.addressof(functions), ctypes.addressof(arguments), ctypes.addressof(self.integers)
+        array = (ctypes.c_int64 * 9)(
+            number, *lists, self.scratch, self.scratch_bytes, self.items, openmp.number, openmp.count
+        )
+        return array, functions, arguments
 
 
 @dataclass(frozen=True)
@@ -65,25 +79,19 @@ def count() -> int:
     return torch.get_num_threads() if os.getpid() == _process else 1
 
 
-def run(kernels: Sequence[Loaded], task: Task, threads: int) -> None:
+def run(task: Task, threads: int) -> None:
     """Run all items of a task, on one kernel after the other; the interpreter is free for other Python threads."""
     threads = min(threads, task.items)
     if threads == 1:
-        for kernel, pointers in zip(kernels, task.pointers, strict=True):
+        for kernel, pointers in zip(task.kernels, task.pointers, strict=True):
             kernel.run(pointers, task.integers, task.scratch, 0, task.items)
         return
     openmp = _openmp()
     if openmp is None:
-        for kernel, pointers in zip(kernels, task.pointers, strict=True):
+        for kernel, pointers in zip(task.kernels, task.pointers, strict=True):
             _run_on_pool(kernel, pointers, task, threads)
         return
-    functions = (ctypes.c_void_p * len(kernels))(*(kernel.address for kernel in kernels))
-    arguments = (ctypes.c_void_p * len(kernels))(*map(ctypes.addressof, task.pointers))
-    lists = ctypes.addressof(functions), ctypes.addressof(arguments), ctypes.addressof(task.integers)
-    packed = (ctypes.c_int64 * 9)(
-        len(kernels), *lists, task.scratch, task.scratch_bytes, task.items, openmp.number, openmp.count
-    )
-    openmp.parallel(kernels[0].share, packed, threads, 0)
+    openmp.parallel(task.kernels[0].share, task.packed[0], threads, 0)
 
 
 def _run_on_pool(kernel: Loaded, pointers: Any, task: Task, threads: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -140,27 +141,42 @@ class LanguageModel(nn.Module):
             InputError: an argument does not fit.
         """
         self._check(tokens)
-        x = nn.functional.embedding(tokens, self.embedding.weight) * self.scale
-        if self.design.embedding_norm:
-            x = self.embedding_norm(x)
-        if self.design.float32_residual:
-            x = x.to(compute_dtype(x.dtype))
+        x = self._enter(nn.functional.embedding(tokens, self.embedding.weight))
         plain = resets is None and lengths is None and engine == "auto"
-        names = [f"blocks.{i}" for i in range(len(self.blocks))]
-        carried = check.parts("this model", state, names)
-        done = single.advance([*self.blocks, self._scores], x, [*carried, {}]) if plain and carried else None
+        carried = check.parts("this model", state, self._names())
+        done = single.advance(self, self._parts, x, [*carried, {}]) if plain and carried else None
         if done is not None:
-            return done[0], _joined(names, done[1][:-1])
+            return done[0].to(self.embedding.weight.dtype), self._joined(done[1])
         after = []
         for i, block in enumerate(self.blocks):
             own = carried[i] if carried else None
-            one = single.advance([block], x, [own]) if plain and own is not None else None
+            one = single.advance(block, partial(list, (block,)), x, [own]) if plain and own is not None else None
             if one is None:
                 x, new = block(x, own, resets=resets, lengths=lengths, engine=engine)
             else:
                 x, (new,) = one
             after.append(new)
-        return self._scores(x, {})[0], _joined(names, after)
+        return self._scores(x, {})[0], self._joined(after)
+
+    def _enter(self, rows: Tensor) -> Tensor:
+        """What flows into the blocks, from rows of the embedding."""
+        x = rows * self.scale
+        if self.design.embedding_norm:
+            x = self.embedding_norm(x)
+        return x.to(compute_dtype(x.dtype)) if self.design.float32_residual else x
+
+    def _names(self) -> list[str]:
+        """Of the blocks, as the state has them."""
+        return [f"blocks.{i}" for i in range(len(self.blocks))]
+
+    def _joined(self, states: Sequence[Mapping[str, Tensor]]) -> State:
+        """The states of all blocks as one."""
+        named = zip(self._names(), states, strict=False)
+        return State({f"{name}.{own}": t for name, state in named for own, t in state.items()})
+
+    def _parts(self) -> list[nn.Module]:
+        """What is called one after another on what flows in."""
+        return [*self.blocks, self._scores]
 
     @property
     def _scores(self) -> Scores:
@@ -195,10 +211,6 @@ class LanguageModel(nn.Module):
             low, high = (int(v) for v in tokens.aminmax()) if tokens.numel() > 1 else 2 * (int(tokens),)
             if low < 0 or high >= vocabulary:
                 raise InputError(f"tokens holds {low if low < 0 else high}; expected 0 to {vocabulary - 1}")
-
-
-def _joined(names: Sequence[str], states: Sequence[Mapping[str, Tensor]]) -> State:
-    return State({f"{name}.{own}": t for name, state in zip(names, states, strict=True) for own, t in state.items()})
 
 
 def _options_of_layers(layers: Any, names: list[str]) -> dict[str, dict[str, Any]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count as endless
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +16,12 @@ from recurra import options
 from recurra.errors import InputError, RecurraError
 from recurra.models.language_model import LanguageModel
 from recurra.state import State
+from recurra.streaming.walk import TokenWalk
 
 PIECE = 1024
 """Tokens read in one call of the model."""
+FEW = 8
+"""Tokens that are sooner read one by one, where each is one launch: a call of the model costs as much as several."""
 
 
 class Session:
@@ -38,7 +42,24 @@ class Session:
         self.generator = torch.Generator().manual_seed(_seed(seed))
         weight = model.embedding.weight
         self.logits = torch.zeros(model.config["vocabulary"], dtype=weight.dtype, device=weight.device)
+        self._walk: TokenWalk | None = None
         self.state = model.initial_state(1) if state is None else self._fitting(state)
+
+    @property
+    def state(self) -> State:
+        """Of one sequence, after all that has been read; yours to keep, and to set."""
+        walk = self._walk
+        if walk is not None:
+            self._state, self._walk = walk.end(), None
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state, self._walk = state, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies are made of: they share no walk."""
+        return {**vars(self), "_state": self.state, "_walk": None}
 
     @torch.no_grad()
     def _fitting(self, state: Mapping[str, Tensor]) -> State:
@@ -61,6 +82,8 @@ class Session:
         """
         if isinstance(tokens, str):
             raise InputError("tokens is a str; expected bytes or integers: use text.encode()")
+        if isinstance(tokens, tuple | bytes | list) and len(tokens) == 1 and self._walked(tokens):
+            return self.logits
         before = self.state, self.logits
         listed = tokens.tolist() if isinstance(tokens, Tensor) else tokens
         if not isinstance(listed, Iterable):
@@ -70,12 +93,25 @@ class Session:
         sequence = iter(listed)
         try:
             while piece := list(islice(sequence, PIECE)):
-                logits, self.state = self.model(self._batch(piece), self.state)
-                self.logits = logits[0, -1].clone()
+                if len(piece) > FEW or not self._walked(piece):
+                    logits, self.state = self.model(self._batch(piece), self.state)
+                    self.logits = logits[0, -1].clone()
         except BaseException:
             self.state, self.logits = before
             raise
         return self.logits
+
+    def _walked(self, tokens: Sequence[Any]) -> bool:
+        """Whether all of these are tokens, and each could be read in one launch; if not, nothing has happened."""
+        vocabulary = self.model.config["vocabulary"]
+        if not all(type(token) is int and 0 <= token < vocabulary for token in tokens):
+            return False
+        walk = self._walk or TokenWalk.start(self.model, self._state)
+        logits = None if walk is None else walk.step(tokens)
+        if logits is None:
+            return False
+        self._walk, self.logits = walk, logits
+        return True
 
     def generate(
         self, count: int | None = None, temperature: float = 1.0, top_k: int | None = None, seed: int | None = None
