@@ -1,6 +1,5 @@
 """The arguments of kernels: what there is, and what memory each stands for.
 
-
 Arguments are named; `kind` says which axes one has, in the order of memory (channel layout | head layout, s the
 shape of one lane): "time lane" [B, T, s, L | L, s]; "time" [B, T, s]; "lane" [s, L | L, s]; "one" [s]; "batch lane"
 [B, s, L | L, s]; "chunk" [B, chunks, s, L | L, s]; "part time" [parts, B, T, s], "part lane" [tiles, s, L | L, s] and
@@ -9,6 +8,7 @@ shape of one lane): "time lane" [B, T, s, L | L, s]; "time" [B, T, s]; "lane" [s
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -55,7 +55,8 @@ def leaf_kind(leaf: Leaf) -> str:
     return ("time lane" if leaf.per_lane else "time") if leaf.per_time else ("lane" if leaf.per_lane else "one")
 
 
-def gradient_outputs(plan: Plan) -> list[Output]:
+@functools.cache
+def gradient_outputs(plan: Plan) -> tuple[Output, ...]:
     """Every gradient the reverse kernel writes, besides the adjoint of the state."""
     parts = {"time lane": "time lane", "time": "part time", "lane": "part lane", "one": "part"}
     taken = {outer.leaf for outer in plan.outers}
@@ -72,7 +73,7 @@ def gradient_outputs(plan: Plan) -> list[Output]:
         outputs += [
             Output(n, "time lane", (size,), plan.real) for n, size in own.items() if n.startswith(("left.", "right."))
         ]
-    return outputs
+    return tuple(outputs)
 
 
 def packed_name(schedule: Schedule, product: Node) -> str:

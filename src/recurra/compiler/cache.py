@@ -28,7 +28,7 @@ _lock = threading.RLock()
 _built = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Loaded:
     """Machine code ready to be called."""
 

@@ -49,9 +49,9 @@ class Outer:
     right: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """All that code generation needs to know."""
+    """All that code generation needs to know. A plan equals itself only."""
 
     channel: bool
     """Whether lanes are channels (vectorised across lanes) or hold vectors themselves (vectorised within)."""

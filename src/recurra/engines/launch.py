@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,9 +25,9 @@ SMALL = 20_000
 """Numbers computed below which a second thread costs more than it brings."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
-    """A kind of call: all that decides which kernels run, but no tensors."""
+    """A kind of call: all that decides which kernels run, but no tensors. One is kept of each kind."""
 
     plan: Plan
     names: tuple[str, ...]
@@ -54,25 +55,19 @@ class Call:
         return states + [(name, padded(node.size, self.width)) for name, node in self.plan.kept.items()]
 
 
-_keys: dict[tuple[int, bool, bool], str] = {}
-
-
 def kernel_of(call: Call, reverse: bool, large: bool = False) -> cache.Loaded:
     """The kernel of a call, one way or the other; `large` where no cache holds the results until they are read."""
-    # Calls are never forgotten, so that their addresses stay their own.
-    number = id(call), reverse, large
-    if number not in _keys:
-        _keys[number] = _key(call, call.variant(reverse, large))
     plan = call.plan
     return cache.get(
-        _keys[number],
+        _key(call, reverse, large),
         lambda: write_kernel(plan, call.variant(reverse, large), call.width),
         lambda: f"{plan.listing}\n{call.variant(reverse, large)}",
     )
 
 
-def _key(call: Call, variant: Variant) -> str:
-    plan = call.plan
+@functools.cache
+def _key(call: Call, reverse: bool, large: bool) -> str:
+    plan, variant = call.plan, call.variant(reverse, large)
     facts = [plan.channel, plan.lanes, plan.real, call.width, variant, sorted(plan.states.items())]
     facts += [sorted(plan.leaves.items()), sorted(plan.outputs.items()), plan.outers]
     return plan.listing + repr(facts)
@@ -120,17 +115,26 @@ def launch(call: Call, reverse: bool, memory: Mapping[str, Tensor], batch: int, 
     kernel = kernel_of(call, reverse, _is_large(call, reverse, memory))
     items, blocks, block = blocks_of(call, batch, reverse)
     integers = {"time": time, "batch": batch, "blocks": blocks, "block": block, "chunks": -(-time // call.chunk)}
-    for name in kernel.integers:
-        if ":" in name:
-            of, axis = name.rsplit(":", 1)
-            integers[name] = memory[of].stride("pbt".index(axis) if f"{of}:p" in kernel.integers else "bth".index(axis))
     pointers = (ctypes.c_void_p * len(kernel.pointers))(*(memory[name].data_ptr() for name in kernel.pointers))
-    numbers = (ctypes.c_int64 * len(kernel.integers))(*(integers[name] for name in kernel.integers))
+    numbers = (ctypes.c_int64 * len(kernel.integers))(
+        *(integers[name] if axis is None else memory[name].stride(axis) for name, axis in _integers(kernel))
+    )
     work = batch * time * call.plan.lanes * max(1, sum(math.prod(s) for s in call.plan.states.values()))
     wanted = threads.count() if work * (1 + call.plan.products * 50) > SMALL else 1
     scratch = torch.empty(wanted, kernel.scratch + 16, dtype=REAL[call.plan.real], device="cpu")
     size = scratch.stride(0) * scratch.element_size()
     threads.run(threads.Task([kernel], [pointers], numbers, scratch.data_ptr(), size, items), wanted)
+
+
+@functools.cache
+def _integers(kernel: cache.Loaded) -> list[tuple[str, int | None]]:
+    """What a kernel's integers are: a number by name, or the stride of a tensor along an axis."""
+    found: list[tuple[str, int | None]] = []
+    for name in kernel.integers:
+        of, _, axis = name.rpartition(":")
+        axes = "pbt" if f"{of}:p" in kernel.integers else "bth"
+        found.append((of, axes.index(axis)) if of else (name, None))
+    return found
 
 
 def _is_large(call: Call, reverse: bool, memory: Mapping[str, Tensor]) -> bool:

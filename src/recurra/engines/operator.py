@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,19 +35,23 @@ def rollout(plan: Plan, tensors: Mapping[str, Tensor], problem: Problem, save: b
     """
     names = tuple(name for name in tensors if not name.startswith("start.") or problem.resets is not None)
     number = _number(plan, names, problem, save, cut)
-    run = torch.ops.recurra.rollout if _watched(tensors) else _forward
-    results = run([tensors[n] for n in names], problem.resets, problem.lengths, problem.time, number)
+    given = [tensors[name] for name in names]
+    facts = problem.resets, problem.lengths, problem.time, number
+    if _watched(given):
+        results = torch.ops.recurra.rollout(given, *facts)
+    elif torch.is_grad_enabled() and any(t.requires_grad for t in given):
+        results = _Rollout.apply(*facts, *given)
+    else:
+        results = _forward(given, *facts)
     wanted = [*plan.outputs, *(f"last.{name}" for name in plan.states)]
     return dict(zip(wanted, results, strict=False))
 
 
-def _watched(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether anybody has to see the call as an operator: autograd, a tracer, a mode, a subclass of Tensor."""
+def _watched(tensors: Sequence[Tensor]) -> bool:
+    """Whether anybody has to see the call as an operator: a tracer, a mode, a subclass of Tensor."""
     if torch._C._len_torch_dispatch_stack() or torch.compiler.is_compiling():
         return True
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors.values()):
-        return True
-    return any(type(t) not in (Tensor, torch.nn.Parameter) for t in tensors.values())
+    return any(type(t) not in (Tensor, torch.nn.Parameter) for t in tensors)
 
 
 def sources(plan: Plan, problem: Problem) -> dict[str, str]:
@@ -273,8 +278,28 @@ def _gradient(ctx, grads):  # type: ignore[no-untyped-def]
         torch.zeros(shape, dtype=dtype) if grad is None else grad
         for grad, (shape, dtype) in zip(grads, ctx.shapes, strict=False)
     ]
-    back = torch.ops.recurra.rollout_backward(full, saved, tensors, resets, lengths, time, number)
+    # As an operator it says, if asked, that it has no gradient itself.
+    run = torch.ops.recurra.rollout_backward if torch.is_grad_enabled() or _watched([*full, *tensors]) else _backward
+    back = run(full, saved, tensors, resets, lengths, time, number)
     return [g if t.is_floating_point() else None for g, t in zip(back, tensors, strict=True)], None, None, None, None
+
+
+class _Rollout(torch.autograd.Function):
+    """The operator where only autograd has to know of it, which takes less time."""
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, ...]:
+        resets, lengths, time, number, *tensors = args
+        return tuple(_forward(tensors, resets, lengths, time, number))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        _setup(ctx, (inputs[4:], *inputs[:4]), output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple:
+        back, *others = _gradient(ctx, grads)
+        return *others, *back
 
 
 torch.library.register_autograd("recurra::rollout", _gradient, setup_context=_setup, lib=_library)

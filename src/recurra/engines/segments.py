@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 SHORTEST = 256
 """Time steps below which a segment is not worth a thread."""
-_forgetting: dict[int, int] = {}
-"""By the address of a call: in how many time steps segments forgot the state they began with, 0 if they did not."""
+_forgetting: dict[Call, int] = {}
+"""In how many time steps segments of a call forgot the state they began with, 0 if they did not."""
 
 Launch = Callable[[Mapping[str, Tensor], int, int], None]
 """Runs the forward kernel on arguments by name, for a batch and a number of time steps."""
@@ -47,8 +47,7 @@ def cut(call: Call, batch: int, time: int, pieces: int) -> Cut | None:
     """How to cut the time of a call, or None if that is not worth it."""
     if not call.cut or call.lengths or batch >= pieces:
         return None
-    # Calls are never forgotten, so that their addresses stay their own.
-    lead = min(_forgetting.get(id(call), 0), time // pieces // 4) // call.chunk * call.chunk
+    lead = min(_forgetting.get(call, 0), time // pieces // 4) // call.chunk * call.chunk
     each = (time - lead) // pieces // call.chunk * call.chunk
     return Cut(pieces, lead, each) if each >= SHORTEST else None
 
@@ -104,9 +103,9 @@ class _Sequence:
             state = self._one(state, at, steps)
             at, steps = at + steps, 2 * steps
             if _same(state, old):
-                _forgetting[id(self.call)] = self.cut.lead + at - begin
+                _forgetting[self.call] = self.cut.lead + at - begin
                 return old_end
-        _forgetting[id(self.call)] = 0
+        _forgetting[self.call] = 0
         return state
 
     def _one(self, state: dict[str, Tensor], begin: int, steps: int) -> dict[str, Tensor]:
