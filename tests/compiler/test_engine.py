@@ -329,3 +329,15 @@ def test_a_gap_left_by_parts_is_zero():
     case = draw(lambda: Turn(8), torch.float64)
     expected, got = gradients(case, "loop"), gradients(case, "compiled")
     assert_close("gradient of bias", got["gradient of parameter bias"], expected["gradient of parameter bias"])
+
+
+def test_a_second_derivative_is_refused_by_name_and_the_loop_has_it():
+    layer, x = Cell(4), torch.randn(1, 12, 4, requires_grad=True)
+    for engine in ("auto", "loop"):
+        (slope,) = torch.autograd.grad(layer(x, engine=engine)[0].square().sum(), x, create_graph=True)
+        if engine == "loop":
+            slope.square().sum().backward()
+            assert x.grad.abs().sum() > 0
+            continue
+        with pytest.raises(recurra.RecurraError, match='differentiable once.*engine="loop"'):
+            slope.square().sum().backward()

@@ -15,6 +15,7 @@ from recurra.compiler.arguments import gradient_outputs
 from recurra.compiler.plan import Plan
 from recurra.engines import segments, threads
 from recurra.engines.launch import REAL, Call, blocks_of, kernel_of, launch, packed_matrices, pitch_of, vector_width
+from recurra.errors import RecurraError
 from recurra.problem import Problem
 
 CACHE_BYTES = 1024 * 1024
@@ -278,7 +279,7 @@ def _gradient(ctx, grads):  # type: ignore[no-untyped-def]
         torch.zeros(shape, dtype=dtype) if grad is None else grad
         for grad, (shape, dtype) in zip(grads, ctx.shapes, strict=False)
     ]
-    # As an operator it says, if asked, that it has no gradient itself.
+    # Only the operator can be asked for its own gradient, see `_second_gradient`.
     run = torch.ops.recurra.rollout_backward if torch.is_grad_enabled() or _watched([*full, *tensors]) else _backward
     back = run(full, saved, tensors, resets, lengths, time, number)
     return [g if t.is_floating_point() else None for g, t in zip(back, tensors, strict=True)], None, None, None, None
@@ -302,4 +303,12 @@ class _Rollout(torch.autograd.Function):
         return *others, *back
 
 
+def _second_gradient(_ctx, *_grads):  # type: ignore[no-untyped-def]
+    raise RecurraError(
+        "a gradient of a gradient is asked for, and the compiled loop is differentiable once: call the layer with "
+        'engine="loop"'
+    )
+
+
 torch.library.register_autograd("recurra::rollout", _gradient, setup_context=_setup, lib=_library)
+torch.library.register_autograd("recurra::rollout_backward", _second_gradient, lib=_library)
