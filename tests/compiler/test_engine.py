@@ -339,5 +339,5 @@ def test_a_second_derivative_is_refused_by_name_and_the_loop_has_it():
             slope.square().sum().backward()
             assert x.grad.abs().sum() > 0
             continue
-        with pytest.raises(recurra.RecurraError, match='differentiable once.*engine="loop"'):
+        with pytest.raises(recurra.RecurraError, match=r'differentiable once.*engine="loop"'):
             slope.square().sum().backward()
