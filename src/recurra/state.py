@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from recurra.errors import InputError
 from recurra.files import write_atomically
 from recurra.options import shown
 from recurra.problem import cast
+
+PAIRS = "complex128"
+"""In the metadata of a file, the names of entries of that type, for which safetensors has no place: they lie there as
+pairs of float64."""
 
 
 class State(dict[str, Tensor]):
@@ -95,29 +100,33 @@ class State(dict[str, Tensor]):
         path, told = options.path("path", path), {} if metadata is None else metadata
         if not isinstance(told, Mapping) or not all(isinstance(text, str) for pair in told.items() for text in pair):
             raise InputError(f"metadata is {shown(metadata)}; expected a dict of str to str")
-        content = {}
+        content, pairs = {}, [name for name, tensor in self._tensors() if tensor.dtype is torch.complex128]
         for name, tensor in self._tensors():
             try:
-                content[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-                save({name: torch.empty(0, dtype=tensor.dtype)})
+                plain = torch.view_as_real(tensor.resolve_conj()) if name in pairs else tensor
+                content[name] = plain.detach().cpu().clone(memory_format=torch.contiguous_format)
+                save({name: torch.empty(0, dtype=plain.dtype)})
             except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
                 what = f"{str(tensor.dtype)[6:]} on {tensor.device}, {str(tensor.layout)[6:]}"
                 raise InputError(
-                    f"state[{shown(name)}] is {what}; a file holds dense tensors that have values, up to float64 and "
-                    "complex64, under names of str: use state.to('cpu', torch.float32)"
+                    f"state[{shown(name)}] is {what}; a file holds dense tensors that have values, under names of str"
                 ) from error
-        write_atomically(path, save(content, None if metadata is None else dict(told)))
+        told = dict(told) | ({PAIRS: json.dumps(pairs)} if pairs else {})
+        write_atomically(path, save(content, told or None))
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> State:
         """Read a state that `save` wrote. Raises InputError if the file is not one, or there is no such device."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
 
         path, place = options.path("path", path), _device(device)
         try:
-            return cls(load_file(path, device=str(place)))
-        except (OSError, SafetensorError) as error:
+            with safe_open(path, framework="pt", device=str(place)) as file:
+                state = cls({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                for name in json.loads((file.metadata() or {}).get(PAIRS, "[]")):
+                    state[name] = torch.view_as_complex(state[name])
+            return state
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise InputError(f"state file {str(path)!r} cannot be read: {error}") from error
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 import recurra
 from recurra.models import files
@@ -195,7 +196,11 @@ def test_files_keep_the_dtype(tmp_path, dtype):
 
 
 @pytest.mark.parametrize(
-    "config", ["", "{}", "[]", "null", '{"model": 3}', '{"model": {"width": -1}}', '{"model": {"depth": 2}}', "\xff"]
+    "config",
+    [
+        *["", "{}", "[]", "null", '{"model": 3}', '{"model": {"width": -1}}', '{"model": {"depth": 2}}', "\xff"],
+        pytest.param("[" * 100000, id="deep"),
+    ],
 )
 def test_a_config_that_is_none(tmp_path, config):
     files.save(model(), tmp_path)
@@ -219,6 +224,15 @@ def test_weights_that_are_missing_damaged_or_foreign(tmp_path):
         with pytest.raises(recurra.InputError, match=r"model\.safetensors does not fit") as raised:
             files.load(tmp_path / "whole")
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64, torch.int32])
+def test_weights_that_no_model_computes_with(tmp_path, dtype):
+    files.save(model(), tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({name: value.to(dtype) for name, value in tensors.items()}, tmp_path / "model.safetensors")
+    with pytest.raises(recurra.InputError, match=rf"holds weights of {str(dtype)[6:]}; expected one of torch\.float32"):
+        files.load(tmp_path)
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -18,7 +18,7 @@ from recurra.interop.recurrent_gemma import RECURRENT_GEMMA
 from recurra.interop.rules import to_ours, to_theirs
 from recurra.interop.rwkv import RWKV
 from recurra.interop.xlstm import XLSTM
-from recurra.models.files import write_config, write_tensors
+from recurra.models.files import dtype_of, write_config, write_tensors
 from recurra.models.language_model import LanguageModel
 from recurra.models.origin import Origin
 
@@ -59,7 +59,7 @@ def from_transformers(folder: Path, config: Mapping[str, Any]) -> LanguageModel:
         theirs.pop(name, None)
     ours = to_ours(rules, theirs, model.state_dict())
     model.load_state_dict(ours, assign=True)
-    model.to(ours["embedding.weight"].dtype)
+    model.to(dtype_of(ours, folder))
     model.origin = Origin.read(folder, dict(config))
     return model.eval()
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from recurra import options
@@ -17,6 +18,8 @@ from recurra.models.origin import Origin
 
 KIND = {"model_type": "recurra", "architectures": ["RecurraForCausalLM"]}
 """What tells transformers whose model a config.json describes."""
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def save(model: LanguageModel, folder: str | Path, about: Mapping[str, Any] | None = None) -> None:
@@ -31,10 +34,18 @@ def save(model: LanguageModel, folder: str | Path, about: Mapping[str, Any] | No
     """
     options.instance("model", model, LanguageModel)
     folder = options.path("folder", folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = KIND | {"model": model.config} | dict(about or {})
+    about = {} if about is None else about
+    if not isinstance(about, Mapping):
+        raise InputError(f"about is {options.shown(about)}; expected a dict of data that JSON can hold")
+    config = KIND | {"model": model.config} | dict(about)
     if model.origin is not None:
         config["origin"] = model.origin.config
+    try:
+        json.dumps(config)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"about is {options.shown(about)}; expected data that JSON can hold: {error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    if model.origin is not None:
         model.origin.write_files(folder)
     write_config(folder, config)
     write_tensors(folder, model.state_dict())
@@ -64,13 +75,21 @@ def load(folder: str | Path) -> LanguageModel:
     # transformers' save_pretrained writes what is here `embedding.weight` as `model.embedding.weight`.
     tensors = {name.removeprefix("model."): tensor for name, tensor in read_tensors(folder).items()}
     try:
-        model.to(tensors["embedding.weight"].dtype).load_state_dict(tensors)
+        model.to(dtype_of(tensors, folder)).load_state_dict(tensors)
     except (RuntimeError, KeyError, TypeError) as error:
         raise InputError(f"{weights} does not fit config.json: {_one_line(error)}") from error
     origin = Origin.read(folder, config.get("origin"))
     if origin.config or origin.files:
         model.origin = origin
     return model.eval()
+
+
+def dtype_of(tensors: Mapping[str, Tensor], folder: Path) -> torch.dtype:
+    """The dtype of a model with these tensors: that of its embedding. Raises InputError if no model computes in it."""
+    dtype = tensors["embedding.weight"].dtype
+    if dtype not in DTYPES:
+        raise InputError(f"{folder} holds weights of {str(dtype)[6:]}; expected one of {', '.join(map(str, DTYPES))}")
+    return dtype
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -82,7 +101,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
         if not isinstance(config, dict):
             raise ValueError(f"it holds {type(config).__name__}, expected an object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} does not describe a model: {_one_line(error)}") from error
     return config
 

@@ -100,7 +100,8 @@ class LanguageModel(nn.Module):
         """
         names = list(inspect.signature(cls).parameters)
         if not isinstance(config, Mapping) or not set(config) <= set(names):
-            raise InputError(f"config is {shown(config)}; expected a dict with some of {', '.join(names)}")
+            what = f"holds {sorted(set(config) - set(names))}" if isinstance(config, Mapping) else f"is {shown(config)}"
+            raise InputError(f"config {what}; expected a dict with some of {', '.join(names)}")
         return cls(**config)
 
     @property
