@@ -100,13 +100,14 @@ def hgrn(layer, x):
 
 def mamba2(layer, x):
     h, p, n = layer.shape
-    u, b, c = convolved(layer, layer.to_signal(x)).split([h * p, layer.groups * n, layer.groups * n], -1)
+    gate, signal, dt = layer.to_inner(x).split([h * p, h * p + 2 * layer.groups * n, h], -1)
+    u, b, c = convolved(layer, signal).split([h * p, layer.groups * n, layer.groups * n], -1)
     u, b, c = heads(u, h), heads(b, layer.groups), heads(c, layer.groups)
     group = torch.arange(h) // (h // layer.groups)
-    dt = softplus(layer.to_dt(x)).mT
+    dt = softplus(dt + layer.dt_bias).mT
     weights = c[:, group] @ b[:, group].mT * since(dt * -torch.exp(layer.A_log)[:, None])
     y = weights @ (dt[..., None] * u) + layer.D[:, None, None] * u
-    y = (whole(y) * silu(layer.to_gate(x))).unflatten(-1, (layer.groups, -1))
+    y = (whole(y) * silu(gate)).unflatten(-1, (layer.groups, -1))
     return layer.to_output((y / torch.sqrt((y**2).mean(-1, keepdim=True) + 1e-5)).flatten(2) * layer.norm_weight)
 
 
@@ -167,7 +168,7 @@ def test_options_keep_the_laws(name, options):
 
 def test_mamba2_starts_with_its_decays_and_step_sizes():
     layer = recurra.layer("mamba2", 500, head_size=2)
-    a, dt = torch.exp(layer.A_log), softplus(layer.to_dt.bias)
+    a, dt = torch.exp(layer.A_log), softplus(layer.dt_bias)
     assert 1 <= a.min() < 1.2
     assert 15.8 < a.max() <= 16
     assert dt.min() >= 9e-4
@@ -241,10 +242,9 @@ def test_mamba2_is_that_of_transformers(groups, time):
     theirs = peers.scattered(peer.Mamba2Mixer(config, layer_idx=0), torch.float64)
     ours = recurra.layer("mamba2", 32, state_size=16, head_size=8, groups=groups).double()
     own = dict(theirs.named_parameters())
-    rows = [ours.to_gate.weight, ours.to_signal.weight, ours.to_dt.weight]
-    names = ("to_gate.weight", "to_signal.weight", "to_dt.weight")
-    weights = dict(zip(names, own["in_proj.weight"].split([len(r) for r in rows]), strict=True)) | {
-        "conv_weight": own["conv1d.weight"].squeeze(1), "conv_bias": own["conv1d.bias"], "to_dt.bias": own["dt_bias"],
+    weights = {
+        "to_inner.weight": own["in_proj.weight"],
+        "conv_weight": own["conv1d.weight"].squeeze(1), "conv_bias": own["conv1d.bias"], "dt_bias": own["dt_bias"],
         "A_log": own["A_log"], "D": own["D"], "norm_weight": own["norm.weight"],
         "to_output.weight": own["out_proj.weight"],
     }  # fmt: skip

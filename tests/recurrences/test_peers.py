@@ -19,10 +19,8 @@ WIDTH, BATCH, TIME = 32, 2, 37
 def mamba_weights(mixer):
     """A Mamba mixer's weights, which all share their names, under ours."""
     theirs = dict(mixer.named_parameters())
-    to_signal, to_gate = theirs["in_proj.weight"].chunk(2)
     return {
-        "to_signal.weight": to_signal,
-        "to_gate.weight": to_gate,
+        "to_inner.weight": theirs["in_proj.weight"],
         "conv_weight": theirs["conv1d.weight"].squeeze(1),
         "conv_bias": theirs["conv1d.bias"],
         "to_selection.weight": theirs["x_proj.weight"],

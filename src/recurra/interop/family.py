@@ -36,7 +36,7 @@ class Family:
 
 def head(config: Mapping[str, Any], name: str) -> list[Rule]:
     """The rule of a head's matrix that is not tied to the embedding."""
-    return [] if config["tie_word_embeddings"] else [Rule(("head.weight",), (name,))]
+    return [] if config["tie_word_embeddings"] else [Rule("head.weight", (name,))]
 
 
 def tied_head(name: str) -> Callable[[Mapping[str, Any]], list[str]]:

@@ -67,7 +67,7 @@ def rules(config: Mapping[str, Any]) -> list[Rule]:
     inner, kernel, result = int(config["expand"] * config["hidden_size"]), config["conv_kernel"], around(config)
     for i in range(config["num_hidden_layers"]):
         result += [
-            rule("to_signal.weight to_gate.weight", "in_proj.weight", at=at(i)),
+            rule("to_inner.weight", "in_proj.weight", at=at(i)),
             rule("conv_weight", "conv1d.weight", (inner, 1, kernel), at=at(i)),
             rule("to_selection.weight", "x_proj.weight", at=at(i)),
             rule("to_output.weight", "out_proj.weight", at=at(i)),
@@ -77,7 +77,7 @@ def rules(config: Mapping[str, Any]) -> list[Rule]:
         if config["use_conv_bias"]:
             result.append(rule("conv_bias", "conv1d.bias", at=at(i)))
         if config["use_bias"]:
-            result.append(rule("to_signal.bias to_gate.bias", "in_proj.bias", at=at(i)))
+            result.append(rule("to_inner.bias", "in_proj.bias", at=at(i)))
             result.append(rule("to_output.bias", "out_proj.bias", at=at(i)))
     return result
 

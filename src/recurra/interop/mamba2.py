@@ -38,9 +38,9 @@ def rules(config: Mapping[str, Any]) -> list[Rule]:
     for i in range(config["num_hidden_layers"]):
         at = mamba.at(i)
         result += [
-            rule("to_gate.weight to_signal.weight to_dt.weight", "in_proj.weight", at=at),
+            rule("to_inner.weight", "in_proj.weight", at=at),
             rule("conv_weight", "conv1d.weight", (signal, 1, kernel), at=at),
-            rule("to_dt.bias", "dt_bias", at=at),
+            rule("dt_bias", "dt_bias", at=at),
             rule("A_log", "A_log", at=at),
             rule("D", "D", at=at),
             rule("norm_weight", "norm.weight", at=at),

@@ -18,6 +18,8 @@ class Mamba(Recurrence):
     C_t: [N], linear in u, shared between channels; A: [E, N] negative. The result is W_o (y * silu(W_g x)). With
     `bias`, W_u, W_g and W_o have one; without `conv_bias` the convolution has none.
 
+    W_u above W_g is the published `in_proj`, one matrix here too.
+
     Source: Mamba: Linear-Time Sequence Modeling with Selective State Spaces, Gu, Dao, 2023, arXiv:2312.00752.
     """
 
@@ -41,8 +43,7 @@ class Mamba(Recurrence):
         options.count("state_size", state_size)
         self.inner, self.split = inner, [rank, state_size, state_size]
         self.windows = {"conv": (inner, kernel - 1)}
-        self.to_signal = nn.Linear(width, inner, bias=bias)
-        self.to_gate = nn.Linear(width, inner, bias=bias)
+        self.to_inner = nn.Linear(width, 2 * inner, bias=bias)
         self.conv_weight = nn.Parameter(torch.empty(inner, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
         around_zero = torch.empty(inner).uniform_(-(kernel**-0.5), kernel**-0.5)
         self.conv_bias = nn.Parameter(around_zero) if options.flag("conv_bias", conv_bias) else None
@@ -61,12 +62,13 @@ class Mamba(Recurrence):
         return {"h": torch.zeros(self.inner, self.split[1])}
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
-        u = past.convolve("conv", self.to_signal(x), self.conv_weight, self.conv_bias, silu=True)
+        signal, gate = self.to_inner(x).chunk(2, -1)
+        u = past.convolve("conv", signal, self.conv_weight, self.conv_bias, silu=True)
         dt, B, C = self.selection(u)
         return {
             "u": u,
             "dt": self.to_dt(dt),
-            "gate": self.to_gate(x),
+            "gate": gate,
             "B": shared(B),
             "C": shared(C),
             "A": constant(-torch.exp(self.A_log)),

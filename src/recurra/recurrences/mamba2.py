@@ -23,7 +23,7 @@ class Mamba2(Recurrence):
 
     Source: Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State Space Duality,
     Dao, Gu, 2024, arXiv:2405.21060. The published P is 64; here it is the largest divisor of it that fits D by default.
-    W_g, W_s and W_dt stacked are the published `in_proj`.
+    W_g, W_s and W_dt stacked are the published `in_proj`, one matrix here too.
     """
 
     lane = Lane.HEAD
@@ -50,9 +50,8 @@ class Mamba2(Recurrence):
         self.shape = (heads, size, options.count("state_size", state_size))
         signal = inner + 2 * groups * state_size
         self.windows = {"conv": (signal, options.count("kernel", kernel) - 1)}
-        self.to_gate = nn.Linear(width, inner, bias=False)
-        self.to_signal = nn.Linear(width, signal, bias=False)
-        self.to_dt = nn.Linear(width, heads)
+        self.split = [inner, signal, heads]
+        self.to_inner = nn.Linear(width, sum(self.split), bias=False)
         self.conv_weight = nn.Parameter(torch.empty(signal, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
         around_zero = torch.empty(signal).uniform_(-(kernel**-0.5), kernel**-0.5)
         self.conv_bias = nn.Parameter(around_zero) if options.flag("conv_bias", conv_bias) else None
@@ -62,20 +61,20 @@ class Mamba2(Recurrence):
         self.to_output = nn.Linear(inner, width, bias=False)
         # dt starts log-uniform in [0.001, 0.1]: the bias is the inverse of softplus there.
         dt = torch.exp(torch.rand(heads) * math.log(100) + math.log(0.001)).clamp(min=1e-4)
-        with torch.no_grad():
-            self.to_dt.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
 
     def start(self) -> dict[str, Tensor]:
         return {"S": torch.zeros(self.shape)}
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
         heads, size, n = self.shape
-        signal = past.convolve("conv", self.to_signal(x), self.conv_weight, self.conv_bias, silu=True)
+        gate, signal, dt = self.to_inner(x).split(self.split, -1)
+        signal = past.convolve("conv", signal, self.conv_weight, self.conv_bias, silu=True)
         u, B, C = signal.split([heads * size, self.groups * n, self.groups * n], -1)
         return {
             "u": u.unflatten(-1, (heads, size)),
-            "gate": self.to_gate(x).unflatten(-1, (heads, size)),
-            "dt": self.to_dt(x),
+            "gate": gate.unflatten(-1, (heads, size)),
+            "dt": dt + self.dt_bias,
             "B": self._of_heads(B),
             "C": self._of_heads(C),
             "A": constant(-torch.exp(self.A_log)),
