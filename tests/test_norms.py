@@ -27,6 +27,13 @@ def test_equals_pytorchs(shape, dtype, weighted):
         torch.testing.assert_close(ours, theirs, **({"rtol": 1e-9, "atol": 1e-11} if dtype is torch.float64 else {}))
 
 
+def test_permuted():
+    x = torch.randn(3, 4, 5, dtype=torch.float64).permute(2, 0, 1).requires_grad_()
+    weight, slopes = torch.randn(4, dtype=torch.float64, requires_grad=True), torch.randn(4, 3, 5).permute(2, 1, 0)
+    for ours, theirs in zip(*both(x, weight, 1e-6, slopes.double()), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
 def test_transposed_and_large_and_small_values():
     x = (torch.randn(40, 6, dtype=torch.float64) * 10 ** torch.linspace(-8, 8, 40)[:, None]).t().requires_grad_()
     weight = torch.randn(40, dtype=torch.float64, requires_grad=True)
@@ -79,3 +86,30 @@ def test_the_weight_around_one():
     with torch.no_grad():
         norm.weight.normal_()
     torch.testing.assert_close(norm(x), functional.rms_norm(x, (6,), 1 + norm.weight, 1e-6))
+
+
+def test_hooks_are_called_once_for_gradients_of_gradients():
+    x, weight = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((3, 5), (5,)))
+    x.register_hook(lambda grad: 2 * grad)
+    weight.register_hook(lambda grad: 3 * grad)
+    for create_graph in (False, True):
+        for ours, theirs in zip(*both(x, weight, 1e-3, torch.ones(3, 5), create_graph=create_graph), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_a_norm_weighted_by_itself():
+    x = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: rms_norm(x, x, 1e-3), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: rms_norm(x, x, 1e-3), (x,))
+
+
+def test_gradients_over_many_rows_and_inside_autocast():
+    x = torch.randn(1 << 17, 8, requires_grad=True)
+    weight, slopes = torch.randn(8, requires_grad=True), torch.sign(x.detach())
+    exact = [t.detach().double().requires_grad_() for t in (x, weight)]
+    expected = torch.autograd.grad(functional.rms_norm(exact[0], (8,), exact[1], 1e-6), exact, slopes.double())
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found = torch.autograd.grad(rms_norm(x, weight, 1e-6), (x, weight), slopes)
+        for got, wanted in zip(found, expected, strict=True):
+            torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=2e-6)

@@ -55,7 +55,9 @@ def _has_own_derivative(x: Tensor, weight: Tensor | None) -> bool:
         return False
     given = [x] if weight is None else [x, weight]
     alike = all(type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" and t.dtype == x.dtype for t in given)
-    return alike and x.dtype in (torch.float32, torch.float64) and any(t.requires_grad for t in given)
+    if not alike or (weight is not None and weight.shape != x.shape[-1:]):
+        return False
+    return x.dtype in (torch.float32, torch.float64) and any(t.requires_grad for t in given)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -73,19 +75,26 @@ class _RMSNorm(torch.autograd.Function):
         (grad,), (x, weight, scale), (of_x, of_weight, _) = grads, ctx.saved_tensors, ctx.needs_input_grad
         if torch.is_grad_enabled():
             return *_differentiable(x, weight, ctx.eps, grad), None
-        # A layer norm whose mean is zero, but for what its derivative takes off because the mean depends on x.
-        mask = [of_x, of_weight, False]
-        zero, shape = torch.zeros_like(scale), x.shape[-1:]
-        dx, dweight, _ = torch.ops.aten.native_layer_norm_backward(grad, x, shape, zero, scale, weight, None, mask)
+        width = x.shape[-1]
+        dx = dweight = None
         if of_x:
-            taken = grad.sum(-1, keepdim=True) if weight is None else (grad @ weight).unsqueeze(-1)
-            dx = dx.add_(taken * (scale / x.shape[-1]))
+            # A layer norm whose mean is zero, but for what its derivative takes off because the mean depends on x.
+            zero, mask = torch.zeros_like(scale), [True, False, False]
+            dx = torch.ops.aten.native_layer_norm_backward(grad, x, [width], zero, scale, weight, None, mask)[0]
+            taken = grad.sum(-1) if weight is None else torch.mv(grad.reshape(-1, width), weight)
+            dx = dx.add_(taken.view_as(scale) * (scale / width))
+        if of_weight:
+            # The layer norm's own would add the rows one after another.
+            dweight = (grad * x).mul_(scale).reshape(-1, width).sum(0)
         return dx, dweight, None
 
 
 def _differentiable(x: Tensor, weight: Tensor | None, eps: float, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of x and weight where those are to be differentiated once more."""
+    # Of other tensors than the caller's, whose hooks are called with what comes out here.
+    x, weight = x.view_as(x), None if weight is None else weight.view_as(weight)
     y = functional.rms_norm(x, x.shape[-1:], weight, eps)
     given = [t for t in (x, weight) if t is not None and t.requires_grad]
-    found = dict(zip(map(id, given), torch.autograd.grad(y, given, grad, create_graph=True), strict=True))
-    return found.get(id(x)), found.get(id(weight))
+    found = iter(torch.autograd.grad(y, given, grad, create_graph=True))
+    of_x = next(found) if x.requires_grad else None
+    return of_x, next(found, None)
