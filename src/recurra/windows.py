@@ -46,15 +46,15 @@ class Past:
         ]
 
     def mix(self, name: str, signal: Tensor, shares: Tensor) -> list[Tensor]:
-        """share * x_t + (1 - share) * x_{t-1} of a signal [B, T, channels], for every row of `shares` [n, channels]."""
+        """(1 - share) * x_t + share * x_{t-1} of a signal [B, T, channels], for every row of `shares` [n, channels]."""
         if not self._plain and signal.shape[1] > 1:
             compiled = window.mix(self._carried[name], signal, shares, self._resets, self._lengths)
             if compiled is not None:
                 mixes, self.carry[name] = compiled
                 return mixes
         now, before = self.lags(name, signal)
-        change = now - before
-        return [torch.addcmul(before, share, change) for share in shares]
+        change = before - now
+        return [torch.addcmul(now, share, change) for share in shares]
 
     def convolve(
         self, name: str, signal: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool = False

@@ -85,7 +85,7 @@ def test_a_state_may_be_written_to_and_set():
 
 
 def change_a_weight(model):
-    model.blocks[0].recurrence.to_gate.weight.data = torch.randn(48, 24)
+    model.blocks[0].recurrence.to_inner.weight.data = torch.randn(48, 24)
 
 
 def change_the_scale(model):
@@ -146,11 +146,9 @@ def test_hooks_of_the_model_and_forwards_of_others_are_called():
 
 def test_dropout_counts_from_the_next_token_on():
     model = model_of("gru", dropout=0.5)
-    session = walking(model)
-    state = session.state
+    sessions = [walking(model) for _ in range(4)]
     model.train()
-    drawn = {tuple(model.stream(state).feed((4,)).tolist()) for _ in range(4)}
-    assert len(drawn) > 1
+    assert len({tuple(session.feed((4,)).tolist()) for session in sessions}) > 1
 
 
 def test_the_number_of_threads_may_change():
@@ -212,12 +210,102 @@ def test_a_state_may_be_read_by_another_thread():
     assert all(value.isfinite().all() for state in seen for value in state.values())
 
 
+def test_a_state_read_by_another_thread_is_not_put_back_after_the_next_token(monkeypatch):
+    """The reader stops between taking the state and keeping it, and the session goes on meanwhile."""
+    session, taken, go = walking(model_of()), threading.Event(), threading.Event()
+    model, end = session.model, type(session._walk).end
+
+    def slowly(walk):
+        state = end(walk)
+        taken.set()
+        go.wait(2)
+        return state
+
+    monkeypatch.setattr(type(session._walk), "end", slowly)
+    reader = threading.Thread(target=lambda: session.state)
+    reader.start()
+    taken.wait()
+    feeder = threading.Thread(target=session.feed, args=((4,),))
+    feeder.start()
+    feeder.join(0.2)
+    go.set()
+    reader.join()
+    feeder.join()
+    session.feed((5,))
+    assert_same(session, *called(model, [1, 2, 3, 4, 5]))
+
+
 def test_models_walked_once_are_forgotten():
     session = walking(model_of("gru"))
     gone = [weakref.ref(thing) for thing in (session, session.model, *session.model.parameters())]
     del session
     gc.collect()
     assert [thing() for thing in gone] == [None] * len(gone)
+
+
+def test_models_that_something_in_them_refers_to_are_forgotten():
+    model = model_of("gru")
+    model.helper = {"model": model}
+    model.blocks[0].register_forward_hook(lambda *_, model=model: None)
+    with torch.no_grad():
+        model.advance(torch.tensor([1]), model.initial_state(1))
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_of_models_have_plans_of_their_own(copied):
+    model = model_of()
+    walking(model)
+    other = copied(model)
+    other.scale = 2 * model.scale
+    assert_same(walking(other), *called(other, [1, 2, 3]))
+    assert_same(walking(model), *called(model, [1, 2, 3]))
+
+
+def test_copies_throw_dice_of_their_own():
+    session = walking(model_of())
+    other = copy.copy(session)
+    assert list(session.generate(20)) == list(other.generate(20))
+
+
+def test_a_hook_beside_another_is_called():
+    model = model_of()
+    model.register_forward_hook(lambda *_: None)
+    state, token, ran = model.initial_state(1), torch.tensor([1]), []
+    with torch.no_grad():
+        model.advance(token, state)
+        model.blocks[0].register_forward_hook(lambda *_: ran.append(1))
+        model.advance(token, state)
+    assert ran == [1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_a_session_set_to_what_is_no_state(count):
+    session = walking(model_of())
+    session.state = dict.fromkeys(session.state)
+    with pytest.raises(recurra.InputError, match="state"):
+        session.feed((1,) * count)
+    session.state = None
+    session.feed((1,) * count)
+    assert_same(session, *called(session.model, [1] * count))
+
+
+def test_blocks_taken_out_are_noticed():
+    session = walking(model_of("gru*2"))
+    session.model.blocks = session.model.blocks[1:]
+    with pytest.raises(recurra.InputError, match=r"blocks\.1"):
+        session.feed((4,))
+
+
+def test_another_way_of_calling_models_is_honoured(monkeypatch):
+    session = walking(model_of())
+    forward, ran = LanguageModel.forward, []
+    monkeypatch.setattr(LanguageModel, "forward", lambda *args, **named: ran.append(1) or forward(*args, **named))
+    session.feed((4,))
+    assert ran == [1]
 
 
 def test_few_tokens_and_many_are_read_alike():

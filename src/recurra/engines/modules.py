@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-INTERNAL = frozenset(vars(nn.Module())) | {"last_solve"}
-"""Attributes that are PyTorch's own, and what an engine reports."""
+INTERNAL = frozenset(vars(nn.Module())) | {"last_solve", "_step_plan"}
+"""Attributes that are PyTorch's own, what an engine reports, and what one has found out (see `single`)."""
 
 
 def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str = "") -> Any:
@@ -45,15 +45,15 @@ class Snapshot:
         self._held = [value for _, _, value in held]
         self._tensors = tensors = [value for value in self._held if isinstance(value, Tensor)]
         self._readings = [(read, list(map(read, tensors))) for read in _READINGS]
-        self._dicts = [*homes, *map(vars, modules)]
+        hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)] + list(_global_hooks())
+        self.hooked = any(hooks)
+        self._dicts: list[Mapping] = [*homes, *map(vars, modules), *hooks]
         self._lengths = list(map(len, self._dicts))
         own = [(vars(m), name) for m in modules for name in ("training", *_settings(m))]
         self._setting_homes, self._setting_names = [home for home, _ in own], [name for _, name in own]
         settings = [home[name] for home, name in own]
         # Of what cannot change a copy would only be another object to look at.
         self._settings = [copy.deepcopy(v) if _plain(v) and not _frozen(v) else v for v in settings]
-        self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-        self.hooked = any(self._hooks) or any(_global_hooks())
 
     def holds(self) -> bool:
         """Whether the module still is what it was."""
@@ -63,7 +63,6 @@ class Snapshot:
                 and all(map(is_, map(dict.get, self._held_homes, self._held_names), self._held))
                 and all(list(map(read, self._tensors)) == was for read, was in self._readings)
                 and list(map(dict.get, self._setting_homes, self._setting_names)) == self._settings
-                and (any(self._hooks) or any(_global_hooks())) == self.hooked
             )
         except Exception:
             # Something is now of a kind that cannot be compared.

@@ -72,6 +72,7 @@ class _Sequence:
         self.timed = {n for n, leaf in plan.leaves.items() if leaf.per_time} | {*plan.outputs, *plan.kept, "resets"}
         self.states = list(plan.states)
         self.time = memory[next(iter(plan.outputs))].shape[1]
+        self.needed: list[int] = []
 
     def run(self) -> None:
         pieces, lead, each = self.cut.pieces, self.cut.lead, self.cut.each
@@ -85,6 +86,8 @@ class _Sequence:
         for s in range(1, pieces):
             guess, old_end = ({n: t[s] for n, t in states.items()} for states in (guesses, ends))
             state = old_end if _same(state, guess) else self._repair(state, lead + s * each, old_end)
+        if self.needed:
+            _forgetting[self.call] = max(self.needed)
         done = lead + pieces * each
         if done < self.time:
             state = self._one(state, done, self.time - done)
@@ -103,9 +106,9 @@ class _Sequence:
             state = self._one(state, at, steps)
             at, steps = at + steps, 2 * steps
             if _same(state, old):
-                _forgetting[self.call] = self.cut.lead + at - begin
+                self.needed.append(self.cut.lead + at - begin)
                 return old_end
-        _forgetting[self.call] = 0
+        self.needed.append(0)
         return state
 
     def _one(self, state: dict[str, Tensor], begin: int, steps: int) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,7 +33,6 @@ from recurra.engines.unseen import unseen
 from recurra.errors import InputError
 from recurra.problem import cast, compute_dtype
 
-_plans: weakref.WeakKeyDictionary[nn.Module, Plan] = weakref.WeakKeyDictionary()
 _recipes: dict[Hashable, Recipe | None] = {}
 _lock = threading.RLock()
 MOST_RECIPES = 512
@@ -77,25 +77,40 @@ def undisturbed() -> bool:
 def _advance(
     whole: nn.Module, modules: Callable[[], Sequence[nn.Module]], x: Tensor, states: Sequence[Mapping[str, Tensor]]
 ) -> tuple[Tensor, list[dict[str, Tensor]]] | None:
-    plan = plan_of(whole, modules, x, states)
+    plan = step_plan(whole, modules, x, states)
     if plan is None or plan.chain is None:
         return None
     y, after = plan.chain.run(plan.chain.input(x), states)
     return y[None, None].to(x.dtype), after
 
 
-def plan_of(
+def step_plan(
     whole: nn.Module, modules: Callable[[], Sequence[nn.Module]], x: Tensor, states: Sequence[Mapping[str, Tensor]]
-) -> Plan | None:
+) -> StepPlan | None:
     """How to `advance`, or None if such arguments are never taken."""
+    if not all(isinstance(t, Tensor) for state in states for t in state.values()):
+        return None
     facts = _facts(x, states)
-    known = _plans.get(whole)
+    found = vars(whole).setdefault("_step_plan", Found())
+    known = found.plan if found.whole() is whole else None
     if known is None or known.facts != facts or not known.holds():
         if not _fit(facts):
             return None
         with _lock:
-            known = _plans[whole] = Plan(whole, modules(), x, states)
+            known = StepPlan(whole, modules(), x, states)
+            vars(whole)["_step_plan"] = Found(weakref.ref(whole), known)
     return known
+
+
+@dataclass(frozen=True)
+class Found:
+    """The plan of a module, which the module itself keeps: it goes when the module goes. Copies begin without."""
+
+    whole: Callable[[], nn.Module | None] = lambda: None
+    plan: StepPlan | None = None
+
+    def __reduce__(self) -> tuple:
+        return Found, ()
 
 
 def _facts(x: Tensor, states: Sequence[Mapping[str, Tensor]]) -> list[tuple]:
@@ -115,7 +130,7 @@ def _fit(facts: Sequence[tuple]) -> bool:
     )  # fmt: skip
 
 
-class Plan:
+class StepPlan:
     """How some modules take a time step, compiled if that can be, for the tensors that are their weights now."""
 
     def __init__(

@@ -54,7 +54,7 @@ def mix(
     Args:
         window: [B, 1, channels], the value before the first time step.
         signal: [B, T, channels].
-        shares: [mixes, channels], of the current value.
+        shares: [mixes, channels], of the value before.
 
     Returns:
         the mixes, each [B, T, channels], and the window after the last time step of each row.
@@ -106,4 +106,4 @@ def _convolve_silu(states: tuple[Tensor, ...], inputs: Mapping[str, Tensor]) -> 
 
 def _mix(states: tuple[Tensor, ...], inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     (h,), x = states, inputs["x"]
-    return (x[None],), tuple(h[0] + share * (x - h[0]) for share in inputs["shares"].unbind())
+    return (x[None],), tuple(x + share * (h[0] - x) for share in inputs["shares"].unbind())

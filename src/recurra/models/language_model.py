@@ -147,7 +147,7 @@ class LanguageModel(nn.Module):
         carried = check.parts("this model", state, self._names())
         done = single.advance(self, self._parts, x, [*carried, {}]) if plain and carried else None
         if done is not None:
-            return done[0].to(self.embedding.weight.dtype), self._joined(done[1])
+            return done[0].to(self.embedding.weight.dtype), joined(self._names(), done[1][:-1])
         after = []
         for i, block in enumerate(self.blocks):
             own = carried[i] if carried else None
@@ -157,7 +157,7 @@ class LanguageModel(nn.Module):
             else:
                 x, (new,) = one
             after.append(new)
-        return self._scores(x, {})[0], self._joined(after)
+        return self._scores(x, {})[0], joined(self._names(), after)
 
     def _enter(self, rows: Tensor) -> Tensor:
         """What flows into the blocks, from rows of the embedding."""
@@ -169,11 +169,6 @@ class LanguageModel(nn.Module):
     def _names(self) -> list[str]:
         """Of the blocks, as the state has them."""
         return [f"blocks.{i}" for i in range(len(self.blocks))]
-
-    def _joined(self, states: Sequence[Mapping[str, Tensor]]) -> State:
-        """The states of all blocks as one."""
-        named = zip(self._names(), states, strict=False)
-        return State({f"{name}.{own}": t for name, state in named for own, t in state.items()})
 
     def _parts(self) -> list[nn.Module]:
         """What is called one after another on what flows in."""
@@ -212,6 +207,11 @@ class LanguageModel(nn.Module):
             low, high = (int(v) for v in tokens.aminmax()) if tokens.numel() > 1 else 2 * (int(tokens),)
             if low < 0 or high >= vocabulary:
                 raise InputError(f"tokens holds {low if low < 0 else high}; expected 0 to {vocabulary - 1}")
+
+
+def joined(names: Sequence[str], states: Sequence[Mapping[str, Tensor]]) -> State:
+    """The states of blocks as one, each under the name of its block."""
+    return State({f"{name}.{own}": t for name, state in zip(names, states, strict=True) for own, t in state.items()})
 
 
 def _options_of_layers(layers: Any, names: list[str]) -> dict[str, dict[str, Any]]:

@@ -45,8 +45,8 @@ class RWKV4(Recurrence):
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
         # Which of k and p is larger decides where gradients go, so k is not rounded to half types on the way.
         real = compute_dtype(x.dtype)
-        shares = torch.stack([self.mix_k, self.mix_v, self.mix_r])
-        k, v, r = past.mix("shift", x.to(real), shares.to(real))
+        of_now = torch.stack([self.mix_k, self.mix_v, self.mix_r])
+        k, v, r = past.mix("shift", x.to(real), 1 - of_now.to(real))
         return {
             "k": nn.functional.linear(k, self.to_k.weight.to(real)),
             "v": self.to_v(v.to(x.dtype)),

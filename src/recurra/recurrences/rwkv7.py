@@ -56,7 +56,7 @@ class RWKV7(Recurrence):
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
         maps = {"r": self.to_r, "w": self.to_w, "k": self.to_k, "v": self.to_v, "a": self.to_a, "g": self.to_g}
-        mixes = past.mix("shift", x, 1 - self.mix)
+        mixes = past.mix("shift", x, self.mix)
         per_time = {name: to(mix) for mix, (name, to) in zip(mixes, maps.items(), strict=True)}
         always: dict[str, Tensor] = {"rho": self.rho, "weight": self.norm_weight, "bias": self.norm_bias}
         always |= {"k_k": self.k_k.view_as(self.rho), "k_a": self.k_a.view_as(self.rho)}

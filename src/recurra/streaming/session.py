@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count as endless
 from itertools import islice
@@ -43,23 +44,31 @@ class Session:
         weight = model.embedding.weight
         self.logits = torch.zeros(model.config["vocabulary"], dtype=weight.dtype, device=weight.device)
         self._walk: TokenWalk | None = None
+        self._lock = threading.RLock()
         self.state = model.initial_state(1) if state is None else self._fitting(state)
 
     @property
     def state(self) -> State:
         """Of one sequence, after all that has been read; yours to keep, and to set."""
-        walk = self._walk
-        if walk is not None:
-            self._state, self._walk = walk.end(), None
-        return self._state
+        with self._lock:
+            if self._walk is not None:
+                self._state, self._walk = self._walk.end(), None
+            return self._state
 
     @state.setter
     def state(self, state: State) -> None:
-        self._state, self._walk = state, None
+        with self._lock:
+            self._state, self._walk = state, None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies are made of: they share no walk."""
-        return {**vars(self), "_state": self.state, "_walk": None}
+        """What copies are made of: they share neither a walk nor the dice."""
+        dice = torch.Generator()
+        dice.set_state(self.generator.get_state())
+        own = {name: value for name, value in vars(self).items() if name != "_lock"}
+        return own | {"_state": self.state, "_walk": None, "generator": dice}
+
+    def __setstate__(self, own: dict[str, Any]) -> None:
+        vars(self).update(own, _lock=threading.RLock())
 
     @torch.no_grad()
     def _fitting(self, state: Mapping[str, Tensor]) -> State:
@@ -82,6 +91,10 @@ class Session:
         """
         if isinstance(tokens, str):
             raise InputError("tokens is a str; expected bytes or integers: use text.encode()")
+        with self._lock:
+            return self._feed(tokens)
+
+    def _feed(self, tokens: bytes | Tensor | Iterable[int]) -> Tensor:
         if isinstance(tokens, tuple | bytes | list) and len(tokens) == 1 and self._walked(tokens):
             return self.logits
         before = self.state, self.logits

@@ -9,9 +9,12 @@ from torch import Tensor
 from recurra import check
 from recurra.engines.chain import Walk
 from recurra.engines.modules import INTERNAL
-from recurra.engines.single import Plan, plan_of, undisturbed
-from recurra.models.language_model import LanguageModel
+from recurra.engines.single import StepPlan, step_plan, undisturbed
+from recurra.models.language_model import LanguageModel, joined
 from recurra.state import State
+
+FORWARD = LanguageModel.forward
+"""What a walk does in its place."""
 
 
 class TokenWalk:
@@ -19,8 +22,8 @@ class TokenWalk:
     of its own. Before each it is checked that the model still is what it was.
     """
 
-    def __init__(self, model: LanguageModel, plan: Plan, walk: Walk):
-        self._model, self._plan, self._walk = model, plan, walk
+    def __init__(self, model: LanguageModel, plan: StepPlan, walk: Walk):
+        self._model, self._plan, self._walk, self._names = model, plan, walk, model._names()
 
     @classmethod
     def start(cls, model: LanguageModel, state: Mapping[str, Tensor]) -> TokenWalk | None:
@@ -31,17 +34,19 @@ class TokenWalk:
         if not undisturbed() or not _called_plainly(model):
             return None
         carried = check.parts("this model", state, model._names())
+        if carried is None:
+            return None
         x = model._enter(model.embedding.weight[0])[None, None]
-        plan = plan_of(model, model._parts, x, [*(carried or []), {}])
+        plan = step_plan(model, model._parts, x, [*carried, {}])
         if plan is None or plan.chain is None or plan.snapshot.hooked:
             return None
-        return cls(model, plan, Walk(plan.chain, [*(carried or []), {}]))
+        return cls(model, plan, Walk(plan.chain, [*carried, {}]))
 
     def step(self, tokens: Sequence[int]) -> Tensor | None:
         """The scores after some tokens of the vocabulary, [vocabulary]; None, and none is taken, if the model is not
         what it was, or the walk is over."""
         model, chain = self._model, self._plan.chain
-        if chain is None or not undisturbed() or not self._plan.holds():
+        if chain is None or not undisturbed() or type(model).forward is not FORWARD or not self._plan.holds():
             return None
         weight = model.embedding.weight
         y = self._walk.steps(chain.input(model._enter(weight[token])) for token in tokens)
@@ -49,10 +54,10 @@ class TokenWalk:
 
     def end(self) -> State:
         """The state after the last token. The walk is then over, and the state the caller's."""
-        return self._model._joined(self._walk.end())
+        return joined(self._names, self._walk.end()[:-1])
 
 
 def _called_plainly(model: LanguageModel) -> bool:
     """Whether calling the model runs its own `forward` and nothing else."""
     own = (value for name, value in vars(model).items() if name not in INTERNAL)
-    return type(model).forward is LanguageModel.forward and not any(map(callable, own))
+    return type(model).forward is FORWARD and not any(map(callable, own))
