@@ -85,7 +85,7 @@ def test_a_state_may_be_written_to_and_set():
 
 
 def change_a_weight(model):
-    model.blocks[0].recurrence.to_inner.weight.data = torch.randn(48, 24)
+    model.blocks[0].recurrence.to_inner.weight.data = torch.randn(96, 24)
 
 
 def change_the_scale(model):
