@@ -89,6 +89,7 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path, text):
         (["explain", "lstm", "--width", "0"], "width is 0"),
         (["explain", "lstm", "--batch", "0"], "batch is 0"),
         (["explain", "lstm", "--time", "0"], "time is 0"),
+        (["explain", "lstm", "--batch", 2**30, "--time", 2**30], "x 64; expected below 2**60 numbers"),
         (["layers", "--width", "0"], "width is 0"),
     ]
     for args, words in cases:
@@ -99,6 +100,13 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path, text):
         assert len(result.stderr.splitlines()) <= 2, args
     assert (tmp_path / "used/file").read_text() == "precious"
     assert (tmp_path / "plain").read_text() == "a file"
+
+
+@pytest.mark.parametrize("name", ["min-gru", "local-attention"])
+def test_explain_of_more_time_than_memory_holds(name):
+    result = run("explain", name, "--time", 2**31 - 1, "--width", 8)
+    assert result.returncode == 0, result.stderr
+    assert f"On [8, {2**31 - 1}, 8] auto picks" in result.stdout
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -28,17 +28,20 @@ def explain(
 
     from recurra import registry
     from recurra.engines import compiled
+    from recurra.errors import InputError
     from recurra.options import count
     from recurra.recurrence import Recurrence
 
     layer = registry.layer_class(name)(width)
     count("batch", batch)
     count("time", time)
-    x = torch.randn(batch, time, width)
+    if batch * time * width >= 2**60:
+        raise InputError(f"batch x time x width is {batch} x {time} x {width}; expected below 2**60 numbers")
+    x = torch.zeros(1).expand(batch, time, width)
     explained = layer.explain(x)
     facts = dict(explained)
-    if isinstance(layer, Recurrence) and compiled.refuses(layer.problem(x)) is None:
-        facts = compiled.explain(layer.problem(x)) | facts
+    if isinstance(layer, Recurrence) and compiled.refuses(layer.outline(x)) is None:
+        facts = compiled.explain(layer.outline(x)) | facts
     if json:
         show.as_json(facts)
         return
