@@ -102,10 +102,6 @@ class Recurrence(Layer):
 
     @property
     def structure(self) -> Structure:
-        """What the traced step is: affine in the state or not, its coefficients, how its Jacobian is filled.
-
-        Raises InputError, with the reason, if the step cannot be traced.
-        """
         reference = self._reference(None)
         return structure_of(self.problem(reference.new_zeros(1, 1, self.width)))
 

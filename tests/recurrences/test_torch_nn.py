@@ -90,3 +90,35 @@ def test_a_bidirectional_stack_does_not_stream():
         layer.advance(torch.randn(1, 4))
     with pytest.raises(recurra.InputError, match="bidirectional"):
         layer(torch.randn(1, 3, 4), layer.initial_state(1))
+
+
+def test_a_stack_explains_every_layer():
+    layer = recurra.layer("lstm", 4, hidden=6, num_layers=2, bidirectional=True)
+    said = layer.explain(torch.randn(2, 700, 4))
+    assert list(said) == list(layer.structure) == ["0", "0.reverse", "1", "1.reverse"]
+    assert said["0"] == recurra.layer("lstm", 4, hidden=6).explain(torch.randn(2, 700, 4))
+    assert said["1.reverse"] == recurra.layer("lstm", 12, hidden=6).explain(torch.randn(2, 700, 12))
+    assert layer.structure["1.reverse"] == recurra.layer("lstm", 12, hidden=6).structure
+    for name, one in said.items():
+        assert f"Layer {name}: nonlinear in the state" in str(said)
+        assert str(one) in str(said)
+    with pytest.raises(recurra.InputError, match=r"x is \[2, 700, 6\] .* expects \[B, T, 4\]"):
+        layer.explain(torch.randn(2, 700, 6))
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_trim_of_a_stack_is_that_of_its_layers(both):
+    layer = recurra.layer("attention", 8, num_layers=2, bidirectional=both)
+    _, state = layer(torch.randn(2, 6, 8), lengths=torch.tensor([6, 2]))
+    trimmed = layer.trim(state.rows(1))
+    assert list(trimmed) == list(state)
+    for name, value in trimmed.items():
+        kept = value if name.endswith("position") else value[0, 0]
+        assert len(kept) == (1 if name.endswith("position") else 2)
+        assert torch.equal(value, state[name][1:, ..., -2:, :] if value.dim() == 4 else state[name][1:])
+    with pytest.raises(recurra.InputError, match=r"state holds \[\]; CausalAttention expects"):
+        layer.trim(None)
+    with pytest.raises(recurra.InputError, match="state holds 'h'; this stack expects"):
+        layer.trim({"h": torch.zeros(1)})
+    with pytest.raises(recurra.InputError, match="is it another layer's"):
+        recurra.layer("lstm", 8, num_layers=2, bidirectional=both).trim(state)
