@@ -72,7 +72,7 @@ def test_rates_are_measured_kept_and_used(own_cache):
 
 
 def test_memory_is_checked_before_it_is_taken(monkeypatch):
-    monkeypatch.setattr(choose, "_room", lambda device: 10**6)
+    monkeypatch.setattr(choose, "room", lambda device: 10**6)
     layer, x = recurra.layer("diagonal-gru", 32), torch.randn(1, 40000, 32)
     with pytest.raises(recurra.EngineRefused, match=r"engine 'newton' would need about \d.* GiB for B=1, T=40000"):
         layer(x, engine="newton")
