@@ -6,6 +6,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import recurra
 from recurra.testing.tolerances import assert_close
+from recurra.training.carry import carried
 
 PEERS = {
     "rnn-tanh": ("rnn", {}, torch.nn.RNN, {}),
@@ -122,3 +123,15 @@ def test_trim_of_a_stack_is_that_of_its_layers(both):
         layer.trim({"h": torch.zeros(1)})
     with pytest.raises(recurra.InputError, match="is it another layer's"):
         recurra.layer("lstm", 8, num_layers=2, bidirectional=both).trim(state)
+
+
+@pytest.mark.parametrize("name", ["lstm", "attention"])
+def test_training_carries_the_state_of_a_stack(name):
+    model = recurra.LanguageModel(32, 8, f"min-gru+{name}", layers={name: {"num_layers": 2}})
+    _, state = model(torch.randint(0, 32, (2, 5)))
+    kept = carried(model, state, 2)
+    assert set(kept) == set(state)
+    for entry, value in kept.items():
+        fresh = name == "attention" and entry.startswith("blocks.1")
+        expected = model.initial_state(2)[entry] if fresh else state[entry]
+        assert torch.equal(value, expected)

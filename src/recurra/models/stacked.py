@@ -61,6 +61,11 @@ class Stacked(nn.Module):
         return {f"{i}{way}": layer for i, both in enumerate(ways) for way, layer in both}
 
     @property
+    def endless(self) -> bool:
+        """Whether the state grows without bound."""
+        return any(layer.endless for layer in self._named.values())
+
+    @property
     def structure(self) -> dict[str, Any]:
         """As `Layer.structure`, for every layer by its name in the state."""
         return {name: layer.structure for name, layer in self._named.items()}
