@@ -122,6 +122,7 @@ BAD = {
     "state of a model": (lambda: model()(IDS, {"h": X}), ["state holds 'h'", "begin with blocks.0."]),
     "model config": (lambda: LanguageModel.from_config(None), ["config is None", "vocabulary, width, pattern"]),
     "model config's names": (lambda: LanguageModel.from_config({"depth": 1}), ["config holds ['depth']", "vocabulary"]),
+    "model both ways": (lambda: model(layers={"lstm": {"bidirectional": True}}), ["['lstm'] bidirectional", "predict"]),
     "model layers": (lambda: model(layers={"lstm": 3}), ["layers is {'lstm': 3}", "with their options"]),
     "model design": (lambda: model(design=X), ["design is a Tensor", "a dict with some of norm, eps"]),
     "model design's names": (lambda: model(design={"nrom": 1}), ["{'nrom': 1}", "a dict with some of norm, eps"]),

@@ -46,6 +46,14 @@ class Layer(nn.Module):
         """Whether the state grows without bound."""
         return False
 
+    @property
+    def structure(self) -> Any:
+        """What one time step is: affine in the state or not, its coefficients, how its Jacobian is filled.
+
+        Raises InputError, with the reason, if that cannot be found out.
+        """
+        raise NotImplementedError
+
     def forward(
         self,
         x: Tensor,

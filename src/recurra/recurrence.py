@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -101,26 +102,29 @@ class Recurrence(Layer):
 
     @property
     def structure(self) -> Structure:
-        """What the traced step is: affine in the state or not, its coefficients, how its Jacobian is filled.
-
-        Raises InputError, with the reason, if the step cannot be traced.
-        """
         reference = self._reference(None)
         return structure_of(self.problem(reference.new_zeros(1, 1, self.width)))
 
     def explain(self, x: Tensor) -> dict[str, Any]:
         """What would run on x [B, T, D]: the structure, the engine that "auto" picks, and for every engine the
-        milliseconds it is expected to take forward, or why it cannot run."""
-        return explain(self.problem(x))
+        milliseconds it is expected to take forward, or why it cannot run. It computes with
+        the first time step of x only."""
+        return explain(self.outline(x))
 
     def refusals(self, x: Tensor) -> dict[str, str | None]:
-        return reasons_to_refuse(self.problem(x))
+        return reasons_to_refuse(self.outline(x))
 
     def problem(self, x: Tensor) -> Problem:
         """What an engine would be given for x [B, T, D], from the start state, without resets and lengths."""
         check.sequence(self, x)
         state = self.initial_state(x.shape[0], x)
         return self._problem(x, state, None, None, Past({name: state[name] for name in self.windows}, None, None))
+
+    def outline(self, x: Tensor) -> Problem:
+        """As `problem`, with the tensors of one time step of one sequence: enough to weigh engines, and none can run
+        it."""
+        check.sequence(self, x)
+        return replace(self.problem(x[:1, :1]), batch=x.shape[0], time=x.shape[1])
 
     def _problem(self, x: Tensor, state: State, resets: Tensor | None, lengths: Tensor | None, past: Past) -> Problem:
         inputs = self.inputs(x, past) if self.windows else self.inputs(x)

@@ -40,6 +40,9 @@ def test_engines(name):
     with pytest.raises(recurra.InputError, match="engine is 'warp'"):
         layer(x, engine="warp")
     assert layer.explain(x)["engine"] == "parallel"
+    for whole in (layer, recurra.layer(name, 8, num_layers=2)):
+        with pytest.raises(recurra.InputError, match=r"has no structure: its state grows with time.*explain\(x\)"):
+            _ = whole.structure
 
 
 def test_how_much_is_kept():

@@ -89,6 +89,9 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path, text):
         (["explain", "lstm", "--width", "0"], "width is 0"),
         (["explain", "lstm", "--batch", "0"], "batch is 0"),
         (["explain", "lstm", "--time", "0"], "time is 0"),
+        (["explain", "lstm", "--batch", 2**30, "--time", 2**30], "x 64; expected below 2**60 numbers"),
+        (["explain", "lstm", "--width", 10**7], "width is 10000000; the weights of lstm would need 2980232"),
+        (["explain", "lstm", "--width", 2**31 - 1], "LSTM would hold more numbers than a tensor can"),
         (["layers", "--width", "0"], "width is 0"),
     ]
     for args, words in cases:
@@ -101,6 +104,13 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path, text):
     assert (tmp_path / "plain").read_text() == "a file"
 
 
+@pytest.mark.parametrize("name", ["min-gru", "local-attention"])
+def test_explain_of_more_time_than_memory_holds(name):
+    result = run("explain", name, "--time", 2**31 - 1, "--width", 8)
+    assert result.returncode == 0, result.stderr
+    assert f"On [8, {2**31 - 1}, 8] auto picks" in result.stdout
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_an_unreadable_file(tmp_path):
     path = tmp_path / "secret"
@@ -109,6 +119,12 @@ def test_an_unreadable_file(tmp_path):
     result = run("train", "--data", path, "--out", tmp_path / "run")
     assert result.returncode == 2
     assert "cannot be read" in result.stderr
+
+
+def test_layers_are_counted_without_memory_for_them():
+    rows = {row["name"]: row for row in json.loads(run("layers", "--width", 10**6, "--json").stdout)}
+    assert rows["lstm"]["parameters"] == 8 * 10**12 + 8 * 10**6
+    assert rows["lstm"]["state_per_channel"] == 2
 
 
 def test_layers_of_a_width_that_some_cannot_have():

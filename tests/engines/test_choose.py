@@ -31,6 +31,22 @@ def test_explain_names_structure_choice_and_costs():
     json.dumps(said)
 
 
+@pytest.mark.parametrize("name", [n for n, kind in recurra.layers().items() if issubclass(kind, recurra.Recurrence)])
+def test_one_time_step_is_enough_to_explain(name):
+    layer, x = recurra.layer(name, 8), torch.randn(3, 700, 8)
+    whole = layer.problem(x)
+    assert layer.explain(x) == choose.explain(whole)
+    assert layer.refusals(x) == choose.reasons_to_refuse(whole)
+
+
+@pytest.mark.parametrize("name", ["gated-delta-net", "s4d", "lstm", "attention"])
+def test_explain_needs_no_memory_for_the_input(name):
+    layer, x = recurra.layer(name, 8), torch.zeros(1).expand(4, 2**31, 8)
+    said = layer.explain(x)
+    assert set(choose.ENGINES) <= set(said["expected"])
+    assert len(str(said).splitlines()) == 1 + len(said["expected"])
+
+
 @pytest.mark.usefixtures("own_cache")
 def test_auto_cuts_one_long_narrow_sequence():
     torch.set_num_threads(2)
@@ -56,7 +72,7 @@ def test_rates_are_measured_kept_and_used(own_cache):
 
 
 def test_memory_is_checked_before_it_is_taken(monkeypatch):
-    monkeypatch.setattr(choose, "_room", lambda device: 10**6)
+    monkeypatch.setattr(choose, "room", lambda device: 10**6)
     layer, x = recurra.layer("diagonal-gru", 32), torch.randn(1, 40000, 32)
     with pytest.raises(recurra.EngineRefused, match=r"engine 'newton' would need about \d.* GiB for B=1, T=40000"):
         layer(x, engine="newton")

@@ -8,6 +8,7 @@ import torch
 from families import build
 
 import recurra
+from recurra.interop.convert import to_transformers
 from recurra.models import files
 from recurra.testing.tolerances import assert_close
 
@@ -216,3 +217,109 @@ def test_a_tokenizer_that_came_along_is_used(tmp_path):
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"one": 0, "two": 1}, unk_token="one"))
     words.save(str(tmp_path / "tokenizer.json"))
     assert transformers.AutoTokenizer.from_pretrained(tmp_path)("two").input_ids == [1]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("mean", [False, True])
+def test_more_tokens_and_fewer(tmp_path, tied, mean):
+    files.save(tiny("gru", design={"tied": tied}), tmp_path / "old")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "old")
+    x, rows = tokens(2, 6), theirs.model.embedding.weight.detach().clone()
+    old, cache = theirs(x).logits, theirs(x).past_key_values
+    theirs.model.advance(x[:1, 0], cache.state.rows(0))  # a kernel of the old head
+    theirs.resize_token_embeddings(V + 500, mean_resizing=mean)
+    assert torch.equal(theirs.model.embedding.weight[:V], rows)
+    assert_close("scores of the old tokens", theirs(x).logits[..., :V], old)
+    added = theirs.model.embedding.weight[V:]
+    if mean:
+        torch.testing.assert_close(added, rows.mean(0).expand_as(added), rtol=0, atol=1e-3)
+    else:
+        assert abs(added.std() * theirs.model.scale - 1) < 0.05
+    new = torch.full((2, 3), V + 7)
+    output = theirs(new, labels=new)
+    assert output.logits.shape == (2, 3, V + 500)
+    assert output.loss.isfinite()
+    streamed = theirs.model.advance(new[:1, 0], cache.state.rows(0))[0]
+    assert_close("a streamed token", streamed, theirs.model(new[:1, :1], cache.state.rows(0), engine="loop")[0][:, 0])
+    theirs.generate(new, max_new_tokens=4, do_sample=False)
+    theirs.save_pretrained(tmp_path / "new")
+    for loaded in (recurra.load(tmp_path / "new"), transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "new")):
+        y = loaded(new)
+        assert torch.equal(y.logits if hasattr(y, "logits") else y[0], output.logits)
+    assert loaded.config.vocab_size == V + 500
+    theirs.resize_token_embeddings(V)
+    assert_close("scores as before", theirs(x).logits, old)
+
+
+@pytest.mark.parametrize("number", [0, -1, "40", 2.0, True])
+def test_a_size_that_is_none_changes_nothing(pair, number):
+    model, theirs = pair
+    with pytest.raises(recurra.InputError, match="new_num_tokens is"):
+        theirs.resize_token_embeddings(number)
+    with pytest.raises(recurra.InputError, match="pad_to_multiple_of is"):
+        theirs.resize_token_embeddings(40, number)
+    assert theirs.resize_token_embeddings() is theirs.model.embedding
+    assert theirs.config.vocab_size == theirs.config.model["vocabulary"] == V
+    x = tokens(2, 3)
+    assert torch.equal(theirs(x).logits, model(x)[0])
+
+
+def test_a_model_that_came_along_can_be_written_back_with_more_tokens(tmp_path):
+    build("mamba").save_pretrained(tmp_path / "theirs")
+    files.save(recurra.load(tmp_path / "theirs"), tmp_path / "ours")
+    ours = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    ours.resize_token_embeddings(77)
+    ours.save_pretrained(tmp_path / "more")
+    to_transformers(recurra.load(tmp_path / "more"), tmp_path / "back")
+    back, x = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back"), torch.tensor([[3, 76, 5]])
+    assert back.config.vocab_size == 77
+    assert_close("logits", ours(x).logits, back(x).logits)
+
+
+REFUSED = {
+    "embeddings": ({"inputs_embeds": torch.zeros(1, 3, 16)}, "inputs_embeds was given; expected input_ids"),
+    "both": (
+        {"input_ids": torch.tensor([[3]]), "inputs_embeds": torch.zeros(1, 1, 16)},
+        "inputs_embeds was given; expected input_ids",
+    ),
+    "nothing": ({}, "input_ids is a NoneType; expected input_ids"),
+    "one axis": ({"input_ids": torch.tensor([3])}, r"input_ids is \[1\] int64 on cpu; expected input_ids \[B, T\]"),
+    "a short mask": (
+        {"input_ids": torch.tensor([[3, 2]]), "attention_mask": torch.ones(1, 1)},
+        r"attention_mask is \[1, 1\] float32 on cpu; expected \[1, 2\]",
+    ),
+    "a mask of more rows": (
+        {"input_ids": torch.tensor([[3, 2]]), "attention_mask": torch.ones(2, 2)},
+        r"attention_mask is \[2, 2\] float32 on cpu; expected \[1, 2\]",
+    ),
+    "another's cache": (
+        {"input_ids": torch.tensor([[3, 2]]), "past_key_values": transformers.DynamicCache()},
+        "past_key_values is a DynamicCache; expected what an earlier call",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_not_supported_is_refused(pair, what):
+    arguments, message = REFUSED[what]
+    with pytest.raises(recurra.InputError, match=message):
+        pair[1](**arguments)
+
+
+def test_auto_model_says_what_to_use(tmp_path):
+    files.save(tiny("min-gru"), tmp_path)
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    for make, what in (
+        (transformers.AutoModel.from_pretrained, tmp_path),
+        (transformers.AutoModel.from_config, config),
+    ):
+        with pytest.raises(recurra.InputError, match="use AutoModelForCausalLM"):
+            make(what)
+
+
+def test_a_loss_over_several_batches_is_one_mean(pair):
+    """Trainers that accumulate gradients say how many tokens all batches have together."""
+    _, theirs = pair
+    x = tokens(4, 6)
+    parts = [theirs(rows, labels=rows, num_items_in_batch=20).loss for rows in x.split([1, 3])]
+    assert_close("loss", sum(parts), theirs(x, labels=x).loss)

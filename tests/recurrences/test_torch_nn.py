@@ -6,6 +6,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import recurra
 from recurra.testing.tolerances import assert_close
+from recurra.training.carry import carried
 
 PEERS = {
     "rnn-tanh": ("rnn", {}, torch.nn.RNN, {}),
@@ -90,3 +91,47 @@ def test_a_bidirectional_stack_does_not_stream():
         layer.advance(torch.randn(1, 4))
     with pytest.raises(recurra.InputError, match="bidirectional"):
         layer(torch.randn(1, 3, 4), layer.initial_state(1))
+
+
+def test_a_stack_explains_every_layer():
+    layer = recurra.layer("lstm", 4, hidden=6, num_layers=2, bidirectional=True)
+    said = layer.explain(torch.randn(2, 700, 4))
+    assert list(said) == list(layer.structure) == ["0", "0.reverse", "1", "1.reverse"]
+    assert said["0"] == recurra.layer("lstm", 4, hidden=6).explain(torch.randn(2, 700, 4))
+    assert said["1.reverse"] == recurra.layer("lstm", 12, hidden=6).explain(torch.randn(2, 700, 12))
+    assert layer.structure["1.reverse"] == recurra.layer("lstm", 12, hidden=6).structure
+    for name, one in said.items():
+        assert f"Layer {name}: nonlinear in the state" in str(said)
+        assert str(one) in str(said)
+    with pytest.raises(recurra.InputError, match=r"x is \[2, 700, 6\] .* expects \[B, T, 4\]"):
+        layer.explain(torch.randn(2, 700, 6))
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_trim_of_a_stack_is_that_of_its_layers(both):
+    layer = recurra.layer("attention", 8, num_layers=2, bidirectional=both)
+    _, state = layer(torch.randn(2, 6, 8), lengths=torch.tensor([6, 2]))
+    trimmed = layer.trim(state.rows(1))
+    assert list(trimmed) == list(state)
+    for name, value in trimmed.items():
+        kept = value if name.endswith("position") else value[0, 0]
+        assert len(kept) == (1 if name.endswith("position") else 2)
+        assert torch.equal(value, state[name][1:, ..., -2:, :] if value.dim() == 4 else state[name][1:])
+    with pytest.raises(recurra.InputError, match=r"state holds \[\]; CausalAttention expects"):
+        layer.trim(None)
+    with pytest.raises(recurra.InputError, match="state holds 'h'; this stack expects"):
+        layer.trim({"h": torch.zeros(1)})
+    with pytest.raises(recurra.InputError, match="is it another layer's"):
+        recurra.layer("lstm", 8, num_layers=2, bidirectional=both).trim(state)
+
+
+@pytest.mark.parametrize("name", ["lstm", "attention"])
+def test_training_carries_the_state_of_a_stack(name):
+    model = recurra.LanguageModel(32, 8, f"min-gru+{name}", layers={name: {"num_layers": 2}})
+    _, state = model(torch.randint(0, 32, (2, 5)))
+    kept = carried(model, state, 2)
+    assert set(kept) == set(state)
+    for entry, value in kept.items():
+        fresh = name == "attention" and entry.startswith("blocks.1")
+        expected = model.initial_state(2)[entry] if fresh else state[entry]
+        assert torch.equal(value, expected)

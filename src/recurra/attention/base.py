@@ -103,6 +103,13 @@ class Attention(Layer, ABC):
         fewest = cache.most(self.kept(own["position"]))
         return State({n: v[:, :, v.shape[2] - fewest :] if n in self.growing else v for n, v in own.items()})
 
+    @property
+    def structure(self) -> Any:
+        raise InputError(
+            f"{type(self).__name__} has no structure: its state grows with time, and with it the step's Jacobian; "
+            "explain(x) says what runs it"
+        )
+
     def refusals(self, x: Tensor) -> dict[str, str | None]:
         check.sequence(self, x)
         reason = f"its state grows with time, and only {' and '.join(map(repr, OWN))} run such layers"

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from recurra.cli import show
+from recurra.cli.layers import without_memory
 
 Option = typer.Option
 
@@ -27,18 +28,27 @@ def explain(
     import torch
 
     from recurra import registry
-    from recurra.engines import compiled
+    from recurra.engines import choose, compiled
+    from recurra.errors import InputError
     from recurra.options import count
     from recurra.recurrence import Recurrence
 
-    layer = registry.layer_class(name)(width)
+    kind = registry.layer_class(name)
+    needed, room = sum(p.nbytes for p in without_memory(kind, width).parameters()), choose.room(torch.device("cpu"))
+    if needed > room:
+        raise InputError(
+            f"width is {width}; the weights of {name} would need {needed / 2**30:.1f} GiB, {room / 2**30:.1f} are free"
+        )
+    layer = kind(width)
     count("batch", batch)
     count("time", time)
-    x = torch.randn(batch, time, width)
+    if batch * time * width >= 2**60:
+        raise InputError(f"batch x time x width is {batch} x {time} x {width}; expected below 2**60 numbers")
+    x = torch.zeros(1).expand(batch, time, width)
     explained = layer.explain(x)
     facts = dict(explained)
-    if isinstance(layer, Recurrence) and compiled.refuses(layer.problem(x)) is None:
-        facts = compiled.explain(layer.problem(x)) | facts
+    if isinstance(layer, Recurrence) and compiled.refuses(layer.outline(x)) is None:
+        facts = compiled.explain(layer.outline(x)) | facts
     if json:
         show.as_json(facts)
         return

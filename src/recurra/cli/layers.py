@@ -42,6 +42,8 @@ def layers(
 
 def _row(name: str, kind: type[Layer], width: int) -> dict[str, Any]:
     """What there is to say about a layer; of a width that it cannot have with its usual options, why."""
+    import torch
+
     row: dict[str, Any] = {
         "name": name,
         "paper": kind.paper.title if kind.paper else "",
@@ -50,11 +52,27 @@ def _row(name: str, kind: type[Layer], width: int) -> dict[str, Any]:
         "lane": str(kind.lane.value),
     }
     try:
-        layer = kind(width)
+        layer = without_memory(kind, width)
     except InputError as error:
         return row | {"refuses": str(error)}
-    state = sum(value.numel() * (2 if value.is_complex() else 1) for value in layer.initial_state(1).values())
+    with torch.device("meta"):
+        start = layer.initial_state(1)
+    state = sum(value.numel() * (2 if value.is_complex() else 1) for value in start.values())
     return row | {
         "state_per_channel": state / width,
         "parameters": sum(p.numel() for p in layer.parameters()),
     }
+
+
+def without_memory(kind: type[Layer], width: int) -> Layer:
+    """A layer whose tensors have shapes and no values.
+
+    Raises InputError if it cannot have this width, or has tensors of more numbers than can be counted.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return kind(width)
+    except RuntimeError as error:
+        raise InputError(f"width is {width}; {kind.__name__} would hold more numbers than a tensor can") from error

@@ -64,11 +64,11 @@ def note(engine: str) -> None:
 
 
 def _check_memory(problem: Problem, name: str) -> None:
-    needed, room = ENGINES[name].estimate(problem).bytes, _room(problem.device)
-    if needed > room:
+    needed, free = ENGINES[name].estimate(problem).bytes, room(problem.device)
+    if needed > free:
         raise EngineRefused(
             f"engine {name!r} would need about {needed / 2**30:.1f} GiB for B={problem.batch}, T={problem.time}, "
-            f"{problem.lanes} lanes; {room / 2**30:.1f} GiB are free: run fewer sequences at once, or engine='auto'"
+            f"{problem.lanes} lanes; {free / 2**30:.1f} GiB are free: run fewer sequences at once, or engine='auto'"
         )
 
 
@@ -81,8 +81,8 @@ def choose(problem: Problem) -> str:
     reason = compiled.refuses(problem)
     if reason is None and problem.time < SHORT:
         return "compiled"
-    room = _room(problem.device)
-    fitting = {name: e.seconds for name, e in estimates(problem).items() if isinstance(e, Estimate) and e.bytes < room}
+    free = room(problem.device)
+    fitting = {name: e.seconds for name, e in estimates(problem).items() if isinstance(e, Estimate) and e.bytes < free}
     best = min(fitting, key=lambda name: fitting[name])
     if best == "loop" and reason is not None and compiled.runs_on(problem.device) and reason not in _warned:
         _warned.add(reason)
@@ -134,7 +134,7 @@ def structure_of(problem: Problem) -> Structure:
     return step.structure
 
 
-def _room(device: torch.device) -> int:
+def room(device: torch.device) -> int:
     """Bytes of memory that are free."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]

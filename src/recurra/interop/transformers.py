@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationMixin,
@@ -23,6 +24,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import ModelOutput
 
+from recurra import check, options
+from recurra.errors import InputError
 from recurra.models.files import KIND
 from recurra.models.language_model import LanguageModel
 from recurra.state import State
@@ -136,16 +139,44 @@ class RecurraForCausalLM(PreTrainedModel, GenerationMixin):
         """The head, where it is not the embedding."""
         return None if self.model.design.tied else self.model.head
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put another embedding in its place."""
+        self.model.embedding = options.instance("value", value, nn.Embedding)
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Put another head in its place."""
+        self.model.head = options.instance("value", value, nn.Linear)
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Make room for other tokens in the embedding and the head, as transformers do; configurations follow.
+
+        Raises InputError, before anything is changed, if a number is no size.
+        """
+        for name, value in (("new_num_tokens", new_num_tokens), ("pad_to_multiple_of", pad_to_multiple_of)):
+            options.count(name, 1 if value is None else value)
+        before = self.config.vocab_size
+        embedding = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        if not mean_resizing:
+            nn.init.normal_(embedding.weight.data[before:], std=1 / self.model.scale)  # as `LanguageModel` begins
+        tokens = len(embedding.weight)
+        self.config.model["vocabulary"] = self.model.config["vocabulary"] = tokens
+        if self.config.origin is not None:
+            self.config.origin = {**self.config.origin, "vocab_size": tokens}
+        return embedding
+
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
-        **_: Any,
+        inputs_embeds: None = None,
+        **others: Any,
     ) -> Output | tuple:
         """Scores of the next token after each.
 
@@ -155,12 +186,18 @@ class RecurraForCausalLM(PreTrainedModel, GenerationMixin):
                 the scores there are zero.
             past_key_values: what an earlier call returned.
             labels: [B, T], the input again; -100 is not scored.
+            inputs_embeds: not supported.
+            others: what the loss takes besides, such as `num_items_in_batch`; all else is ignored.
+
+        Raises:
+            InputError: there are no `input_ids`, or an argument does not fit.
         """
+        input_ids = _checked(input_ids, attention_mask, past_key_values, inputs_embeds)
         before = None if past_key_values is None else past_key_values.state
         logits, state = self._skip_padding(input_ids, attention_mask, before)
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **others)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         length = input_ids.shape[1] + (past_key_values.length if past_key_values else 0)
         keep_cache = self.config.use_cache if use_cache is None else use_cache
@@ -196,6 +233,32 @@ class RecurraForCausalLM(PreTrainedModel, GenerationMixin):
         }
 
 
+class RecurraModel(PreTrainedModel):
+    """What `AutoModel` is told to make: it refuses, and says what to ask for instead."""
+
+    config_class = RecurraConfig
+
+    def __init__(self, config: RecurraConfig):  # noqa: ARG002
+        raise InputError("AutoModel is a model without a head, which recurra has none of: use AutoModelForCausalLM")
+
+
+def _checked(tokens: Any, mask: Any, cache: Any, embedded: Any) -> Tensor:
+    """The tokens that `forward` was given; raises InputError if there are none, or the rest does not fit them."""
+    if embedded is not None or not isinstance(tokens, Tensor) or tokens.dim() != 2:
+        came = "inputs_embeds was given" if embedded is not None else f"input_ids is {check.describe(tokens)}"
+        raise InputError(f"{came}; expected input_ids [B, T] int64, the only input that models of recurra have")
+    if cache is not None and not isinstance(cache, Cache):
+        raise InputError(
+            f"past_key_values is {check.describe(cache)}; expected what an earlier call of this model returned, or None"
+        )
+    rows, time = tokens.shape
+    fits = isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[0] == rows and mask.shape[1] >= time
+    if mask is not None and not fits:
+        raise InputError(f"attention_mask is {check.describe(mask)}; expected [{rows}, {time}], or more columns")
+    return tokens
+
+
 AutoConfig.register(KIND["model_type"], RecurraConfig, exist_ok=True)
+AutoModel.register(RecurraConfig, RecurraModel, exist_ok=True)
 AutoModelForCausalLM.register(RecurraConfig, RecurraForCausalLM, exist_ok=True)
 AutoTokenizer.register(RecurraConfig, fast_tokenizer_class=RecurraTokenizer, exist_ok=True)

@@ -220,6 +220,8 @@ def _options_of_layers(layers: Any, names: list[str]) -> dict[str, dict[str, Any
         raise InputError(f"layers is {shown(layers)}; expected names of the pattern with their options")
     if strange := [name for name in options_of if name not in names]:
         raise InputError(f"layers names {strange}, which the pattern does not; it has {sorted(set(names))}")
+    if both := [name for name, own in options_of.items() if own.get("bidirectional")]:
+        raise InputError(f"layers makes {both} bidirectional; a language model cannot read what it is to predict")
     return {name: dict(own) for name, own in options_of.items()}
 
 

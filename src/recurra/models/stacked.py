@@ -14,6 +14,16 @@ from recurra.contract import Layer
 from recurra.errors import InputError
 from recurra.state import State
 
+WAYS = ("", ".reverse")
+"""What follows a layer's number in the names of its state: nothing if it runs forwards."""
+
+
+class ExplainedStack(dict[str, Any]):
+    """For every layer of a stack, by its name in the state, what its own `explain` says; printed, all of them."""
+
+    def __str__(self) -> str:
+        return "\n\n".join(f"Layer {name}: {said['structure']}\n{said}" for name, said in self.items())
+
 
 class Stacked(nn.Module):
     """`num_layers` recurrences on top of one another; with `bidirectional`, each beside one that runs backwards.
@@ -43,6 +53,43 @@ class Stacked(nn.Module):
     def _directions(self) -> list[list[Layer]]:
         """Per layer the forward and, if there is one, the backward recurrence."""
         return [list(directions) for directions in self.layers]  # type: ignore[call-overload]
+
+    @property
+    def _named(self) -> dict[str, Layer]:
+        """Every recurrence by its name in the state."""
+        ways = [zip(WAYS, directions, strict=False) for directions in self._directions]
+        return {f"{i}{way}": layer for i, both in enumerate(ways) for way, layer in both}
+
+    @property
+    def endless(self) -> bool:
+        """Whether the state grows without bound."""
+        return any(layer.endless for layer in self._named.values())
+
+    @property
+    def structure(self) -> dict[str, Any]:
+        """As `Layer.structure`, for every layer by its name in the state."""
+        return {name: layer.structure for name, layer in self._named.items()}
+
+    def explain(self, x: Tensor) -> ExplainedStack:
+        """As `Layer.explain`, for every layer by its name in the state, on inputs as long as x [B, T, D]."""
+        check.sequence(self._directions[0][0], x)
+        nothing = x.new_zeros(1)
+        return ExplainedStack(
+            {name: layer.explain(nothing.expand(*x.shape[:2], layer.width)) for name, layer in self._named.items()}
+        )
+
+    def trim(self, state: Mapping[str, Tensor]) -> State:
+        """As `Layer.trim`, of every layer. Raises InputError if it is not a state of this stack."""
+        given, out = State() if state is None else state, State()
+        parts = check.parts("this stack", given, [str(i) for i in range(len(self.layers))]) or []
+        for i, (own, directions) in enumerate(zip(parts, self._directions, strict=True)):
+            ways = [own]
+            if self.bidirectional:
+                ahead = State({name: t for name, t in own.items() if not name.startswith("reverse.")})
+                ways = [ahead, own.under("reverse")]
+            for layer, part, way in zip(directions, ways, WAYS, strict=False):
+                out |= layer.trim(part).prefixed(f"{i}{way}")
+        return State(out)
 
     def initial_state(self, batch: int) -> State:
         """The state before the first time step; names start with the layer's number."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recurra.contract import Layer
 from recurra.models.language_model import LanguageModel
+from recurra.models.stacked import Stacked
 from recurra.state import State
 
 
@@ -15,7 +16,7 @@ def carried(model: LanguageModel, state: State, batch: int) -> State:
     kept = State(state)
     for number, block in enumerate(model.blocks):
         layer = block.recurrence
-        assert isinstance(layer, Layer)
+        assert isinstance(layer, Layer | Stacked)
         if layer.endless:
             kept |= layer.initial_state(batch).prefixed(f"blocks.{number}")
     return State(kept)
