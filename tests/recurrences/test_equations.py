@@ -55,7 +55,7 @@ def lru(layer, x):
 
 
 def mamba(layer, x, norm=lambda selected: selected):
-    signal, kernel = layer.to_signal(x), layer.conv_weight.shape[1]
+    (signal, gate), kernel = layer.to_inner(x).chunk(2, -1), layer.conv_weight.shape[1]
     padded = torch.nn.functional.pad(signal, (0, 0, kernel - 1, 0))
     u = silu(sum(padded[:, k : k + T] * layer.conv_weight[:, k] for k in range(kernel)) + layer.conv_bias)
     rank, n, _ = layer.split
@@ -66,7 +66,7 @@ def mamba(layer, x, norm=lambda selected: selected):
         h = torch.exp(dt[:, t, :, None] * -torch.exp(layer.A_log)) * h
         h = h + (dt[:, t] * u[:, t])[..., None] * bb[:, t, None]
         out.append((h * cc[:, t, None]).sum(-1) + layer.D * u[:, t])
-    return layer.to_output(torch.stack(out, 1) * silu(layer.to_gate(x)))
+    return layer.to_output(torch.stack(out, 1) * silu(gate))
 
 
 def falcon_mamba(layer, x):
