@@ -12,7 +12,7 @@ from recurra.attention.base import Attention, Call
 from recurra.attention.fades import Fades
 from recurra.attention.softmax import attend
 from recurra.contract import Paper
-from recurra.norms import rms_norm
+from recurra.pointwise import rms_norm
 from recurra.problem import Lane, cast, compute_dtype
 from recurra.windows import Past
 

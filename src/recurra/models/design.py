@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from recurra import options
 from recurra.errors import InputError
-from recurra.norms import RMSNorm, RMSNormFromOne
+from recurra.pointwise import RMSNorm, RMSNormFromOne
 
 NORMS = ("rms", "layer", "rms-from-one")
 ACTIVATIONS = ("silu", "gelu-tanh")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import check, options
-from recurra.norms import RMSNorm
+from recurra.pointwise import RMSNorm
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Recurrence
 from recurra.recurrences.delta_net import unit

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
-from recurra.norms import rms_norm
+from recurra.pointwise import rms_norm
 from recurra.problem import Lane, cast, compute_dtype
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.delta_net import head_count, unit

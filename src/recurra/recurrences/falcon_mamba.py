@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from recurra import options
-from recurra.norms import rms_norm
+from recurra.pointwise import rms_norm
 from recurra.problem import Lane
 from recurra.recurrence import Paper
 from recurra.recurrences.mamba import Mamba

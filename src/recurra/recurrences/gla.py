@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
-from recurra.norms import RMSNorm
+from recurra.pointwise import RMSNorm
 from recurra.problem import DeltaRule, Lane
 from recurra.recurrence import Paper, Recurrence
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.pointwise import relu_squared
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
 
@@ -42,5 +43,4 @@ class RWKV4ChannelMix(Recurrence):
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         change = x - y
         k, r = (torch.addcmul(y, mu, change) for mu in (self.mix_k, self.mix_r))
-        hidden = torch.relu(self.to_k(k))
-        return torch.sigmoid(self.to_r(r)) * self.to_v(hidden * hidden)
+        return torch.sigmoid(self.to_r(r)) * self.to_v(relu_squared(self.to_k(k)))

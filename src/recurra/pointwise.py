@@ -1,7 +1,4 @@
-"""Root mean square norms whose derivative reads memory about as seldom as that of PyTorch's layer norm.
-
-PyTorch has a kernel for it on GPUs; on the CPU its derivative is made of some fifteen operations.
-"""
+"""Norms and activations whose derivatives PyTorch puts together, on the CPU, from many operations: here from few."""
 
 from __future__ import annotations
 
@@ -15,9 +12,17 @@ from torch.nn import functional
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis; weight as long as that, or None for ones."""
-    if _has_own_derivative(x, weight):
+    given = (x,) if weight is None else (x, weight)
+    if _only_backpropagated(*given) and (weight is None or weight.shape == x.shape[-1:]):
         return _RMSNorm.apply(x, weight, eps)
     return functional.rms_norm(x, x.shape[-1:], weight, eps)
+
+
+def relu_squared(x: Tensor) -> Tensor:
+    """max(x, 0)^2."""
+    if _only_backpropagated(x):
+        return _ReLUSquared.apply(x)
+    return torch.relu(x).square()
 
 
 class RMSNorm(nn.Module):
@@ -47,17 +52,27 @@ class RMSNormFromOne(nn.Module):
         return rms_norm(x.to(dtype), 1 + self.weight.to(dtype), self.eps).to(x.dtype)
 
 
-def _has_own_derivative(x: Tensor, weight: Tensor | None) -> bool:
+def _only_backpropagated(x: Tensor, *others: Tensor) -> bool:
     """Whether plain backpropagation is all that is asked for, on the CPU."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not x.numel():
         return False
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return False
-    given = [x] if weight is None else [x, weight]
+    given = (x, *others)
     alike = all(type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" and t.dtype == x.dtype for t in given)
-    if not alike or (weight is not None and weight.shape != x.shape[-1:]):
-        return False
-    return x.dtype in (torch.float32, torch.float64) and any(t.requires_grad for t in given)
+    return alike and x.dtype in (torch.float32, torch.float64) and any(t.requires_grad for t in given)
+
+
+class _ReLUSquared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.relu(x).square_()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        # Of plain operations, so that it can be differentiated once more.
+        return torch.relu(ctx.saved_tensors[0]).mul(grads[0]).mul_(2)
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -1,11 +1,11 @@
-"""Root mean square norms: PyTorch's function, with gradients of every order and in every mode."""
+"""Norms and activations: PyTorch's functions, with gradients of every order and in every mode."""
 
 import pytest
 import torch
 from torch.nn import functional
 
-from recurra import norms
-from recurra.norms import RMSNormFromOne, rms_norm
+from recurra import pointwise
+from recurra.pointwise import RMSNormFromOne, relu_squared, rms_norm
 
 SHAPES = [(1, 1), (0, 5), (3, 0, 4), (2, 3, 7), (1, 65, 33), (128,)]
 
@@ -70,8 +70,8 @@ def test_transforms_of_functions():
 
 
 def test_its_own_derivative_is_used_where_only_backpropagation_is_asked_for(monkeypatch):
-    used, plain = [], norms._RMSNorm.apply
-    monkeypatch.setattr(norms._RMSNorm, "apply", lambda *args: used.append(1) or plain(*args))
+    used, plain = [], pointwise._RMSNorm.apply
+    monkeypatch.setattr(pointwise._RMSNorm, "apply", lambda *args: used.append(1) or plain(*args))
     x = torch.randn(3, 5, requires_grad=True)
     rms_norm(x, None, 1e-6)
     assert used == [1]
@@ -113,3 +113,29 @@ def test_gradients_over_many_rows_and_inside_autocast():
             found = torch.autograd.grad(rms_norm(x, weight, 1e-6), (x, weight), slopes)
         for got, wanted in zip(found, expected, strict=True):
             torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(0, 3), (1,), (5, 7), (3, 64, 33)])
+def test_squared_relu(dtype, shape):
+    x = torch.randn(shape, dtype=dtype)
+    x[..., :1] = 0
+    x.requires_grad_()
+    slopes = torch.randn(shape, dtype=dtype)
+
+    def derivatives(y):
+        (first,) = torch.autograd.grad(y, x, slopes, create_graph=True)
+        return [y, first, *torch.autograd.grad(first, x, slopes)]
+
+    torch.testing.assert_close(derivatives(relu_squared(x)), derivatives(torch.relu(x).square()))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_squared_relu_of_nan_and_infinities_and_under_transforms():
+    x = torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0, 2.0], requires_grad=True)
+    y = relu_squared(x)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    for ours, theirs in ((y, [torch.nan, torch.inf, 0, 0, 4]), (slope, [torch.nan, torch.inf, 0, 0, 4])):
+        torch.testing.assert_close(ours.detach(), torch.tensor(theirs), equal_nan=True)
+    plain = torch.func.hessian(lambda x: relu_squared(x).sum())(torch.tensor([-1.0, 3.0]))
+    torch.testing.assert_close(plain, torch.tensor([[0.0, 0.0], [0.0, 2.0]]))
