@@ -43,7 +43,7 @@ backward eight, and two to run the states of a chunk again.
 
 Models: the floor of a training step is the products of its linear maps, as many in both implementations. Mamba-2's
 alone take about twice what is asked for, so no recurrence, however fast, can meet it here. Transformers' RWKV-4 is a
-Python loop. Streaming reads every weight once per token; the floor is what summing as many bytes takes all threads.
+Python loop. Streaming reads every weight once per token; beside it stands what PyTorch's sum of as many bytes takes.
 What brought the models nearer: mixes with the time step before as one kernel with several results, norms with a
 derivative that reads memory seldom, a decaying memory read once per time step; while streaming, matrices read row after
 row, as they lie in memory, and states in memory that a session keeps to itself.
