@@ -58,7 +58,7 @@ def _training(name: str, ours: torch.nn.Module, peer: str, theirs: Any, time: in
         peer,
         None if theirs is None else lambda: step(theirs.train(), theirs(tokens[:, :-1], use_cache=False).logits),
         ">= 10",
-        3,
+        7,
         note=note,
     )
     matrices = [m.weight.shape for m in ours.modules() if isinstance(m, torch.nn.Linear)]
