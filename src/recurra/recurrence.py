@@ -107,8 +107,8 @@ class Recurrence(Layer):
 
     def explain(self, x: Tensor) -> dict[str, Any]:
         """What would run on x [B, T, D]: the structure, the engine that "auto" picks, and for every engine the
-        milliseconds it is expected to take forward, or why it cannot run. It computes with
-        the first time step of x only."""
+        milliseconds it is expected to take forward, or why it cannot run. Only the first time step of x is looked
+        at."""
         return explain(self.outline(x))
 
     def refusals(self, x: Tensor) -> dict[str, str | None]:

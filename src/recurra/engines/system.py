@@ -185,7 +185,7 @@ class System:
 
 
 def _extent(h: Tensor) -> float:
-    """The largest size of a number; NaN if there is one. `vector_norm` takes twenty times as long for it."""
+    """The largest size of a number; NaN if there is one. `vector_norm` takes far longer for it."""
     low, high = map(float, h.aminmax())
     return max(-low, high)
 
