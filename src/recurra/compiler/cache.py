@@ -20,7 +20,7 @@ from recurra.compiler import machine
 from recurra.compiler.kernels import Kernel
 from recurra.files import write_atomically
 
-VERSION = "18"
+VERSION = "19"
 """Raised whenever the same graph would be written differently."""
 
 _kernels: dict[str, Loaded] = {}

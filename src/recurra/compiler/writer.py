@@ -24,13 +24,14 @@ class StepWriter(Products):
     def loop(self, loop: Loop, deal: Deal | None = None) -> None:
         """The loop nest of one row; with `deal`, just the parts of its first axis that this gives."""
         self._deal = deal
-        views = {v for node in loop.nodes + loop.reductions for v in map(self._view, node.args)}
+        # In the order in which they are met, which is the same in every process; a set's is not.
+        views = dict.fromkeys(v for node in loop.nodes + loop.reductions for v in map(self._view, node.args))
         computed = set(loop.nodes)
-        views = sorted((v for v in views if v.base not in computed), key=lambda v: (v.base.number, v.offset, v.strides))
+        loaded = sorted((v for v in views if v.base not in computed), key=lambda v: (v.base.number, v.offset, v.strides))
         for reduction in loop.reductions:
             if reduction.attr != (len(loop.shape) - 1,):
                 self._fill(reduction)
-        self._nest(loop, views, [], {})
+        self._nest(loop, loaded, [], {})
 
     def _nest(self, loop: Loop, views: list[View], index: list[Value], memo: dict[View | Node, Value]) -> None:
         """Open the loops one by one; load every operand as far out as its strides allow."""

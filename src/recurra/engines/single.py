@@ -208,13 +208,13 @@ class Recipe:
         traced = trace(function, examples, {"x": cast(x, self.real)}, computed)
         outputs = {k: n for name, value in traced.states.items() for k, n in parts(f"next.{name}", value).items()}
         outputs = regroup(traced.graph, expand_products(traced.graph, outputs | parts("y", traced.y), set()))
-        used = {node.attr for node in topological(outputs.values()) if node.op == "input"}
+        used = [node.attr for node in topological(outputs.values()) if node.op == "input"]
         scalar = SCALAR[self.real]
         kinds = {name: SCALAR.get(state.dtype, scalar) for name, state in states.items()}
         leaves = {name: kinds.get(name[6:], scalar) for name in used if name.startswith(("state.", "input."))}
         self.weights = [name for name in weights if f"weight.{name}" in used]
         leaves |= {f"weight.{name}": SCALAR[weights[name].dtype] for name in self.weights}
-        if "y" not in outputs or set(leaves) != used:
+        if "y" not in outputs or set(leaves) != set(used):
             raise Untraceable("single steps are compiled for real weights and outputs")
         self.y = outputs["y"].shape
         written = {name: kinds.get(name[5:], scalar) for name in outputs}
