@@ -12,7 +12,8 @@ import recurra
 from benchmarks.kernels import affine_problem
 from benchmarks.measure import Row, compare, holds, in_turn, median
 from benchmarks.state_tracking import trained
-from recurra.engines import choose, compiled, convolution, loop, newton, scan
+from recurra.engines import choose, compiled, convolution, loop, scan
+from recurra.engines.newton import engine as newton
 from recurra.problem import Problem
 
 TOPIC = "Parallel in time"

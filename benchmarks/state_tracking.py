@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import recurra
-from recurra.engines import newton
+from recurra.engines.newton import engine as newton
 
 WIDTH, LONG = 64, 4096
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from recurra import check
 from recurra.contract import Layer, Paper
-from recurra.engines import single
 from recurra.engines.choose import explain, reasons_to_refuse, run, structure_of
-from recurra.engines.modules import with_tensors
-from recurra.engines.newton import Solve
+from recurra.engines.newton.engine import Solve
+from recurra.engines.stepping import single
+from recurra.engines.stepping.modules import with_tensors
 from recurra.engines.traced import Structure
 from recurra.errors import InputError
 from recurra.problem import DeltaRule, Lane, Problem, StepInput, cast, compute_dtype

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from recurra.engines import window
+from recurra.engines.kernels import window
 from recurra.problem import compute_dtype
 
 

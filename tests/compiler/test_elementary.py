@@ -6,9 +6,9 @@ import mpmath
 import numpy as np
 import pytest
 
-from recurra.compiler import machine
-from recurra.compiler.elementary import ELEMENTARY
-from recurra.compiler.emitter import I64, PTR, Emitter, Type, Value
+from recurra.compiler.codegen.elementary import ELEMENTARY
+from recurra.compiler.codegen.emitter import I64, PTR, Emitter, Type, Value
+from recurra.compiler.targets import host
 
 EXACT = {
     "exp": mpmath.exp,
@@ -32,7 +32,7 @@ def compiled(name, scalar, width, arity=1):
         args = [e.load(e.offset(Value(f"%x{k}", PTR), i, scalar), type) for k in range(arity)]
         e.store(ELEMENTARY[name](e, *args), e.offset(Value("%y", PTR), i, scalar))
     ir = e.function("run", [("y", PTR), *((f"x{k}", PTR) for k in range(arity)), ("n", I64)])
-    address = machine.load_functions(machine.compile_object(ir), "run")[0]
+    address = host.load_functions(host.compile_object(ir), "run")[0]
     run = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (arity + 1), ctypes.c_int64)(address)
 
     def call(*xs):
@@ -45,7 +45,7 @@ def compiled(name, scalar, width, arity=1):
 
 
 def native(scalar):
-    return machine.vector_bytes() // NUMPY[scalar]().itemsize
+    return host.vector_bytes() // NUMPY[scalar]().itemsize
 
 
 def samples(name, dtype, count):

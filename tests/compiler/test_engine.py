@@ -14,8 +14,9 @@ from cells import Cell
 
 import recurra
 from recurra import Lane
-from recurra.compiler import cache
-from recurra.engines import choose, compiled, launch
+from recurra.compiler.targets import cache
+from recurra.engines import choose, compiled
+from recurra.engines.kernels import launch
 from recurra.testing.cases import draw, gradients
 from recurra.testing.tolerances import assert_close
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import recurra
-from recurra.compiler.graph import POINTWISE, Graph, topological
-from recurra.compiler.interpret import evaluate
-from recurra.compiler.regroup import regroup
+from recurra.compiler.frontend.graph import POINTWISE, Graph, topological
+from recurra.compiler.frontend.interpret import evaluate
+from recurra.compiler.planning.regroup import regroup
 from recurra.testing.cases import draw
 from recurra.testing.laws import compare
 from recurra.testing.tolerances import assert_close

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from recurra.compiler.schedule import _reshaped_strides, row_major
+from recurra.compiler.planning.schedule import _reshaped_strides, row_major
 
 
 def factors(number, rng):

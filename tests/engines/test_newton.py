@@ -5,7 +5,8 @@ import torch
 
 import recurra
 from recurra import Lane, Recurrence, constant
-from recurra.engines import affine, newton
+from recurra.engines import affine
+from recurra.engines.newton import engine as newton
 from recurra.testing.cases import draw, gradients
 from recurra.testing.tolerances import assert_close
 

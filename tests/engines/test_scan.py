@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import recurra
-from recurra.engines import affine, compiled, scan, segments
+from recurra.engines import affine, compiled, scan
+from recurra.engines.kernels import segments
 from recurra.testing.cases import draw, gradients
 from recurra.testing.tolerances import assert_close
 

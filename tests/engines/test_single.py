@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import recurra
-from recurra.compiler import cache
-from recurra.compiler import single as compiler
-from recurra.engines import single, threads
-from recurra.engines.modules import Snapshot
+from recurra.compiler.codegen import single as compiler
+from recurra.compiler.targets import cache
+from recurra.engines.kernels import threads
+from recurra.engines.stepping import single
+from recurra.engines.stepping.modules import Snapshot
 from recurra.testing.tolerances import assert_close
 
 GROWING = {"attention", "local-attention", "forgetting-attention", "rat"}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recurra.engines import window
+from recurra.engines.kernels import window
 from recurra.testing.tolerances import assert_close
 from recurra.windows import Past
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import recurra
-from recurra.engines import single
+from recurra.engines.stepping import single
 from recurra.testing.cases import draw, gradients
 from recurra.testing.laws import engines_for
 from recurra.testing.tolerances import assert_close

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from recurra.engines import compiled, launch, rates, threads
+from recurra.engines import compiled, rates
 from recurra.engines.affine import FreeStep
+from recurra.engines.kernels import launch, threads
 from recurra.engines.rates import Rates
 from recurra.problem import Lane, Problem, StepInput
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from recurra.compiler.structure import Structure
-from recurra.engines import chunkwise, compiled, convolution, loop, newton, scan
+from recurra.compiler.frontend.structure import Structure
+from recurra.engines import chunkwise, compiled, convolution, loop, scan
+from recurra.engines.newton import engine as newton
 from recurra.engines.rates import Estimate
 from recurra.engines.traced import traced_step
 from recurra.engines.unseen import unseen

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recurra.compiler import cache
-from recurra.compiler.plan import Plan, make_plan
-from recurra.compiler.trace import Untraceable
-from recurra.engines import launch, operator, segments, threads
+from recurra.compiler.frontend.trace import Untraceable
+from recurra.compiler.planning.plan import Plan, make_plan
+from recurra.compiler.targets import cache
+from recurra.engines.kernels import launch, operator, segments, threads
 from recurra.engines.rates import Estimate, current
 from recurra.engines.traced import STORAGE, TracedStep, lock, tensors_of, traced_step
 from recurra.problem import Lane, Problem, Rollout

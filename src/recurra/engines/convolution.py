@@ -14,8 +14,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from recurra.compiler.plan import parts
-from recurra.compiler.structure import flat_states, jacobian_rows
+from recurra.compiler.frontend.structure import flat_states, jacobian_rows
+from recurra.compiler.frontend.values import parts
 from recurra.engines import affine, compiled, loop
 from recurra.engines.everywhere import Everywhere, Trajectory, joined, real_parts
 from recurra.engines.rates import Estimate, current

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from recurra.compiler.graph import Node, topological
-from recurra.compiler.interpret import evaluate
-from recurra.compiler.lowering import Pair
-from recurra.compiler.plan import parts
+from recurra.compiler.frontend.graph import Node, topological
+from recurra.compiler.frontend.interpret import evaluate
+from recurra.compiler.frontend.values import Pair, parts
 from recurra.engines.traced import TracedStep, tensors_of
 from recurra.problem import Problem, Rollout, Step, cast
 

@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from recurra.compiler import cache
-from recurra.engines import threads
+from recurra.compiler.targets import cache
+from recurra.engines.kernels import threads
 from recurra.files import write_atomically
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from recurra.compiler.structure import flat_states, jacobian_rows
+from recurra.compiler.frontend.structure import flat_states, jacobian_rows
 from recurra.engines import affine, compiled, loop
 from recurra.engines.associative import scan
 from recurra.engines.everywhere import Everywhere, finish, real_parts

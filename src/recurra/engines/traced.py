@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recurra.compiler.graph import topological
-from recurra.compiler.lowering import Pair
-from recurra.compiler.plan import Leaf, Plan, parts
-from recurra.compiler.structure import Structure, jacobian_rows, structure
-from recurra.compiler.trace import Traced, Untraceable, trace
+from recurra.compiler.frontend.graph import topological
+from recurra.compiler.frontend.structure import Structure, jacobian_rows, structure
+from recurra.compiler.frontend.trace import Traced, Untraceable, trace
+from recurra.compiler.frontend.values import Leaf, Pair, parts
+from recurra.compiler.planning.plan import Plan
 from recurra.problem import Problem, cast
 
 STORAGE = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat", torch.float16: "half"}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import check, options
-from recurra.engines import single
+from recurra.engines.stepping import single
 from recurra.errors import InputError
 from recurra.models.block import Block
 from recurra.models.design import Design

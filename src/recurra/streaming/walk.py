@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from recurra import check
-from recurra.engines.chain import Walk
-from recurra.engines.modules import INTERNAL
-from recurra.engines.single import StepPlan, step_plan, undisturbed
+from recurra.engines.stepping.chain import Walk
+from recurra.engines.stepping.modules import INTERNAL
+from recurra.engines.stepping.single import StepPlan, step_plan, undisturbed
 from recurra.models.language_model import LanguageModel, joined
 from recurra.state import State
 

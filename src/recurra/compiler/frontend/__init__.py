@@ -1,0 +1,1 @@
+"""What a step means: its graph, the graph's derivative and structure."""

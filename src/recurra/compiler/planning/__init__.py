@@ -1,0 +1,1 @@
+"""What is to be computed, and in which order: schedules, and what is kept for the way back."""

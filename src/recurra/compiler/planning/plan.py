@@ -1,0 +1,221 @@
+"""A recurrence made ready for code generation: its step and the derivative of its step as schedules.
+
+Two schedules come out. "forward" computes `next.<state>` and `y` from `state.<state>`, `input.<name>` and
+`weight.<name>`. "reverse" computes, from the same and from `adjoint.<state>` (the gradient of the next state) and
+`grad.y`, `before.<state>` (the gradient of the state before) and `grad.<leaf>`. Complex values appear as
+`<name>.real` and `<name>.imag`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from recurra.compiler.frontend.derive import vector_jacobian
+from recurra.compiler.frontend.graph import Graph, Node, listing, topological
+from recurra.compiler.frontend.trace import Traced
+from recurra.compiler.frontend.values import Leaf, parts
+from recurra.compiler.planning.regroup import regroup
+from recurra.compiler.planning.schedule import COST, Schedule, expand_products, rebuild, schedule
+
+COSTLY = 20
+"""Instructions from which on a value is kept rather than computed twice on the way back."""
+MOST_KEPT = 1.5
+"""Times as many numbers as products hold may be kept in their place."""
+
+
+@dataclass(frozen=True)
+class Outer:
+    """A gradient that is a sum over time of outer products: taken after the loop as one matrix product.
+
+    `left` and `right` name what the two vectors of every time step are kept under.
+    """
+
+    leaf: str
+    left: str
+    right: str
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All that code generation needs to know. A plan equals itself only."""
+
+    channel: bool
+    """Whether lanes are channels (vectorised across lanes) or hold vectors themselves (vectorised within)."""
+    lanes: int
+    real: str
+    states: dict[str, tuple[int, ...]]
+    leaves: dict[str, Leaf]
+    outputs: dict[str, tuple[tuple[int, ...], str]]
+    """The parts of y by name, with how they are stored."""
+    graph: Graph
+    forward: Schedule
+    recompute: Schedule
+    """Forward without y and without what is kept, but with what is recalled."""
+    reverse: Schedule
+    kept: dict[str, Node]
+    """`saved.<i>` -> a value of the forward schedule that the way back reads under that name, see `_worth_keeping`."""
+    recalled: dict[str, tuple[int, ...]]
+    """`recalled.<i>` -> the shape of a value that states are computed again with and that the derivative needs as well,
+    so costly that it is kept in between: exponentials, over channels."""
+    outers: list[Outer]
+    listing: str
+    """Both graphs as text; the same text means the same kernel."""
+
+    @property
+    def products(self) -> int:
+        """Of matrices that do not change in time by vectors, how many there are in a step."""
+        return len(self.forward.products)
+
+    def leaf(self, name: str) -> Node:
+        """The input of the graph that holds a state or an adjoint."""
+        return self.graph.input(name, self.states[name.split(".", 1)[1]])
+
+
+def make_plan(
+    traced: Traced, leaves: Mapping[str, Leaf], channel: bool, lanes: int, storage: str, needs: frozenset[str]
+) -> Plan:
+    """Derive, expand and schedule.
+
+    Args:
+        storage: how y is stored: float, double, bfloat or half.
+        leaves: every leaf of the trace that is not a state, by the name it has in the graph.
+        needs: names of the leaves whose gradient will be asked for.
+    """
+    graph = traced.graph
+    after = {k: n for name, value in traced.states.items() for k, n in parts(f"next.{name}", value).items()}
+    y = parts("y", traced.y)
+    fixed = set() if channel else {leaf.name for leaf in leaves.values() if not leaf.per_time}
+    outputs = regroup(graph, expand_products(graph, after | y, fixed))
+    states = {name.removeprefix("next."): outputs[name].shape for name in after}
+    used = [leaf for name, leaf in sorted(leaves.items()) if name in needs and _used(name, outputs)]
+    gradients = _gradients(graph, outputs, states, used)
+    gradients = regroup(graph, expand_products(graph, gradients, fixed))
+    kept = {f"saved.{i}": node for i, node in enumerate(_worth_keeping(graph, outputs, gradients, channel))}
+    saved = {node: graph.input(name, node.shape) for name, node in kept.items()}
+    gradients = _replace(graph, gradients, saved)
+    gradients, outers = _outer_products(graph, gradients, leaves, fixed)
+    again = {name: n for name, n in _replace(graph, outputs, saved).items() if name.startswith("next.")}
+    needed = set(topological(gradients.values()))
+    costly = [n for n in topological(again.values()) if n in needed and COST.get(n.op, 1) >= COSTLY] if channel else []
+    recalled = {f"recalled.{i}": node for i, node in enumerate(costly)}
+    gradients = _replace(graph, gradients, {node: graph.input(n, node.shape) for n, node in recalled.items()})
+    real = "double" if storage == "double" else "float"
+    return Plan(
+        channel,
+        lanes,
+        real,
+        states,
+        {name: leaf for name, leaf in leaves.items() if _used(name, outputs)},
+        {name: (node.shape, real if name.endswith((".real", ".imag")) else storage) for name, node in y.items()},
+        graph,
+        schedule(outputs),
+        schedule(again | recalled),
+        schedule(gradients),
+        kept,
+        {name: node.shape for name, node in recalled.items()},
+        outers,
+        listing(outputs) + listing(gradients),
+    )
+
+
+def _worth_keeping(
+    graph: Graph, outputs: Mapping[str, Node], gradients: Mapping[str, Node], channel: bool
+) -> list[Node]:
+    """What the way forward keeps for the way back: products, and sums over matrices within a lane; or, instead of
+    products that then nobody needs, the costly values that are made of them."""
+    nodes, read = topological(outputs.values()), set(topological(gradients.values()))
+    products = [n for n in nodes if n.op == "matvec" or (not channel and _condenses(n))]
+    if channel or not any(n.op == "matvec" for n in products):
+        return products
+    costly = [n for n in nodes if n in read and COST.get(n.op, 1) >= COSTLY]
+    without = _replace(graph, gradients, {n: graph.input(f"saved {i}", n.shape) for i, n in enumerate(costly)})
+    left = set(topological(without.values()))
+    instead = [*costly, *(n for n in products if n in left)]
+    return instead if sum(n.size for n in instead) <= MOST_KEPT * sum(n.size for n in products) else products
+
+
+def _condenses(node: Node) -> bool:
+    """Whether a value is a sum over a matrix, with at most an eighth of its elements."""
+    return node.op == "sum" and len(node.args[0].shape) > 1 and node.args[0].size >= 8 * node.size
+
+
+def _used(name: str, outputs: Mapping[str, Node]) -> bool:
+    return any(node.op == "input" and node.attr == name for node in topological(outputs.values()))
+
+
+def _gradients(
+    graph: Graph, outputs: Mapping[str, Node], states: Mapping[str, tuple[int, ...]], leaves: list[Leaf]
+) -> dict[str, Node]:
+    """`before.<state>` and `grad.<leaf>`: the vector-Jacobian product of one step."""
+    cotangents: dict[Node, Node] = {}
+    for name, node in outputs.items():
+        incoming = graph.input(
+            name.replace("next.", "adjoint.") if name.startswith("next.") else f"grad.{name}", node.shape
+        )
+        cotangents[node] = graph.pointwise("add", cotangents[node], incoming) if node in cotangents else incoming
+    names = [f"before.{name}" for name in states] + [f"grad.{leaf.name}" for leaf in leaves]
+    inputs = [graph.input(f"state.{name}", shape) for name, shape in states.items()]
+    inputs += [graph.input(leaf.name, leaf.shape) for leaf in leaves]
+    return dict(zip(names, vector_jacobian(graph, cotangents, inputs), strict=True))
+
+
+def _replace(graph: Graph, outputs: Mapping[str, Node], by: Mapping[Node, Node]) -> dict[str, Node]:
+    made: dict[Node, Node] = {}
+    for node in topological(outputs.values()):
+        made[node] = by.get(node) or rebuild(graph, node, tuple(made[arg] for arg in node.args))
+    return {name: made[node] for name, node in outputs.items()}
+
+
+def _outer_products(
+    graph: Graph, gradients: dict[str, Node], leaves: Mapping[str, Leaf], fixed: set[str]
+) -> tuple[dict[str, Node], list[Outer]]:
+    """Take every gradient of a fixed leaf that is a sum of outer products of vectors apart into those vectors."""
+    result: dict[str, Node] = {}
+    outers: list[Outer] = []
+    for name, node in gradients.items():
+        leaf = name.removeprefix("grad.")
+        pairs = _pairs(graph, node) if leaf in fixed and name.startswith("grad.") else None
+        if pairs is None:
+            result[name] = node
+            continue
+        for left, right in pairs:
+            number = len(outers)
+            names = _already_kept(left, gradients, leaves) or f"left.{number}", _as_stored(right) or f"right.{number}"
+            result |= {
+                n: node
+                for n, node in zip(names, (left, right), strict=True)
+                if n in (f"left.{number}", f"right.{number}")
+            }
+            outers.append(Outer(leaf, *names))
+    return result, outers
+
+
+def _already_kept(node: Node, gradients: Mapping[str, Node], leaves: Mapping[str, Leaf]) -> str | None:
+    """The gradient of an input, written for every time step anyway, that is this very value."""
+    for name, other in gradients.items():
+        leaf = leaves.get(name.removeprefix("grad."))
+        if other is node and leaf and leaf.per_time and leaf.per_lane and leaf.scalar in ("float", "double"):
+            return name
+    return None
+
+
+def _as_stored(node: Node) -> str | None:
+    """The states before every step, which are stored where there are products, if this is one of them."""
+    is_state = node.op == "input" and node.attr.startswith("state.") and len(node.shape) == 1
+    return node.attr.replace("state.", "stored.", 1) if is_state else None
+
+
+def _pairs(graph: Graph, node: Node) -> list[tuple[Node, Node]] | None:
+    """(left, right) vectors whose outer products sum to `node`, or None."""
+    if node.op == "add" and all(arg.shape == node.shape for arg in node.args):
+        first, second = (_pairs(graph, arg) for arg in node.args)
+        return None if first is None or second is None else first + second
+    if node.op != "mul" or len(node.shape) != 2:
+        return None
+    (m, k), (a, b) = node.shape, node.args
+    if a.shape == (1, k) and b.shape == (m, 1):
+        a, b = b, a
+    if a.shape != (m, 1) or b.shape != (1, k):
+        return None
+    return [(graph.reshape(a, (m,)), graph.reshape(b, (k,)))]

@@ -1,0 +1,1 @@
+"""How kernels are called: the operator that PyTorch sees, launches, threads."""

@@ -1,0 +1,170 @@
+"""Launching a kernel: which one a call needs, how its work is dealt to threads, what its arguments are."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recurra.compiler.codegen.arguments import Variant, packed_name, padded
+from recurra.compiler.codegen.kernels import write_kernel
+from recurra.compiler.planning.plan import Plan
+from recurra.compiler.planning.schedule import Schedule
+from recurra.compiler.targets import cache, host
+from recurra.engines.kernels import threads
+
+REAL = {"float": torch.float32, "double": torch.float64, "bfloat": torch.bfloat16, "half": torch.float16}
+LARGE = 16 * 2**20
+"""Bytes of results that caches hardly hold until somebody reads them."""
+SMALL = 20_000
+"""Numbers computed below which a second thread costs more than it brings."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A kind of call: all that decides which kernels run, but no tensors. One is kept of each kind."""
+
+    plan: Plan
+    names: tuple[str, ...]
+    """Of the tensors given, in order."""
+    save: bool
+    resets: bool
+    lengths: bool
+    width: int
+    rows: int
+    pitch: int
+    chunk: int
+    cut: bool
+    """Whether time may be cut into segments (see `segments`)."""
+
+    def variant(self, reverse: bool, large: bool) -> Variant:
+        save = self.save and not reverse
+        return Variant(reverse, self.resets, self.lengths, save, self.rows, self.pitch, self.chunk, large)
+
+    @property
+    def stored(self) -> list[tuple[str, int]]:
+        """What the forward kernel keeps for the reverse one: names and numbers per lane."""
+        if not self.save:
+            return []
+        states = [(f"stored.{name}", math.prod(shape)) for name, shape in self.plan.states.items()]
+        return states + [(name, padded(node.size, self.width)) for name, node in self.plan.kept.items()]
+
+
+def kernel_of(call: Call, reverse: bool, large: bool = False) -> cache.Loaded:
+    """The kernel of a call, one way or the other; `large` where no cache holds the results until they are read."""
+    plan = call.plan
+    return cache.get(
+        _key(call, reverse, large),
+        lambda: write_kernel(plan, call.variant(reverse, large), call.width),
+        lambda: f"{plan.listing}\n{call.variant(reverse, large)}",
+    )
+
+
+@functools.cache
+def _key(call: Call, reverse: bool, large: bool) -> str:
+    plan, variant = call.plan, call.variant(reverse, large)
+    facts = [plan.channel, plan.lanes, plan.real, call.width, variant, sorted(plan.states.items())]
+    facts += [sorted(plan.leaves.items()), sorted(plan.outputs.items()), plan.outers]
+    return plan.listing + repr(facts)
+
+
+def blocks_of(call: Call, batch: int, reverse: bool) -> tuple[int, int, int]:
+    """(items, blocks of lanes per sequence, lanes per block)."""
+    if not call.plan.channel:
+        return -(-batch // call.rows) * call.plan.lanes, 1, 1
+    lanes = call.plan.lanes
+    blocks = -(-lanes // call.pitch)
+    if reverse or _worth_splitting(call.plan):
+        blocks = max(blocks, -(-threads.count() // batch))
+    block = min(padded(-(-lanes // blocks), call.width), call.pitch)
+    blocks = -(-lanes // block)
+    return batch * blocks, blocks, block
+
+
+def vector_width(plan: Plan) -> int:
+    """Numbers in a vector of this machine."""
+    return host.vector_bytes() // (8 if plan.real == "double" else 4)
+
+
+def most_blocks(plan: Plan) -> int:
+    """Into how many parts, at most, the lanes of one sequence go to threads on the way forward."""
+    if not plan.channel:
+        return plan.lanes
+    split = _worth_splitting(plan)
+    return -(-plan.lanes // vector_width(plan)) if split else -(-plan.lanes // pitch_of(plan))
+
+
+def _worth_splitting(plan: Plan) -> bool:
+    """Whether parts of a row of lanes may go to several threads on the way forward.
+
+    One thread nearly fills the memory bus, and two that each read half of every row fetch most lines twice: it only
+    pays where computing takes longer than fetching.
+    """
+    streams = sum(leaf.per_time and leaf.per_lane for leaf in plan.leaves.values()) + len(plan.outputs)
+    cycles, fetching = plan.forward.instructions / (2 * vector_width(plan)), streams * 4 / 8
+    return cycles > 2 * fetching
+
+
+def launch(call: Call, reverse: bool, memory: Mapping[str, Tensor], batch: int, time: int) -> None:
+    """Run a kernel over all items; `memory` holds every argument by name."""
+    kernel = kernel_of(call, reverse, _is_large(call, reverse, memory))
+    items, blocks, block = blocks_of(call, batch, reverse)
+    integers = {"time": time, "batch": batch, "blocks": blocks, "block": block, "chunks": -(-time // call.chunk)}
+    pointers = (ctypes.c_void_p * len(kernel.pointers))(*(memory[name].data_ptr() for name in kernel.pointers))
+    numbers = (ctypes.c_int64 * len(kernel.integers))(
+        *(integers[name] if axis is None else memory[name].stride(axis) for name, axis in _integers(kernel))
+    )
+    work = batch * time * call.plan.lanes * max(1, sum(math.prod(s) for s in call.plan.states.values()))
+    wanted = threads.count() if work * (1 + call.plan.products * 50) > SMALL else 1
+    scratch = torch.empty(wanted, kernel.scratch + 16, dtype=REAL[call.plan.real], device="cpu")
+    size = scratch.stride(0) * scratch.element_size()
+    threads.run(threads.Task([kernel], [pointers], numbers, scratch.data_ptr(), size, items), wanted)
+
+
+@functools.cache
+def _integers(kernel: cache.Loaded) -> list[tuple[str, int | None]]:
+    """What a kernel's integers are: a number by name, or the stride of a tensor along an axis."""
+    found: list[tuple[str, int | None]] = []
+    for name in kernel.integers:
+        of, _, axis = name.rpartition(":")
+        axes = "pbt" if f"{of}:p" in kernel.integers else "bth"
+        found.append((of, axes.index(axis)) if of else (name, None))
+    return found
+
+
+def _is_large(call: Call, reverse: bool, memory: Mapping[str, Tensor]) -> bool:
+    """Whether results are better written past the caches: they are large, and their rows are whole, aligned vectors."""
+    plan = call.plan
+    if not plan.channel or plan.lanes % call.width:
+        return False
+    written = [f"grad.{name}" for name in plan.leaves] if reverse else plan.outputs
+    return sum(memory[name].nbytes for name in written if name in memory) >= LARGE
+
+
+def packed_matrices(call: Call, schedule: Schedule, memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The matrices of the products as [lanes, k, m], m padded to whole vectors."""
+    packed = {}
+    for product in schedule.products:
+        view = schedule.views[product.args[0]]
+        leaf, (m, k) = call.plan.leaves[view.base.attr], product.args[0].shape
+        source = memory[leaf.name]
+        source = source if leaf.per_lane else source[None]
+        matrix = source.as_strided(
+            (source.shape[0], m, k), (source.stride(0), *view.strides), source.storage_offset() + view.offset
+        )
+        target = source.new_zeros(source.shape[0], k, padded(m, call.width))
+        target[:, :, :m] = matrix.transpose(1, 2)
+        packed[packed_name(schedule, product)] = target
+    return packed
+
+
+def pitch_of(plan: Plan) -> int:
+    """Channels, at most, that one thread takes through time together."""
+    width, states = vector_width(plan), sum(math.prod(shape) for shape in plan.states.values())
+    most = padded((8192 if states < 3 else 2048) // max(1, states), width)
+    return min(padded(plan.lanes, width), max(8 * width, most))

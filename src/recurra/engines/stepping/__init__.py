@@ -1,0 +1,1 @@
+"""One time step of whole modules as one kernel: what streaming runs."""
