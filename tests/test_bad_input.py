@@ -6,13 +6,14 @@ import pytest
 import torch
 
 import recurra
-from recurra import Lane, LanguageModel, Recurrence, State
+from recurra import Lane, LanguageModel, Recurrence, State, sealed
 from recurra.data.baselines import baselines
 from recurra.data.text import Windows, read, split
 from recurra.interop.convert import to_transformers
 from recurra.models import files
 from recurra.models.titans import MemoryAsGate
 from recurra.models.xlstm import XLSTM
+from recurra.state import PAIRS
 from recurra.streaming.session import Session
 from recurra.testing.laws import check_recurrence
 from recurra.training.config import TrainConfig
@@ -169,6 +170,11 @@ BAD = {
     "prefix to add": (lambda: two_states().prefixed(None), ["prefix is None", "str"]),
     "metadata": (lambda: two_states().save("x", 3), ["metadata is 3", "a dict of str to str"]),
     "metadata's values": (lambda: two_states().save("x", {"a": 3}), ["metadata is {'a': 3}", "a dict of str to str"]),
+    "metadata's names": (
+        lambda: two_states().save("x", {"recurra.digest": "a"}),
+        ["metadata names 'recurra.digest'", "do not begin with 'recurra.'"],
+    ),
+    "path of no file": (lambda: two_states().save("a\0b"), ["path is 'a\\x00b'", "a path"]),
     "file of no tensors": (lambda: State(h=3).save("x"), ["state['h'] is 3", "a tensor"]),
     "file of numbered names": (lambda: State({3: X}).save("x"), ["state[3] is float32", "under names of str"]),
     "file of no values": (lambda: two_states().to("meta").save("x"), ["state['h'] is float32 on meta", "have values"]),
@@ -277,7 +283,7 @@ def test_a_state_of_any_type_is_what_was_saved(name, dtype, tmp_path):
 
 @pytest.mark.parametrize("pairs", ["[", "3", '["c"]', '["h"]', "[[1]]"])
 def test_a_state_file_with_other_pairs(pairs, tmp_path):
-    State(h=torch.zeros(2, 3)).save(tmp_path / "state", {"complex128": pairs})
+    sealed.write(tmp_path / "state", "state", {"h": torch.zeros(2, 3)}, {PAIRS: pairs})
     with pytest.raises(recurra.InputError, match="cannot be read"):
         State.load(tmp_path / "state")
 

@@ -92,11 +92,12 @@ def lengths(value: object, x: Tensor) -> Tensor | None:
         raise InputError(f"lengths is {describe(value)}; expected [{x.shape[0]}] integers, the valid steps of each row")
     if value.device != x.device:
         raise InputError(f"lengths is on {value.device}, x on {x.device}: move one of them")
-    wrong = (value < 0) | (value > x.shape[1])
+    signed = value.long()  # unsigned integers do not compare; those of 2^63 and more become negative
+    wrong = (signed < 0) | (signed > x.shape[1])
     if wrong.any():
         row = int(wrong.nonzero()[0])
-        raise InputError(f"lengths[{row}] is {int(value[row])}; expected 0 to {x.shape[1]}, the time steps of x")
-    return value.long()
+        raise InputError(f"lengths[{row}] is {value.tolist()[row]}; expected 0 to {x.shape[1]}, the time steps of x")
+    return signed
 
 
 def state(layer: Layer, value: object, x: Tensor | None = None) -> State:
@@ -105,7 +106,7 @@ def state(layer: Layer, value: object, x: Tensor | None = None) -> State:
     if not isinstance(value, Mapping):
         raise InputError(f"state is {describe(value)}; expected the State that {owner} returned, or None")
     whose, like = _first(value) if x is None else ("x", x)
-    expected = layer.initial_state(len(like), like)
+    expected = layer._fresh(len(like), like)
     if set(value) != set(expected):
         raise InputError(
             f"state holds {sorted(map(str, value))}; {owner} expects {sorted(expected)}: is it another layer's?"

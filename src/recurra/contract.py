@@ -81,7 +81,10 @@ class Layer(nn.Module):
         """
         check.sequence(self, x)
         resets, lengths = check.resets(resets, x), check.lengths(lengths, x)
-        state = self.initial_state(x.shape[0], x) if state is None else check.state(self, state, x)
+        if state is not None:
+            state = check.state(self, state, x)
+        else:  # without a time step the result is the state that came in, and that is the caller's to write on
+            state = self._fresh(x.shape[0], x) if x.shape[1] else self.initial_state(x.shape[0], x)
         if lengths is None:
             return self._run(x, state, resets, lengths, engine)
         valid = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
@@ -97,7 +100,7 @@ class Layer(nn.Module):
         return y[:, 0], after
 
     def initial_state(self, batch: int, like: Tensor | None = None) -> State:
-        """The state before the first time step, for `batch` sequences: tensors [batch, ...].
+        """The state before the first time step, for `batch` sequences: tensors [batch, ...] of their own memory.
 
         A layer without parameters takes dtype and device from `like`.
 
@@ -105,6 +108,10 @@ class Layer(nn.Module):
         """
         options.whole("batch", batch)
         options.instance("like", torch.empty(0) if like is None else like, Tensor)
+        return self._fresh(batch, like).clone()
+
+    def _fresh(self, batch: int, like: Tensor | None) -> State:
+        """As `initial_state`, for reading only: rows may be one memory, and that of a learned start."""
         reference = self._reference(like)
         state = {name: value.expand(batch, *value.shape) for name, value in self._start(reference).items()}
         for name, (channels, steps) in self.windows.items():

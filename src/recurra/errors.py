@@ -11,3 +11,11 @@ class InputError(RecurraError, ValueError):
 
 class EngineRefused(RecurraError, ValueError):
     """An engine was asked for by name and cannot run this recurrence; the message says why."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of Python or of another library says, in one line that is not too long."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = f"there is no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    return text[:200] or type(error).__name__

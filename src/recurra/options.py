@@ -17,7 +17,10 @@ MOST = 2**31
 
 def shown(value: object) -> str:
     """What came, in the words of a message: itself if that is short."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # of a foreign type, or nested more deeply than can be written
+        return f"a {type(value).__name__}"
     return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
 
 
@@ -66,9 +69,10 @@ def flag(name: str, value: object) -> bool:
 
 def path(name: str, value: object) -> Path:
     """The path of a file or a folder."""
-    if not isinstance(value, str | os.PathLike):
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str) or "\0" in text:
         raise InputError(f"{name} is {shown(value)}; expected a path, such as 'runs/default'")
-    return Path(value)
+    return Path(text)
 
 
 def instance(name: str, value: object, kind: type[T]) -> T:

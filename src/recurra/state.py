@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from recurra import options
-from recurra.errors import InputError
-from recurra.files import write_atomically
+from recurra import options, sealed
+from recurra.errors import InputError, one_line
 from recurra.options import shown
 from recurra.problem import cast
 
-PAIRS = "complex128"
+PAIRS = sealed.OWN + "complex128"
 """In the metadata of a file, the names of entries of that type, for which safetensors has no place: they lie there as
 pairs of float64."""
 
@@ -56,8 +56,22 @@ class State(dict[str, Tensor]):
         return self.map(torch.Tensor.detach)
 
     def clone(self) -> State:
-        """A copy that shares no memory."""
-        return self.map(torch.Tensor.clone)
+        """A copy that shares no memory, nor do its rows."""
+        return self.map(lambda tensor: tensor.clone(memory_format=torch.contiguous_format))
+
+    def copy(self) -> State:
+        """The same tensors under the same names."""
+        return State(self)
+
+    def __or__(self, other: Any) -> State:
+        return State(super().__or__(other)) if isinstance(other, dict) else NotImplemented
+
+    def __ror__(self, other: Any) -> State:
+        return State(super().__ror__(other)) if isinstance(other, dict) else NotImplemented
+
+    def __reduce__(self) -> tuple[type[State], tuple[dict[str, Tensor]]]:
+        """Pickled as a plain dict, the one form that `torch.load` reads without being told to trust the file."""
+        return State, (dict(self),)
 
     def rows(self, index: int | slice | Sequence[int] | Tensor) -> State:
         """The batch rows `index` selects: an int (kept as a batch of one), a slice, positions, or a mask of bool.
@@ -90,44 +104,34 @@ class State(dict[str, Tensor]):
         return sum(tensor.nbytes for _, tensor in self._tensors())
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-        """Write the state as safetensors; the file appears whole or not at all.
+        """Write the state as safetensors with a digest of its content; the file appears whole or not at all.
 
         Raises InputError if `metadata` is not of text, or if safetensors has no place for an entry.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import save
-
         path, told = options.path("path", path), {} if metadata is None else metadata
         if not isinstance(told, Mapping) or not all(isinstance(text, str) for pair in told.items() for text in pair):
             raise InputError(f"metadata is {shown(metadata)}; expected a dict of str to str")
-        content, pairs = {}, [name for name, tensor in self._tensors() if tensor.dtype is torch.complex128]
-        for name, tensor in self._tensors():
-            try:
-                plain = torch.view_as_real(tensor.resolve_conj()) if name in pairs else tensor
-                content[name] = plain.detach().cpu().clone(memory_format=torch.contiguous_format)
-                save({name: torch.empty(0, dtype=plain.dtype)})
-            except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-                what = f"{str(tensor.dtype)[6:]} on {tensor.device}, {str(tensor.layout)[6:]}"
-                raise InputError(
-                    f"state[{shown(name)}] is {what}; a file holds dense tensors that have values, under names of str"
-                ) from error
-        told = dict(told) | ({PAIRS: json.dumps(pairs)} if pairs else {})
-        write_atomically(path, save(content, told or None))
+        if own := [name for name in told if name.startswith(sealed.OWN)]:
+            raise InputError(f"metadata names {shown(own[0])}; expected names that do not begin with {sealed.OWN!r}")
+        pairs = [name for name, tensor in self._tensors() if tensor.dtype is torch.complex128]
+        content = {n: torch.view_as_real(v.resolve_conj()) if n in pairs else v for n, v in self.items()}
+        sealed.write(path, "state", content, dict(told) | ({PAIRS: json.dumps(pairs)} if pairs else {}))
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> State:
-        """Read a state that `save` wrote. Raises InputError if the file is not one, or there is no such device."""
-        from safetensors import SafetensorError, safe_open
+        """Read a state that `save` wrote.
 
+        Raises InputError if the file is not one, if its content is not what was written, or if there is no such device.
+        """
         path, place = options.path("path", path), _device(device)
+        tensors, facts = sealed.read(path, "state file")
+        state = cls(tensors)
         try:
-            with safe_open(path, framework="pt", device=str(place)) as file:
-                state = cls({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-                for name in json.loads((file.metadata() or {}).get(PAIRS, "[]")):
-                    state[name] = torch.view_as_complex(state[name])
-            return state
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise InputError(f"state file {str(path)!r} cannot be read: {error}") from error
+            for name in json.loads(facts.get(PAIRS, "[]")):
+                state[name] = torch.view_as_complex(state[name])
+        except (ValueError, LookupError, TypeError, RuntimeError, RecursionError) as error:
+            raise InputError(f"state file {str(path)!r} cannot be read: {one_line(error)}") from error
+        return state.to(place)
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The entries, each looked at."""
@@ -152,12 +156,14 @@ def _positions(index: object, rows: int) -> Tensor:
         return chosen.nonzero()[:, 0]
     if chosen.dtype is torch.bool or chosen.is_floating_point() or chosen.is_complex() or chosen.dim() > 1:
         raise TypeError(f"{chosen.dtype}, {chosen.shape}")
+    lowest = -rows if chosen.dtype.is_signed else 0  # of 64 bits without a sign, the largest become negative
     chosen = chosen.long().reshape(-1)
-    if ((chosen < -rows) | (chosen >= rows)).any():
+    if ((chosen < lowest) | (chosen >= rows)).any():
         raise IndexError(rows)
     return chosen
 
 
+torch.serialization.add_safe_globals([State])
 _pytree.register_pytree_node(
     State,
     lambda state: (list(state.values()), list(state)),

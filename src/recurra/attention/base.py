@@ -92,8 +92,8 @@ class Attention(Layer, ABC):
     def endless(self) -> bool:
         return True
 
-    def initial_state(self, batch: int, like: Tensor | None = None) -> State:
-        state = super().initial_state(batch, like)
+    def _fresh(self, batch: int, like: Tensor | None) -> State:
+        state = super()._fresh(batch, like)
         position = torch.zeros(batch, dtype=torch.int64, device=self._reference(like).device)
         return State(state | {"position": position})
 

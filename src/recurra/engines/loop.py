@@ -47,7 +47,9 @@ def run(problem: Problem) -> Rollout:
         state = after
         outputs.append(cast(y, problem.dtype))
     y = torch.stack(outputs, 1) if outputs else _no_output(problem, over_batch, inputs)
-    return Rollout(y, dict(zip(step.names, state, strict=True)))
+    # vmap gives what is the same for all rows as one memory, and a state that a step hands on as the one that came in.
+    own = (value.clone(memory_format=torch.contiguous_format) for value in state)
+    return Rollout(y, dict(zip(step.names, own, strict=True)))
 
 
 def _select(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recurra.errors import InputError
-from recurra.files import write_atomically
+from recurra import sealed
+from recurra.errors import InputError, one_line
+from recurra.files import read_json
 from recurra.models.language_model import LanguageModel
 from recurra.state import State
 from recurra.training.config import TrainConfig
+
+META = sealed.OWN + "run"
+"""The fact about a file that holds the identity of the run and its `Position`."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,13 @@ def save(path: Path, run: str, model: LanguageModel, optimiser: torch.optim.Opti
     Args:
         run: identity of the run; `load` refuses the checkpoint of another.
     """
-    from safetensors.torch import save as to_bytes
-
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in moments.items()}
     tensors |= (position.state or State()).prefixed("state")
     tensors["random"] = torch.get_rng_state()
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    meta = {"run": run, "step": position.step, "seconds": position.seconds, "digest": _digest(plain)}
-    write_atomically(path, to_bytes(plain, {"meta": json.dumps(meta)}))
+    meta = {"run": run, "step": position.step, "seconds": position.seconds}
+    sealed.write(path, "checkpoint", tensors, {META: json.dumps(meta)})
 
 
 def load(path: Path, run: str, model: LanguageModel, optimiser: torch.optim.Optimizer) -> Position:
@@ -53,42 +53,52 @@ def load(path: Path, run: str, model: LanguageModel, optimiser: torch.optim.Opti
 
     Raises InputError, with model and optimiser as they were, if the file is damaged or of another run.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            meta = json.loads((file.metadata() or {})["meta"])
-        whole, ours = meta["digest"] == _digest(tensors), meta["run"] == run
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        line = str(error).split("\n")[0]
-        raise InputError(f"checkpoint {str(path)!r} is damaged or none of ours: {line}") from error
-    if not (whole and ours):
-        what = "is of another run" if whole else "is damaged: its content is not what was written"
-        raise InputError(f"checkpoint {str(path)!r} {what}; put the right one back, or start anew elsewhere")
+    tensors, facts = sealed.read(path, "checkpoint")
     saved = State(tensors)
+    try:
+        meta = json.loads(facts[META])
+        whose, step, seconds = meta["run"], int(meta["step"]), float(meta["seconds"])
+        moments = _moments(saved.under("optimiser"))
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"checkpoint {str(path)!r} is none of ours: {one_line(error)}") from error
+    if whose != run:
+        raise InputError(f"checkpoint {str(path)!r} is of another run; put the right one back, or start anew elsewhere")
+    if not _fits(saved, moments, model, optimiser):
+        raise InputError(f"checkpoint {str(path)!r} was written by another version of recurra; start anew elsewhere")
     model.load_state_dict(saved.under("model"))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in saved.under("optimiser").items():
-        index, kind = name.split(".")
-        moments.setdefault(int(index), {})[kind] = value
     optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
     torch.set_rng_state(saved["random"])
-    return Position(int(meta["step"]), float(meta["seconds"]), saved.under("state") or None)
+    return Position(step, seconds, saved.under("state") or None)
+
+
+def _moments(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """What an optimiser keeps, by the number of the parameter and the name of the moment."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, kind = name.split(".")
+        found.setdefault(int(index), {})[kind] = value
+    return found
+
+
+def _fits(
+    saved: State, moments: Mapping[int, Mapping[str, Tensor]], model: LanguageModel, optimiser: torch.optim.Optimizer
+) -> bool:
+    """Whether names, shapes and types are those of the model and of what its optimiser and the dice keep."""
+    sizes = [p.shape for group in optimiser.param_groups for p in group["params"]]
+    ours = State(model.state_dict()).prefixed("model") | {"random": torch.get_rng_state()}
+    return all(
+        name in saved and saved[name].shape == own.shape and saved[name].dtype == own.dtype
+        for name, own in ours.items()
+    ) and all(
+        0 <= index < len(sizes) and value.shape in ((), sizes[index])
+        for index, kept in moments.items()
+        for value in kept.values()
+    )
 
 
 def read_config(path: Path) -> TrainConfig:
     """The training config that a run folder's config.json holds. Raises InputError if it holds none."""
     try:
-        return TrainConfig(**json.loads(path.read_text())["training"])
+        return TrainConfig(**read_json(path)["training"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{str(path)!r} does not describe a training run: {error}") from error
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Of names and bytes; a flipped bit on the disk changes it."""
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        total.update(name.encode())
-        total.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
+        raise InputError(f"{str(path)!r} does not describe a training run: {one_line(error)}") from error

@@ -1,0 +1,94 @@
+"""Tensors in a safetensors file, with a digest of all that is in it: what was written comes back, or an error.
+
+A digest finds what a disk, a copy or an editor changed. It is no signature: whoever changes a file on purpose can write
+another digest, so what is read is still looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from recurra.errors import InputError, one_line
+from recurra.files import expect_file, write_atomically
+from recurra.options import shown
+
+OWN = "recurra."
+"""Facts in a file whose names begin so are ours."""
+DIGEST = OWN + "digest"
+
+
+def write(path: Path, what: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+    """Write tensors and facts about them; the file appears whole or not at all. Tensors that are one memory are written
+    one by one.
+
+    Args:
+        what: the tensors are in a message.
+
+    Raises InputError, before anything is written, if a file has no place for one of them.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save
+
+    plain = {}
+    for name, tensor in tensors.items():
+        try:
+            plain[name] = tensor.detach().cpu().resolve_conj().clone(memory_format=torch.contiguous_format)
+            save({name: torch.empty(0, dtype=tensor.dtype)})
+        except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            kind = f"{str(tensor.dtype)[6:]} on {tensor.device}, {str(tensor.layout)[6:]}"
+            raise InputError(
+                f"{what}[{shown(name)}] is {kind}; a file holds dense tensors that have values, under names of str"
+            ) from error
+    write_atomically(path, save(plain, {**facts, DIGEST: _digest(plain, facts)}))
+
+
+def read(path: Path, what: str, *, needed: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file, on the CPU, and the facts about them.
+
+    Args:
+        what: the file is in a message.
+        needed: whether a file without a digest is refused, rather than believed.
+
+    Raises InputError if there is no such file, if it cannot be read, or if its content is not what was written.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        expect_file(path)
+        with safe_open(path, framework="pt") as file:
+            facts = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise InputError(f"{what} {str(path)!r} cannot be read: {one_line(error)}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, MemoryError) as error:
+        raise InputError(
+            f"{what} {str(path)!r} cannot be read, it is damaged or none of ours: {one_line(error)}"
+        ) from error
+    digest = facts.pop(DIGEST, None)
+    if digest is None and needed:
+        raise InputError(
+            f"{what} {str(path)!r} holds no digest of its content: it is none of ours, or an early recurra 0.1 wrote "
+            "it, which kept none; make it again"
+        )
+    if digest is not None and digest != _digest(tensors, facts):
+        raise InputError(
+            f"{what} {str(path)!r} is damaged: its content is not what was written; use a copy that is whole, or make "
+            "it again"
+        )
+    return tensors, facts
+
+
+def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
+    """Of names, types, shapes, bytes and facts."""
+    names = sorted(tensors)
+    head = [sorted(facts.items()), [(name, str(tensors[name].dtype), list(tensors[name].shape)) for name in names]]
+    total = hashlib.sha256(json.dumps(head).encode())
+    for name in names:
+        total.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
