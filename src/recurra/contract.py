@@ -115,7 +115,8 @@ class Layer(nn.Module):
         reference = self._reference(like)
         state = {name: value.expand(batch, *value.shape) for name, value in self._start(reference).items()}
         for name, (channels, steps) in self.windows.items():
-            state[name] = reference.new_zeros(batch, steps, channels)
+            if steps:
+                state[name] = reference.new_zeros(batch, steps, channels)
         return State(state)
 
     def trim(self, state: Mapping[str, Tensor]) -> State:

@@ -68,7 +68,7 @@ class Recurrence(Layer):
     def _run(
         self, x: Tensor, state: State, resets: Tensor | None, lengths: Tensor | None, engine: str
     ) -> tuple[Tensor, State]:
-        past = Past({name: state[name] for name in self.windows}, resets, lengths, engine == "loop")
+        past = Past(self.windows, state, resets, lengths, engine == "loop")
         rollout = run(self._problem(x, state, resets, lengths, past), engine)
         if "last_solve" in rollout.report:
             self.last_solve = rollout.report["last_solve"]
@@ -118,7 +118,7 @@ class Recurrence(Layer):
         """What an engine would be given for x [B, T, D], from the start state, without resets and lengths."""
         check.sequence(self, x)
         state = self.initial_state(x.shape[0], x)
-        return self._problem(x, state, None, None, Past({name: state[name] for name in self.windows}, None, None))
+        return self._problem(x, state, None, None, Past(self.windows, state, None, None))
 
     def outline(self, x: Tensor) -> Problem:
         """As `problem`, with the tensors of one time step of one sequence: enough to weigh engines, and none can run

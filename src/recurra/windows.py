@@ -2,7 +2,8 @@
 
 A layer that needs it declares `windows = {name: (channels, steps)}` and its `inputs(x, past)` asks `past`.
 The window, the last `steps` values of a signal, is part of the layer's state, so that cutting a sequence
-anywhere, packing several into one row, and streaming give what one whole call gives.
+anywhere, packing several into one row, and streaming give what one whole call gives. A window of no steps, a
+convolution of one tap, remembers nothing and has no entry in the state.
 """
 
 from __future__ import annotations
@@ -20,12 +21,22 @@ class Past:
     """The windows of one call: holds those carried in, gives lagged signals, collects those to carry out.
 
     With `plain`, convolutions are sums of lagged signals; otherwise the compiled loop runs them where it can.
+
+    Args:
+        windows: names to (channels, steps), as the layer declares them.
+        state: the layer's state; has an entry [B, steps, channels] for every window of at least one step.
     """
 
     def __init__(
-        self, carried: Mapping[str, Tensor], resets: Tensor | None, lengths: Tensor | None, plain: bool = False
+        self,
+        windows: Mapping[str, tuple[int, int]],
+        state: Mapping[str, Tensor],
+        resets: Tensor | None,
+        lengths: Tensor | None,
+        plain: bool = False,
     ):
-        self._carried, self._resets, self._lengths, self._plain = carried, resets, lengths, plain
+        self._carried = {name: state[name] if steps else None for name, (_, steps) in windows.items()}
+        self._resets, self._lengths, self._plain = resets, lengths, plain
         # Segment number of every time step; what was carried in belongs to segment 0.
         self._segment = None if resets is None else resets.cumsum(1)
         self.carry: dict[str, Tensor] = {}
@@ -33,6 +44,8 @@ class Past:
     def lags(self, name: str, signal: Tensor) -> list[Tensor]:
         """`signal` [B, T, channels] delayed by 0, 1, ..., steps; zero before the start of its own sequence."""
         carried = self._carried[name]
+        if carried is None:
+            return [signal]
         steps, time = carried.shape[1], signal.shape[1]
         extended = torch.cat([carried.to(signal.dtype), signal], 1)
         self.carry[name] = self._last(extended, steps).to(carried.dtype)
@@ -47,8 +60,9 @@ class Past:
 
     def mix(self, name: str, signal: Tensor, shares: Tensor) -> list[Tensor]:
         """(1 - share) * x_t + share * x_{t-1} of a signal [B, T, channels], for every row of `shares` [n, channels]."""
-        if not self._plain and signal.shape[1] > 1:
-            compiled = window.mix(self._carried[name], signal, shares, self._resets, self._lengths)
+        carried = self._carried[name]
+        if not self._plain and signal.shape[1] > 1 and carried is not None:
+            compiled = window.mix(carried, signal, shares, self._resets, self._lengths)
             if compiled is not None:
                 mixes, self.carry[name] = compiled
                 return mixes
@@ -61,10 +75,11 @@ class Past:
     ) -> Tensor:
         """Depthwise causal convolution of [B, T, channels] with `weight` [channels, steps + 1] (last tap: now), and,
         as most layers have it, SiLU of the result."""
-        if self._resets is None and self._lengths is None and signal.shape[1] == 1:
-            return self._convolve_one(name, signal, weight, bias, silu)
-        if not self._plain:
-            compiled = window.convolve(self._carried[name], signal, weight, bias, self._resets, self._lengths, silu)
+        carried = self._carried[name]
+        if carried is not None and self._resets is None and self._lengths is None and signal.shape[1] == 1:
+            return self._convolve_one(name, carried, signal, weight, bias, silu)
+        if carried is not None and not self._plain:
+            compiled = window.convolve(carried, signal, weight, bias, self._resets, self._lengths, silu)
             if compiled is not None:
                 y, self.carry[name] = compiled
                 return y
@@ -75,9 +90,10 @@ class Past:
             result = result + delayed[lag] * taps[-1 - lag]
         return (torch.nn.functional.silu(result) if silu else result).to(signal.dtype)
 
-    def _convolve_one(self, name: str, signal: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+    def _convolve_one(
+        self, name: str, carried: Tensor, signal: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
+    ) -> Tensor:
         """One time step, in as few operations as it can be."""
-        carried = self._carried[name]
         whole = torch.cat([carried, signal.to(carried.dtype)], 1)
         self.carry[name] = whole[:, 1:]
         result = torch.linalg.vecdot(whole, weight.t().to(carried.dtype), dim=1)

@@ -8,9 +8,14 @@ from recurra.testing.tolerances import assert_close
 from recurra.windows import Past
 
 
+def holding(resets=None, lengths=None, plain=False, **carried):
+    windows = {name: (window.shape[2], window.shape[1]) for name, window in carried.items()}
+    return Past(windows, carried, resets, lengths, plain)
+
+
 def run(plain, leaves, resets, lengths, silu=False):
     carried, signal, weight, bias = (t.detach().requires_grad_() if t is not None else None for t in leaves)
-    past = Past({"conv": carried}, resets, lengths, plain)
+    past = holding(resets, lengths, plain, conv=carried)
     y = past.convolve("conv", signal, weight, bias, silu=silu)
     if lengths is not None:
         y = torch.where((torch.arange(signal.shape[1]) < lengths[:, None])[..., None], y, 0)
@@ -42,7 +47,7 @@ def test_equals_the_sum_of_lagged_signals(dtype, resets, lengths, silu):
 
 def mixed(plain, leaves, resets, lengths):
     carried, signal, shares = (t.detach().requires_grad_() for t in leaves)
-    past = Past({"shift": carried}, resets, lengths, plain)
+    past = holding(resets, lengths, plain, shift=carried)
     mixes = torch.stack(past.mix("shift", signal, shares))
     if lengths is not None:
         mixes = torch.where((torch.arange(signal.shape[1]) < lengths[:, None])[..., None], mixes, 0)
@@ -67,10 +72,19 @@ def test_mixes_equal_those_of_lagged_signals(dtype, resets, lengths):
             assert_close(name, got, expected, dtype)
 
 
+def test_a_convolution_of_one_tap_needs_no_window():
+    signal, weight, bias = torch.randn(2, 5, 4), torch.randn(4, 1), torch.randn(4)
+    for plain in (False, True):
+        past = Past({"conv": (4, 0)}, {}, torch.rand(2, 5) < 0.5, torch.tensor([5, 0]), plain)
+        y = past.convolve("conv", signal, weight, bias, silu=True)
+        assert_close("y", y, torch.nn.functional.silu(signal * weight[:, 0] + bias))
+        assert not past.carry
+
+
 def test_a_mix_passes_nan_on_to_two_time_steps_only():
     signal = torch.randn(1, 6, 4)
     signal[0, 2] = torch.nan
-    (mix,) = Past({"shift": torch.zeros(1, 1, 4)}, None, None).mix("shift", signal, torch.full((1, 4), 0.5))
+    (mix,) = holding(shift=torch.zeros(1, 1, 4)).mix("shift", signal, torch.full((1, 4), 0.5))
     assert mix.isnan().all(-1).tolist() == [[False, False, True, True, False, False]]
     assert mix.isnan().any(-1).sum() == 2
 
@@ -78,7 +92,7 @@ def test_a_mix_passes_nan_on_to_two_time_steps_only():
 def test_it_is_the_compiled_loop_that_ran(monkeypatch):
     ran, run_all = [], window.compiled.run_all
     monkeypatch.setattr(window.compiled, "run_all", lambda *args: ran.append(1) or run_all(*args))
-    past = Past({"conv": torch.zeros(1, 3, 4), "shift": torch.zeros(1, 1, 4)}, None, None)
+    past = holding(conv=torch.zeros(1, 3, 4), shift=torch.zeros(1, 1, 4))
     past.convolve("conv", torch.randn(1, 8, 4), torch.randn(4, 4))
     past.mix("shift", torch.randn(1, 8, 4), torch.randn(2, 4))
     assert ran == [1, 1]

@@ -176,7 +176,7 @@ class Attention(Layer, ABC):
 def _run(
     layer: Attention, x: Tensor, state: State, resets: Tensor | None, lengths: Tensor | None, engine: str
 ) -> tuple[Tensor, State]:
-    past = Past({name: state[name] for name in layer.windows}, resets, lengths)
+    past = Past(layer.windows, state, resets, lengths)
     call = layer.prepare(x, state, past, resets, lengths)
     y, after = layer.parallel(call) if engine == "parallel" else loop.run(layer, call)
     return layer.outputs(y.to(x.dtype), x), State(after | past.carry | {"position": call.last})

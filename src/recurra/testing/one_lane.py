@@ -60,7 +60,7 @@ def one_lane(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:
 def _one_head(layer: Attention, x: Tensor) -> tuple[OneHead, tuple[Tensor, ...]]:
     with torch.no_grad():
         _, state = layer(x[:, :-1])
-        past = Past({name: state[name] for name in layer.windows}, None, None)
+        past = Past(layer.windows, state, None, None)
         call = layer.prepare(x[:, -1:], state, past, None, None)
     dtype = compute_dtype(x.dtype)
     states = [cast(value[0, 0].clone(), dtype) for value in call.state.values()]
