@@ -51,7 +51,7 @@ def write_layer(name, dtype, resets=None, lengths=None):
     """Both ways of a layer, and its single time step."""
     layer = recurra.layer(name, 16).to(dtype)
     x, state = torch.zeros(4, 6, layer.width, dtype=dtype), layer.initial_state(4)
-    past = Past({name: state[name] for name in layer.windows}, resets, lengths, True)
+    past = Past(layer.windows, state, resets, lengths, True)
     problem = layer._problem(x, state, resets, lengths, past)
     operator.sources(compiled.plan_of(problem), problem)
     weights = dict(layer.named_parameters()) | dict(layer.named_buffers())

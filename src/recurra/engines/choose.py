@@ -77,13 +77,15 @@ def choose(problem: Problem) -> str:
     """The engine that "auto" means for this problem: the one expected to take least, by `estimates`.
 
     Short sequences go to the compiled loop without asking. Where nothing but the reference loop can run on the CPU, it
-    is said once, as a warning.
+    is said once, as a warning. Raises EngineRefused if not even that can.
     """
     reason = compiled.refuses(problem)
     if reason is None and problem.time < SHORT:
         return "compiled"
     free = room(problem.device)
     fitting = {name: e.seconds for name, e in estimates(problem).items() if isinstance(e, Estimate) and e.bytes < free}
+    if not fitting:
+        raise EngineRefused(f"no engine can run this recurrence: {loop.refuses(problem)}")
     best = min(fitting, key=lambda name: fitting[name])
     if best == "loop" and reason is not None and compiled.runs_on(problem.device) and reason not in _warned:
         _warned.add(reason)
