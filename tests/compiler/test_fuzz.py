@@ -47,6 +47,17 @@ VECTOR = {
     "peak": lambda x: x / (1 + x.abs().amax()),
     "stretch": lambda x: (x[:, None] * x[None, :]).sum(1),
 }
+MATRIX = {
+    "plain": lambda w, v, a: w @ a,
+    "sum": lambda w, v, a: (w + v) @ a,
+    "scaled": lambda w, v, a: (v.mean() * w) @ a,
+    "masked": lambda w, v, a: torch.tril(w) @ a,
+    "low rank": lambda w, v, a: (w + v[:, :1] @ v[:1]) @ a,
+    "columns": lambda w, v, a: (w * a).sum(1),
+    "fast": lambda w, v, a: (w + torch.outer(torch.tanh(a), v[0])) @ a,
+    "turned": lambda w, v, a: a @ (w - v),
+    "normalised": lambda w, v, a: torch.softmax(w, 1) @ a,
+}
 
 
 class Random(Recurrence):
@@ -81,8 +92,8 @@ class Random(Recurrence):
         for _ in range(dice.randint(3, 12)):
             kinds = ["unary", "binary", "binary"] + (["vector", "matrix", "common"] if self.vector else [])
             kind = dice.choice(kinds)
-            table = {"unary": UNARY, "binary": BINARY, "vector": VECTOR}.get(kind)
-            name = dice.choice(list(table)) if table else kind
+            table = {"unary": UNARY, "binary": BINARY, "vector": VECTOR}.get(kind, MATRIX)
+            name = dice.choice(list(table))
             program.append((kind, name, dice.randrange(known), dice.randrange(known)))
             known += 1
         self.results = [dice.randrange(known) for _ in range(self.num_states + 1)]
@@ -115,7 +126,8 @@ class Random(Recurrence):
             elif kind == "vector":
                 values.append(VECTOR[name](a))
             else:
-                values.append((m if kind == "matrix" else self.common) @ a)
+                own, other = (m, self.common) if kind == "matrix" else (self.common, m)
+                values.append(MATRIX[name](own, other, a))
         results = [torch.tanh(values[i]) for i in self.results]
         # Every state also depends on its own past, so that errors would add up.
         after = tuple(0.5 * (old + new) for old, new in zip(states, results[:-1], strict=True))

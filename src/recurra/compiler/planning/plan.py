@@ -67,6 +67,12 @@ class Plan:
         """Of matrices that do not change in time by vectors, how many there are in a step."""
         return len(self.forward.products)
 
+    @property
+    def stores_every_state(self) -> bool:
+        """Whether the states before every step are stored, not one per chunk: where products would have to be computed
+        again, and where a state is a factor of a gradient taken after the loop."""
+        return bool(self.products) or any(outer.right.startswith("stored.") for outer in self.outers)
+
     def leaf(self, name: str) -> Node:
         """The input of the graph that holds a state or an adjoint."""
         return self.graph.input(name, self.states[name.split(".", 1)[1]])
@@ -201,7 +207,7 @@ def _already_kept(node: Node, gradients: Mapping[str, Node], leaves: Mapping[str
 
 
 def _as_stored(node: Node) -> str | None:
-    """The states before every step, which are stored where there are products, if this is one of them."""
+    """The states before every step, if this is one of them: a plan that names them has them stored."""
     is_state = node.op == "input" and node.attr.startswith("state.") and len(node.shape) == 1
     return node.attr.replace("state.", "stored.", 1) if is_state else None
 

@@ -80,7 +80,8 @@ def _number(plan: Plan, names: tuple[str, ...], problem: Problem, save: bool, cu
             width, pitch, rows = vector_width(plan), pitch_of(plan), _rows(plan, problem.batch, lengths)
             states = sum(math.prod(shape) for shape in (*plan.states.values(), *plan.recalled.values()))
             per_step = states * (pitch if plan.channel else 1) * (8 if plan.real == "double" else 4)
-            chunk = 1 if plan.products else max(4, min(64, 2 ** int(math.log2(max(1, CACHE_BYTES // per_step)))))
+            chunk = max(4, min(64, 2 ** int(math.log2(max(1, CACHE_BYTES // per_step)))))
+            chunk = 1 if plan.stores_every_state else chunk
             _calls.append(Call(plan, names, save, resets, lengths, width, rows, pitch, chunk, cut))
             _numbers[key] = len(_calls) - 1
         return _numbers[key]
