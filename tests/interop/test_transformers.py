@@ -14,6 +14,8 @@ from recurra.testing.tolerances import assert_close
 
 transformers = pytest.importorskip("transformers")
 
+from recurra.interop.transformers import CACHE  # noqa: E402
+
 V = 29
 
 
@@ -32,6 +34,11 @@ def pair(tmp_path):
 
 def tokens(rows, time):
     return torch.randint(0, V, (rows, time))
+
+
+def carried(output):
+    """What a model of transformers carries on, by the name that it has in this version of them."""
+    return output[CACHE]
 
 
 LOAD = "transformers.AutoModelForCausalLM.from_pretrained(folder)"
@@ -109,10 +116,23 @@ def test_generate_reads_each_token_once(pair):
 def test_generate_goes_on_from_a_cache(pair):
     _, theirs = pair
     x = tokens(1, 8)
-    cache = theirs(x[:, :5]).past_key_values
+    cache = carried(theirs(x[:, :5]))
     assert cache.get_seq_length() == 5
     whole = theirs.generate(x, max_new_tokens=6, do_sample=False)
-    assert torch.equal(theirs.generate(x, max_new_tokens=6, do_sample=False, past_key_values=cache), whole)
+    assert torch.equal(theirs.generate(x, max_new_tokens=6, do_sample=False, **{CACHE: cache}), whole)
+    rest, mask = x[:, 5:], torch.ones_like(x)
+    went_on = theirs.generate(rest, attention_mask=mask, max_new_tokens=6, do_sample=False, **{CACHE: cache})
+    assert torch.equal(went_on[:, -6:], whole[:, -6:])
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_what_is_carried_has_both_names(pair, name):
+    model, theirs = pair
+    x = tokens(2, 7)
+    cache = carried(theirs(x[:, :4]))
+    assert_close("logits", theirs(x[:, 4:], **{name: cache}).logits, model(x)[0][:, 4:])
+    with pytest.raises(recurra.InputError, match="past_key_values and cache were given"):
+        theirs(x, past_key_values=cache, cache=cache)
 
 
 def test_beams_are_those_without_a_cache(pair):
@@ -141,8 +161,8 @@ def test_a_padded_batch_scores_as_each_row_alone(pair, side):
     for i, row in enumerate(rows):
         alone = theirs(row[None])
         assert_close(f"row {i}", output.logits[i][mask[i].bool()], alone.logits[0])
-        for name, value in alone.past_key_values.state.items():
-            assert_close(f"{name} of row {i}", output.past_key_values.state[name][i], value[0])
+        for name, value in carried(alone).state.items():
+            assert_close(f"{name} of row {i}", carried(output).state[name][i], value[0])
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -154,11 +174,11 @@ def test_a_padded_batch_of_a_hybrid(tmp_path, side):
     ids, mask = padded(rows, side, filler=7)
     more = tokens(3, 4)
     output = theirs(ids, attention_mask=mask)
-    following = theirs(more, past_key_values=output.past_key_values).logits
+    following = theirs(more, **{CACHE: carried(output)}).logits
     for i, row in enumerate(rows):
         alone = theirs(row[None])
         assert_close(f"row {i}", output.logits[i][mask[i].bool()], alone.logits[0])
-        after = theirs(more[i : i + 1], past_key_values=alone.past_key_values).logits
+        after = theirs(more[i : i + 1], **{CACHE: carried(alone)}).logits
         assert_close(f"what follows row {i}", following[i], after[0])
 
 
@@ -225,7 +245,7 @@ def test_more_tokens_and_fewer(tmp_path, tied, mean):
     files.save(tiny("gru", design={"tied": tied}), tmp_path / "old")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "old")
     x, rows = tokens(2, 6), theirs.model.embedding.weight.detach().clone()
-    old, cache = theirs(x).logits, theirs(x).past_key_values
+    old, cache = theirs(x).logits, carried(theirs(x))
     theirs.model.advance(x[:1, 0], cache.state.rows(0))  # a kernel of the old head
     theirs.resize_token_embeddings(V + 500, mean_resizing=mean)
     assert torch.equal(theirs.model.embedding.weight[:V], rows)
@@ -294,7 +314,23 @@ REFUSED = {
     ),
     "another's cache": (
         {"input_ids": torch.tensor([[3, 2]]), "past_key_values": transformers.DynamicCache()},
-        "past_key_values is a DynamicCache; expected what an earlier call",
+        f"{CACHE} is a DynamicCache; expected what an earlier call",
+    ),
+    "positions of one axis": (
+        {"input_ids": torch.tensor([[3, 2]]), "position_ids": torch.arange(2)},
+        r"position_ids is \[2\] int64 on cpu; expected \[1, 2\] int64",
+    ),
+    "positions that are none": (
+        {"input_ids": torch.tensor([[3, 2]]), "position_ids": torch.ones(1, 2)},
+        r"position_ids is \[1, 2\] float32 on cpu; expected \[1, 2\] int64",
+    ),
+    "positions that leave some out": (
+        {"input_ids": torch.tensor([[3, 2, 4]]), "position_ids": torch.tensor([[0, 1, 5]])},
+        "position_ids go from 1 to 5 in row 0; expected them to count on",
+    ),
+    "packed, but not by positions": (
+        {"input_ids": torch.tensor([[3, 2]]), "seq_idx": torch.tensor([[0, 1]])},
+        "seq_idx was given without position_ids",
     ),
 }
 
@@ -323,3 +359,107 @@ def test_a_loss_over_several_batches_is_one_mean(pair):
     x = tokens(4, 6)
     parts = [theirs(rows, labels=rows, num_items_in_batch=20).loss for rows in x.split([1, 3])]
     assert_close("loss", sum(parts), theirs(x, labels=x).loss)
+
+
+def flows_of(model, x):
+    """What a model of ours returns, and what flows into its first block and out of each."""
+    flows = []
+    hooks = [block.register_forward_hook(lambda _, __, out: flows.append(out[0])) for block in model.blocks]
+    hooks.append(model.blocks[0].register_forward_pre_hook(lambda _, given: flows.append(given[0])))
+    logits, _ = model(x)
+    for hook in hooks:
+        hook.remove()
+    return logits, flows
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_hidden_states_are_what_flows_between_the_blocks(tmp_path, tied):
+    """From the embedding to the head, with gradient."""
+    design = {"tied": True, "soft_cap": 3.0, "embedding_norm": True, "float32_residual": True} if tied else {}
+    model, x = tiny("mamba+lstm+attention", design=design), tokens(2, 7)
+    files.save(model, tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    output, (logits, flows) = theirs(x, output_hidden_states=True), flows_of(model, x)
+    assert torch.equal(output.logits, logits)
+    assert len(output.hidden_states) == len(model.blocks) + 1
+    assert all(map(torch.equal, output.hidden_states[:-1], flows))
+    read = output.hidden_states[-1] @ (model.embedding if tied else model.head).weight.T
+    assert_close("logits of the last", 3 * torch.tanh(read / 3) if tied else read, logits)
+    output.hidden_states[1].sum().backward()
+    assert theirs.model.embedding.weight.grad.isfinite().all()
+
+
+def test_hidden_states_of_a_padded_batch_and_piece_by_piece(pair):
+    _, theirs = pair
+    rows = [tokens(1, length)[0] for length in (8, 1, 5)]
+    ids, mask = padded(rows, "left", filler=7)
+    together = theirs(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    for i, row in enumerate(rows):
+        for flow, alone in zip(together, theirs(row[None], output_hidden_states=True).hidden_states, strict=True):
+            assert_close(f"row {i}", flow[i][mask[i].bool()], alone[0])
+            assert not flow[i][~mask[i].bool()].any()
+    with torch.no_grad():
+        first = theirs(ids[:1, :7], output_hidden_states=True)
+        last = theirs(ids[:1, 7:], output_hidden_states=True, **{CACHE: carried(first)})
+    for whole, *pieces in zip(together, first.hidden_states, last.hidden_states, strict=True):
+        assert_close("in pieces", torch.cat(pieces, 1), whole[:1])
+
+
+def test_generate_returns_what_it_is_asked_for(pair):
+    _, theirs = pair
+    x = tokens(2, 6)
+    asked = {"return_dict_in_generate": True, "output_hidden_states": True, "output_logits": True}
+    for options in ({}, {"num_beams": 3}, {"use_cache": False}):
+        output = theirs.generate(x, max_new_tokens=4, do_sample=False, **asked, **options)
+        assert [len(step) for step in output.hidden_states] == 4 * [3]
+        assert all(step[-1].isfinite().all() for step in output.hidden_states)
+    again = theirs(output.sequences[:, :-1], output_hidden_states=True)
+    for step, flow in zip(output.hidden_states[-1], again.hidden_states, strict=True):
+        assert_close("hidden state", step[:, -1], flow[:, -1])
+    output = theirs.generate(x, max_new_tokens=2, do_sample=False, return_dict_in_generate=True, output_attentions=True)
+    assert output.attentions == (None, None)
+    theirs.config.output_hidden_states, theirs.config.return_dict = True, False
+    logits, _, hidden = theirs(x)
+    assert (logits.shape, len(hidden)) == ((2, 6, V), 3)
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """A model as transformers load it, sequences, and what the collator that flattens a batch makes of them."""
+    files.save(tiny("gated-delta-net+attention+min-gru"), tmp_path)
+    rows = [tokens(1, length)[0] for length in (4, 1, 1, 6)]
+    batch = transformers.DataCollatorWithFlattening(return_tensors="pt", return_seq_idx=True)(
+        [{"input_ids": row.tolist()} for row in rows]
+    )
+    assert batch["position_ids"][0].tolist() == [t for row in rows for t in range(len(row))]
+    return transformers.AutoModelForCausalLM.from_pretrained(tmp_path), rows, batch
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_packed_sequences_are_those_apart(packed, first):
+    theirs, rows, batch = packed
+    batch["position_ids"] += first
+    output = theirs(**batch)
+    alone = [theirs(row[None], labels=row[None]) for row in rows]
+    assert_close("logits", output.logits[0], torch.cat([one.logits[0] for one in alone]))
+    losses = [one.loss * (len(row) - 1) for one, row in zip(alone, rows, strict=True) if len(row) > 1]
+    assert_close("loss", output.loss, sum(losses) / sum(len(row) - 1 for row in rows))
+
+
+def test_packed_sequences_with_padding_in_and_between_them(packed):
+    theirs, rows, batch = packed
+    row, other, mask = torch.cat(rows), tokens(1, 12)[0], torch.ones(2, 15, dtype=torch.int64)
+    mask[0, [2, 7, 14]], mask[1, [0, 1, 2]] = 0, 0
+    ids, positions = torch.zeros(2, 15, dtype=torch.int64), torch.arange(15).repeat(2, 1)
+    ids[mask.bool()] = torch.cat([row, other])
+    positions[0, mask[0].bool()] = batch["position_ids"][0]
+    output = theirs(ids, attention_mask=mask, position_ids=positions)
+    assert_close("packed", output.logits[0][mask[0].bool()], theirs(**batch).logits[0])
+    assert_close("the other row", output.logits[1][mask[1].bool()], theirs(other[None]).logits[0])
+
+
+def test_the_first_position_after_a_cache_begins_nothing(packed):
+    theirs, rows, _ = packed
+    cache, row = carried(theirs(rows[0][None])), rows[-1][None]
+    output = theirs(row, position_ids=torch.arange(row.shape[1])[None], **{CACHE: cache})
+    assert_close("logits", output.logits, theirs(torch.cat([rows[0][None], row], 1)).logits[:, len(rows[0]) :])

@@ -6,7 +6,7 @@ Importing this registers them; `hook.py` does so when transformers are imported.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,23 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import logging
 
 from recurra import check, options
 from recurra.errors import InputError
+from recurra.interop.rows import Rows
 from recurra.models.files import KIND
 from recurra.models.language_model import LanguageModel
 from recurra.state import State
+
+logger = logging.get_logger(__name__)
+
+CACHE = next(field.name for field in fields(CausalLMOutputWithPast) if field.name in ("cache", "past_key_values"))
+"""What transformers call what is carried from call to call: `cache` since 5.24, `past_key_values` before."""
+
+PACKED = ("seq_idx", "cu_seq_lens_q", "cu_seq_lens_k")
+"""Other ways in which transformers say where packed sequences begin."""
 
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -88,7 +98,8 @@ def byte_tokenizer() -> Any:
 class Cache:
     """What `generate` carries from call to call: the State, and how many columns of the input it has seen."""
 
-    is_compileable = False
+    is_compileable = is_croppable = False
+    is_linear = (False,)  # `generate` is given the whole text with a cache, and cuts off what was read
 
     def __init__(self, state: State, length: int):
         self.state, self.length = state, length
@@ -100,15 +111,6 @@ class Cache:
     def reorder_cache(self, rows: Tensor) -> None:
         """Row i goes on from what was row `rows[i]`: beam search."""
         self.state = State({name: value.index_select(0, rows.to(value.device)) for name, value in self.state.items()})
-
-
-@dataclass
-class Output(ModelOutput):
-    """What `RecurraForCausalLM` returns."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Cache | None = None
 
 
 class RecurraForCausalLM(PreTrainedModel, GenerationMixin):
@@ -176,61 +178,52 @@ class RecurraForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
         inputs_embeds: None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **others: Any,
-    ) -> Output | tuple:
+    ) -> CausalLMOutputWithPast | tuple:
         """Scores of the next token after each.
 
         Args:
-            input_ids: [B, T] int64, those after what `past_key_values` has seen.
+            input_ids: [B, T] int64, those after what the cache has seen.
             attention_mask: [B, T], or longer by what came before: 0 marks padding, wherever it is; it is skipped, and
-                the scores there are zero.
-            past_key_values: what an earlier call returned.
+                the scores and hidden states there are zero.
+            cache: what an earlier call returned; transformers before 5.24 call it `past_key_values`.
             labels: [B, T], the input again; -100 is not scored.
             inputs_embeds: not supported.
-            others: what the loss takes besides, such as `num_items_in_batch`; all else is ignored.
+            position_ids: [B, T] or [1, T], where sequences were packed into rows: one begins wherever a position is not
+                larger than that before it. Else they count on, and nothing follows from them.
+            output_hidden_states: whether to return those of `LanguageModel.with_hidden_states`.
+            output_attentions: ignored, with a warning: what attends here keeps no weights.
+            others: what the loss takes besides, such as `num_items_in_batch`; all else is ignored, but other ways of
+                saying what was packed have to come with `position_ids`.
 
         Raises:
             InputError: there are no `input_ids`, or an argument does not fit.
         """
-        input_ids = _checked(input_ids, attention_mask, past_key_values, inputs_embeds)
-        before = None if past_key_values is None else past_key_values.state
-        logits, state = self._skip_padding(input_ids, attention_mask, before)
+        cache = _only(past_key_values, cache)
+        if position_ids is None and (packed := [name for name in PACKED if others.get(name) is not None]):
+            raise InputError(f"{packed[0]} was given without position_ids, which say here where packed sequences begin")
+        input_ids = _checked(input_ids, attention_mask, position_ids, cache, inputs_embeds)
+        if self.config.output_attentions if output_attentions is None else output_attentions:
+            logger.warning_once("output_attentions is ignored: models of recurra keep no attention weights")
+        keep_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        keep_cache = self.config.use_cache if use_cache is None else use_cache
+        as_dict = self.config.return_dict if return_dict is None else return_dict
+        rows, before = Rows(input_ids, attention_mask, position_ids), None if cache is None else cache.state
+        call = self.model.with_hidden_states if keep_hidden else self.model
+        logits, *hidden, state = call(rows.tokens, before, resets=rows.resets, lengths=rows.lengths)
+        logits, flows = rows.back(logits), tuple(rows.back(flow) for flow in hidden[0]) if hidden else None
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **others)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        length = input_ids.shape[1] + (past_key_values.length if past_key_values else 0)
-        keep_cache = self.config.use_cache if use_cache is None else use_cache
-        output = Output(loss=loss, logits=logits[:, kept], past_key_values=Cache(state, length) if keep_cache else None)
-        return output.to_tuple() if return_dict is False else output
-
-    def _skip_padding(self, tokens: Tensor, mask: Tensor | None, state: State | None) -> tuple[Tensor, State]:
-        """Logits and the next state: the valid tokens of every row are moved to its start and the logits back."""
-        if mask is not None:
-            mask = mask[:, mask.shape[1] - tokens.shape[1] :].bool()
-        if mask is None or mask.all():
-            return self.model(tokens, state)
-        order = torch.argsort(mask.int(), dim=1, descending=True, stable=True)
-        logits, state = self.model(tokens.gather(1, order), state, lengths=mask.sum(1))
-        back = torch.argsort(order, dim=1)[..., None].expand_as(logits)
-        return logits.gather(1, back).masked_fill(~mask[..., None], 0), state
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        past_key_values: Cache | None = None,
-        attention_mask: Tensor | None = None,
-        **options: Any,
-    ) -> dict[str, Any]:
-        """What `generate` calls `forward` with: only the tokens that have not been seen."""
-        seen = 0 if past_key_values is None else past_key_values.length
-        return {
-            "input_ids": input_ids[:, seen:],
-            "past_key_values": past_key_values,
-            "attention_mask": attention_mask,
-            "use_cache": options.get("use_cache", True),
-            "logits_to_keep": options.get("logits_to_keep", 0),
-        }
+        length = input_ids.shape[1] + (0 if cache is None else cache.length)
+        carried = {CACHE: Cache(state, length)} if keep_cache else {}
+        output = CausalLMOutputWithPast(loss=loss, logits=logits[:, kept], hidden_states=flows, **carried)
+        return output if as_dict else output.to_tuple()
 
 
 class RecurraModel(PreTrainedModel):
@@ -242,19 +235,30 @@ class RecurraModel(PreTrainedModel):
         raise InputError("AutoModel is a model without a head, which recurra has none of: use AutoModelForCausalLM")
 
 
-def _checked(tokens: Any, mask: Any, cache: Any, embedded: Any) -> Tensor:
+def _only(old: Any, new: Any) -> Any:
+    """What was given as `past_key_values` or as `cache`; raises InputError if that was both."""
+    if old is not None and new is not None:
+        raise InputError("past_key_values and cache were given; expected one of the two names of what is carried on")
+    return old if new is None else new
+
+
+def _checked(tokens: Any, mask: Any, positions: Any, cache: Any, embedded: Any) -> Tensor:
     """The tokens that `forward` was given; raises InputError if there are none, or the rest does not fit them."""
     if embedded is not None or not isinstance(tokens, Tensor) or tokens.dim() != 2:
         came = "inputs_embeds was given" if embedded is not None else f"input_ids is {check.describe(tokens)}"
         raise InputError(f"{came}; expected input_ids [B, T] int64, the only input that models of recurra have")
     if cache is not None and not isinstance(cache, Cache):
         raise InputError(
-            f"past_key_values is {check.describe(cache)}; expected what an earlier call of this model returned, or None"
+            f"{CACHE} is {check.describe(cache)}; expected what an earlier call of this model returned, or None"
         )
     rows, time = tokens.shape
     fits = isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[0] == rows and mask.shape[1] >= time
     if mask is not None and not fits:
         raise InputError(f"attention_mask is {check.describe(mask)}; expected [{rows}, {time}], or more columns")
+    fits = isinstance(positions, Tensor) and positions.shape in ((rows, time), (1, time))
+    fits = fits and positions.dtype in (torch.int32, torch.int64)
+    if positions is not None and not fits:
+        raise InputError(f"position_ids is {check.describe(positions)}; expected [{rows}, {time}] int64")
     return tokens
 
 

@@ -37,8 +37,12 @@ class Scores(nn.Module):
 
     def forward(self, x: Tensor, state: Mapping[str, Tensor], engine: str = "auto") -> tuple[Tensor, dict]:  # noqa: ARG002
         """What flows out of the blocks, [B, T, D], to logits [B, T, vocabulary] and no state."""
-        logits = nn.functional.linear(self.norm(x.to(self.weight.dtype)), self.weight)
+        logits = nn.functional.linear(self.normed(x), self.weight)
         return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap), {}
+
+    def normed(self, x: Tensor) -> Tensor:
+        """What the head reads, [B, T, D]."""
+        return self.norm(x.to(self.weight.dtype))
 
 
 class LanguageModel(nn.Module):
@@ -141,23 +145,59 @@ class LanguageModel(nn.Module):
         Raises:
             InputError: an argument does not fit.
         """
-        self._check(tokens)
-        x = self._enter(nn.functional.embedding(tokens, self.embedding.weight))
-        plain = resets is None and lengths is None and engine == "auto"
-        carried = check.parts("this model", state, self._names())
+        x, carried = self._begin(tokens, state)
+        plain = _is_plain(resets, lengths, engine)
         done = single.advance(self, self._parts, x, [*carried, {}]) if plain and carried else None
         if done is not None:
             return done[0].to(self.embedding.weight.dtype), joined(self._names(), done[1][:-1])
         after = []
-        for i, block in enumerate(self.blocks):
-            own = carried[i] if carried else None
-            one = single.advance(block, partial(list, (block,)), x, [own]) if plain and own is not None else None
-            if one is None:
-                x, new = block(x, own, resets=resets, lengths=lengths, engine=engine)
-            else:
-                x, (new,) = one
+        for i in range(len(self.blocks)):
+            x, new = self._through(i, x, carried, resets, lengths, engine)
             after.append(new)
         return self._scores(x, {})[0], joined(self._names(), after)
+
+    def with_hidden_states(
+        self,
+        tokens: Tensor,
+        state: Mapping[str, Tensor] | None = None,
+        *,
+        resets: Tensor | None = None,
+        lengths: Tensor | None = None,
+        engine: str = "auto",
+    ) -> tuple[Tensor, tuple[Tensor, ...], State]:
+        """A call that also gives what flows through the model, for probes and the like.
+
+        Arguments and errors are those of a call.
+
+        Returns:
+            logits [B, T, vocabulary]; the hidden states, [B, T, D] each: what flows into the first block, then out of
+            each, the last one after the model's norm, as the head reads it; the State after the last token.
+        """
+        x, carried = self._begin(tokens, state)
+        hidden, after = [x], []
+        for i in range(len(self.blocks)):
+            x, new = self._through(i, x, carried, resets, lengths, engine)
+            hidden.append(x)
+            after.append(new)
+        hidden[-1] = self._scores.normed(x)
+        return self._scores(x, {})[0], tuple(hidden), joined(self._names(), after)
+
+    def _begin(self, tokens: Tensor, state: Mapping[str, Tensor] | None) -> tuple[Tensor, list[State] | None]:
+        """What flows into the blocks, and the state of each."""
+        self._check(tokens)
+        x = self._enter(nn.functional.embedding(tokens, self.embedding.weight))
+        return x, check.parts("this model", state, self._names())
+
+    def _through(
+        self, i: int, x: Tensor, carried: list[State] | None, resets: Tensor | None, lengths: Tensor | None, engine: str
+    ) -> tuple[Tensor, State]:
+        """What flows out of block i, and its new state."""
+        block, own = self.blocks[i], carried[i] if carried else None
+        if own is not None and _is_plain(resets, lengths, engine):
+            one = single.advance(block, partial(list, (block,)), x, [own])
+            if one is not None:
+                return one[0], State(one[1][0])
+        return block(x, own, resets=resets, lengths=lengths, engine=engine)
 
     def _enter(self, rows: Tensor) -> Tensor:
         """What flows into the blocks, from rows of the embedding."""
@@ -207,6 +247,11 @@ class LanguageModel(nn.Module):
             low, high = (int(v) for v in tokens.aminmax()) if tokens.numel() > 1 else 2 * (int(tokens),)
             if low < 0 or high >= vocabulary:
                 raise InputError(f"tokens holds {low if low < 0 else high}; expected 0 to {vocabulary - 1}")
+
+
+def _is_plain(resets: Tensor | None, lengths: Tensor | None, engine: str) -> bool:
+    """Whether a call asks for nothing but the next states."""
+    return resets is None and lengths is None and engine == "auto"
 
 
 def joined(names: Sequence[str], states: Sequence[Mapping[str, Tensor]]) -> State:
