@@ -6,8 +6,8 @@ import mpmath
 import numpy as np
 import pytest
 
-from recurra.compiler.codegen.elementary import ELEMENTARY
 from recurra.compiler.codegen.emitter import I64, PTR, Emitter, Type, Value
+from recurra.compiler.codegen.writer import FUNCTIONS, INSTRUCTIONS
 from recurra.compiler.targets import host
 
 EXACT = {
@@ -19,7 +19,29 @@ EXACT = {
     "tanh": mpmath.tanh,
     "softplus": lambda x: mpmath.log1p(mpmath.exp(x)),
     "erf": mpmath.erf,
+    "erfc": lambda x: mpmath.erfc(x) if abs(x) < 100 else mpmath.mpf(0 if x > 0 else 2),
+    "log2": lambda x: mpmath.log(x, 2),
+    "tan": mpmath.tan,
+    "asin": mpmath.asin,
+    "acos": mpmath.acos,
+    "atan": mpmath.atan,
+    "sinh": mpmath.sinh,
+    "cosh": mpmath.cosh,
+    "asinh": mpmath.asinh,
+    "acosh": mpmath.acosh,
+    "atanh": mpmath.atanh,
 }
+DOMAIN = {
+    "log": lambda x: x >= 0,
+    "log2": lambda x: x > 0,
+    "log1p": lambda x: x > -1,
+    "tan": lambda x: np.abs(x) < 1e3,
+    "asin": lambda x: np.abs(x) <= 1,
+    "acos": lambda x: np.abs(x) <= 1,
+    "acosh": lambda x: x >= 1,
+    "atanh": lambda x: np.abs(x) < 1,
+}
+"""Where a function is measured, if not everywhere."""
 ULPS = 4
 NUMPY = {"float": np.float32, "double": np.float64}
 
@@ -30,7 +52,7 @@ def compiled(name, scalar, width, arity=1):
     type = Type(scalar, width)
     with e.loop(0, Value("%n", I64), width) as i:
         args = [e.load(e.offset(Value(f"%x{k}", PTR), i, scalar), type) for k in range(arity)]
-        e.store(ELEMENTARY[name](e, *args), e.offset(Value("%y", PTR), i, scalar))
+        e.store((FUNCTIONS | INSTRUCTIONS)[name](e, *args), e.offset(Value("%y", PTR), i, scalar))
     ir = e.function("run", [("y", PTR), *((f"x{k}", PTR) for k in range(arity)), ("n", I64)])
     address = host.load_functions(host.compile_object(ir), "run")[0]
     run = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (arity + 1), ctypes.c_int64)(address)
@@ -60,11 +82,9 @@ def samples(name, dtype, count):
     x = np.concatenate(
         [spread, busy, near, around_one, limits, limits * (1 + float(info.eps)), [0.0, float(info.tiny)]]
     )
-    x = x.astype(dtype)
-    if name == "log":
-        return x
+    x = np.concatenate([x, rng.uniform(0, 1, count), 1 - 10.0 ** rng.uniform(-12, 0, count)]).astype(dtype)
     x = np.concatenate([x, -x])
-    return x[x > -1] if name == "log1p" else x
+    return x[DOMAIN[name](x)] if name in DOMAIN else x
 
 
 def ulps(got, x, name):
@@ -109,6 +129,23 @@ def test_circular(name, scalar):
     assert np.abs(got - exact).max() <= ULPS * np.finfo(dtype).eps
 
 
+QUADRANTS = [(y * a, x * b) for y, x in ((1, 1), (1, -1), (-1, 1), (-1, -1)) for a, b in ((0.0, 1), (0, 0), (np.inf, 1),
+             (np.inf, np.inf), (1, np.inf), (1, 0), (1e-30, 1e30), (1, 1))]  # fmt: skip
+
+
+@pytest.mark.parametrize("scalar", ["float", "double"])
+def test_directions(scalar):
+    """The angle of (x, y), and what division to a whole number leaves, hold for all signs and sizes."""
+    dtype = NUMPY[scalar]
+    y, x = 10.0 ** np.random.default_rng().uniform(-9, 9, (2, 400)) * np.random.default_rng().choice([-1, 1], (2, 400))
+    y, x = np.concatenate([np.array(QUADRANTS).T, [y, x]], 1).astype(dtype)
+    got, exact = compiled("atan2", scalar, native(scalar), 2)(y, x), np.arctan2(y.astype(np.longdouble), x)
+    assert (np.abs(got - exact) <= ULPS * np.spacing(np.abs(exact).astype(dtype))).all()
+    np.testing.assert_array_equal(np.signbit(got), np.signbit(exact))
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(compiled("fmod", scalar, native(scalar), 2)(y, x), np.fmod(y, x))
+
+
 def test_power():
     rng = np.random.default_rng()
     x, y = rng.uniform(0.01, 20, 4000).astype(np.float32), rng.uniform(-9, 9, 4000).astype(np.float32)
@@ -142,6 +179,17 @@ SPECIAL = {
     "tanh": [1.0, -1.0, 0.0],
     "softplus": [np.inf, 0.0, np.log(2)],
     "erf": [1.0, -1.0, 0.0],
+    "erfc": [0.0, 2.0, 1.0],
+    "log2": [np.inf, np.nan, -np.inf],
+    "tan": [np.nan, np.nan, 0.0],
+    "asin": [np.nan, np.nan, 0.0],
+    "acos": [np.nan, np.nan, np.pi / 2],
+    "atan": [np.pi / 2, -np.pi / 2, 0.0],
+    "sinh": [np.inf, -np.inf, 0.0],
+    "cosh": [np.inf, np.inf, 1.0],
+    "asinh": [np.inf, -np.inf, 0.0],
+    "acosh": [np.inf, np.nan, np.nan],
+    "atanh": [np.nan, np.nan, 0.0],
 }
 
 

@@ -7,6 +7,8 @@ tests measure every function against exact values over the whole range.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from recurra.compiler.codegen.coefficients import COS, ERF_FAR, ERF_NEAR, EXP, EXPM1, LOG, SIN
 from recurra.compiler.codegen.emitter import Emitter, Value
 
@@ -106,6 +108,16 @@ def _expm1_within(e: Emitter, x: Value) -> Value:
 
 def log(e: Emitter, x: Value) -> Value:
     """Natural logarithm; -inf at 0, NaN below."""
+    return _logarithm(e, x, _log_near_one)
+
+
+def log2(e: Emitter, x: Value) -> Value:
+    """Logarithm to base 2, exact at powers of 2."""
+    return _logarithm(e, x, lambda e, f, k: e.fma(_log_near_one(e, f, _k(e, 0.0, f)), _k(e, LOG2_E, f), k))
+
+
+def _logarithm(e: Emitter, x: Value, of_parts: Callable[[Emitter, Value, Value], Value]) -> Value:
+    """A logarithm, given how it comes of f and k, where x = 2^k (1 + f)."""
     smallest, places = ((2.0**-126, 23), (2.0**-1022, 52))[_double(x)]
     tiny = e.compare("olt", x, _k(e, smallest, x))
     normal = e.select(tiny, e.mul(x, _k(e, 2.0**places, x)), x)
@@ -115,7 +127,7 @@ def log(e: Emitter, x: Value) -> Value:
     f = e.sub(e.convert("bitcast", mantissa, x.type.scalar), _k(e, 1.0, x))
     k = e.convert("sitofp", exponent, x.type.scalar)
     k = e.select(tiny, e.sub(k, _k(e, places, x)), k)
-    result = _log_near_one(e, f, k)
+    result = of_parts(e, f, k)
     result = e.select(e.compare("oeq", x, _k(e, float("inf"), x)), x, result)
     result = e.select(e.compare("oeq", x, _k(e, 0.0, x)), _k(e, float("-inf"), x), result)
     return e.select(e.compare("ult", x, _k(e, 0.0, x)), _k(e, float("nan"), x), result)
@@ -236,6 +248,7 @@ ELEMENTARY = {
     "exp": exp,
     "expm1": expm1,
     "log": log,
+    "log2": log2,
     "log1p": log1p,
     "sigmoid": sigmoid,
     "tanh": tanh,

@@ -152,6 +152,10 @@ class Emitter:
     def div(self, a: Value, b: Value) -> Value:
         return self._binary("fdiv" if a.type.is_float else "sdiv", a, b)
 
+    def remainder(self, a: Value, b: Value) -> Value:
+        """What dividing floats to a whole number leaves, with the sign of a; exact."""
+        return self._binary("frem", a, b)
+
     def neg(self, a: Value) -> Value:
         return self.instruction(a.type, f"fneg {a}")
 

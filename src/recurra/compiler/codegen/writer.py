@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
+from recurra.compiler.codegen.angles import ANGLES
 from recurra.compiler.codegen.elementary import ELEMENTARY
 from recurra.compiler.codegen.emitter import I64, Emitter, Value
 from recurra.compiler.codegen.product import Products
@@ -199,8 +200,8 @@ class StepWriter(Products):
     def _compute(self, node: Node, args: list[Value], width: int) -> Value:
         if not self.lanes:
             args = [self.e.splat(a, width) for a in args]
-        if node.op in ELEMENTARY:
-            return ELEMENTARY[node.op](self.e, *args)
+        if node.op in FUNCTIONS:
+            return FUNCTIONS[node.op](self.e, *args)
         if node.op == "copy" and not node.is_bool and not args[0].type.is_float:
             return self._as_real(args[0])
         return INSTRUCTIONS[node.op](self.e, *args)
@@ -222,11 +223,15 @@ INSTRUCTIONS = {
     "abs": lambda e, a: e.abs(a),
     "sqrt": lambda e, a: e.sqrt(a),
     "floor": lambda e, a: e.intrinsic("floor", a.type, a),
+    "ceil": lambda e, a: e.intrinsic("ceil", a.type, a),
+    "trunc": lambda e, a: e.intrinsic("trunc", a.type, a),
+    "round": lambda e, a: e.round_even(a),
     "sign": _sign,
     "add": lambda e, a, b: e.fusible("add", a, b),
     "sub": lambda e, a, b: e.fusible("sub", a, b),
     "mul": lambda e, a, b: e.fusible("mul", a, b),
     "div": lambda e, a, b: e.div(a, b),
+    "fmod": lambda e, a, b: e.remainder(a, b),
     "maximum": lambda e, a, b: e.intrinsic("maximum", a.type, a, b),
     "minimum": lambda e, a, b: e.intrinsic("minimum", a.type, a, b),
     "lt": lambda e, a, b: e.compare("olt", a, b),
@@ -237,6 +242,8 @@ INSTRUCTIONS = {
     "not": _not,
     "where": lambda e, c, a, b: e.select(c, a, b),
 }
-"""Operations that are an instruction or two; the transcendental ones are in `elementary`."""
+"""Operations that are an instruction or two."""
+FUNCTIONS = ELEMENTARY | ANGLES
+"""The transcendental ones."""
 
 assert not INSTRUCTIONS.keys() & REDUCTIONS

@@ -146,6 +146,26 @@ def _gaussian(g: Graph, x: Node) -> Node:
     )
 
 
+def _over(g: Graph, sign: float, *factors: Node) -> Node:
+    """One, or minus one, over the root of a product."""
+    product = g.pointwise("mul", *factors) if len(factors) > 1 else factors[0]
+    return g.pointwise("div", g.constant(sign), g.pointwise("sqrt", product))
+
+
+def _plus_one(g: Graph, x: Node) -> Node:
+    return g.pointwise("add", x, g.constant(1.0))
+
+
+def _square_plus_one(g: Graph, x: Node) -> Node:
+    return _plus_one(g, g.pointwise("mul", x, x))
+
+
+def _atan2(g: Graph, node: Node, d: Node) -> tuple[Node, Node]:
+    y, x = node.args
+    part = g.pointwise("div", d, g.pointwise("add", g.pointwise("mul", y, y), g.pointwise("mul", x, x)))
+    return g.pointwise("mul", part, x), g.pointwise("neg", g.pointwise("mul", part, y))
+
+
 RULES: dict[str, Rule] = {
     "add": lambda g, n, d: (d, d),
     "sub": lambda g, n, d: (d, g.pointwise("neg", d)),
@@ -169,6 +189,27 @@ RULES: dict[str, Rule] = {
     "abs": _times(lambda g, x, y: g.pointwise("sign", x)),
     "sign": lambda g, n, d: (None,),
     "floor": lambda g, n, d: (None,),
+    "ceil": lambda g, n, d: (None,),
+    "trunc": lambda g, n, d: (None,),
+    "round": lambda g, n, d: (None,),
+    "fmod": lambda g, n, d: (
+        d,
+        g.pointwise("neg", g.pointwise("mul", d, g.pointwise("trunc", g.pointwise("div", *n.args)))),
+    ),
+    "log2": lambda g, n, d: (g.pointwise("div", d, g.pointwise("mul", n.args[0], g.constant(math.log(2)))),),
+    "erfc": _times(lambda g, x, y: g.pointwise("neg", _gaussian(g, x))),
+    "tan": _times(lambda g, x, y: _square_plus_one(g, y)),
+    "asin": _times(lambda g, x, y: _over(g, 1.0, _one_minus(g, x), _plus_one(g, x))),
+    "acos": _times(lambda g, x, y: _over(g, -1.0, _one_minus(g, x), _plus_one(g, x))),
+    "atan": lambda g, n, d: (g.pointwise("div", d, _square_plus_one(g, n.args[0])),),
+    "atan2": _atan2,
+    "sinh": _times(lambda g, x, y: g.pointwise("cosh", x)),
+    "cosh": _times(lambda g, x, y: g.pointwise("sinh", x)),
+    "asinh": _times(lambda g, x, y: _over(g, 1.0, _square_plus_one(g, x))),
+    "acosh": _times(lambda g, x, y: _over(g, 1.0, g.pointwise("sub", x, g.constant(1.0)), _plus_one(g, x))),
+    "atanh": lambda g, n, d: (
+        g.pointwise("div", d, g.pointwise("mul", _one_minus(g, n.args[0]), _plus_one(g, n.args[0]))),
+    ),
     "softplus": _times(lambda g, x, y: g.pointwise("sigmoid", x)),
     "maximum": _maximum,
     "minimum": _maximum,

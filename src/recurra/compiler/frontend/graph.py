@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 UNARY = {"neg", "exp", "log", "log1p", "expm1", "sqrt", "sigmoid", "tanh", "erf", "sin", "cos", "abs", "sign",
-         "softplus", "floor", "copy"}  # fmt: skip
-BINARY = {"add", "sub", "mul", "div", "maximum", "minimum", "pow"}
+         "softplus", "floor", "copy", "ceil", "trunc", "round", "log2", "erfc", "tan", "asin", "acos", "atan", "sinh",
+         "cosh", "asinh", "acosh", "atanh"}  # fmt: skip
+BINARY = {"add", "sub", "mul", "div", "maximum", "minimum", "pow", "fmod", "atan2"}
 COMPARE = {"lt", "le", "eq"}
 LOGIC = {"and", "or", "not"}
 POINTWISE = UNARY | BINARY | COMPARE | LOGIC | {"where"}
 VIEWS = {"reshape", "permute", "expand", "slice"}
 REDUCTIONS = {"sum", "max"}
 """Operations, besides leaves ("input", "constant"), "matvec" (a matrix by a vector) and "assemble" (parts put at
-given offsets into a block of zeros). "softplus" is log(1 + exp(x)); "copy" is the identity."""
+given offsets into a block of zeros). "softplus" is log(1 + exp(x)); "copy" is the identity; "round" goes to even."""
 
 
 @dataclass(frozen=True, eq=False)

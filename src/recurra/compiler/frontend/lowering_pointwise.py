@@ -1,0 +1,157 @@
+"""Rounding, remainders, angles, signs and special numbers in terms of the graph's operations; see `lowering`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from recurra.compiler.frontend.graph import Graph, Node
+from recurra.compiler.frontend.lowering import LOWERING, add, boolean, mul, real, rule
+from recurra.compiler.frontend.values import Pair, Value
+
+for _name in ("ceil", "trunc", "erfc", "log2", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "asinh", "acosh",
+              "atanh", "fmod"):  # fmt: skip
+    rule(_name)(lambda g, *args, _op=_name: g.pointwise(_op, *(real(g, a) for a in args)))
+rule("special_erfc")(LOWERING["erfc"])
+rule("log10")(lambda g, x: mul(g, g.pointwise("log", real(g, x)), 1 / math.log(10)))
+rule("frac")(lambda g, x: g.pointwise("sub", x, g.pointwise("trunc", x)))
+
+
+def _choose(g: Graph, condition: Node, yes: Any, no: Any) -> Node:
+    return g.pointwise("where", condition, real(g, yes), real(g, no))
+
+
+def _negative(g: Graph, x: Node) -> Node:
+    return g.pointwise("lt", x, g.constant(0.0))
+
+
+def _is_zero(g: Graph, x: Node) -> Node:
+    return g.pointwise("eq", x, g.constant(0.0))
+
+
+def _differ(g: Graph, a: Node, b: Node) -> Node:
+    """Whether just one of two conditions holds."""
+    return g.pointwise("where", a, g.pointwise("not", b), b)
+
+
+# --- rounding and remainders ------------------------------------------------------------------------------------------
+@rule("round")
+def _round(g: Graph, x: Node, decimals: int = 0) -> Value:
+    if not decimals:
+        return g.pointwise("round", real(g, x))
+    scale = 10.0 ** abs(decimals)
+    if decimals < 0:
+        return mul(g, g.pointwise("round", g.pointwise("div", x, g.constant(scale))), scale)
+    return g.pointwise("div", g.pointwise("round", mul(g, x, scale)), g.constant(scale))
+
+
+def _crosses(g: Graph, left: Node, b: Node) -> Node:
+    """Whether a division has to be corrected by one so that what is left has the sign of b."""
+    other = _differ(g, _negative(g, left), _negative(g, b))
+    return g.pointwise("and", g.pointwise("not", _is_zero(g, left)), other)
+
+
+@rule("remainder")
+def _remainder(g: Graph, a: Any, b: Any) -> Node:
+    a, b = real(g, a), real(g, b)
+    left = g.pointwise("fmod", a, b)
+    return _choose(g, _crosses(g, left, b), g.pointwise("add", left, b), left)
+
+
+@rule("floor_divide")
+def _floor_divide(g: Graph, a: Any, b: Any) -> Node:
+    a, b = real(g, a), real(g, b)
+    left = g.pointwise("fmod", a, b)
+    whole = g.pointwise("div", g.pointwise("sub", a, left), b)
+    whole = g.pointwise("round", _choose(g, _is_zero(g, b), g.pointwise("div", a, b), whole))
+    return _choose(g, _crosses(g, left, b), g.pointwise("sub", whole, g.constant(1.0)), whole)
+
+
+def _rounded(divide: Callable[..., Value]) -> Callable[..., Value]:
+    """The rule of division, with a mode of rounding."""
+
+    def div(g: Graph, a: Any, b: Any, rounding_mode: str | None = None) -> Value:
+        if rounding_mode == "floor":
+            return _floor_divide(g, a, b)
+        return divide(g, a, b) if rounding_mode is None else g.pointwise("trunc", real(g, divide(g, a, b)))
+
+    return div
+
+
+rule("div")(_rounded(LOWERING["div"]))
+
+
+# --- signs and special numbers ----------------------------------------------------------------------------------------
+def _has_minus(g: Graph, x: Node) -> Node:
+    """Whether a number has a minus sign, zero included; NaN counts as without."""
+    below = _negative(g, g.pointwise("div", g.constant(1.0), x))
+    return g.pointwise("or", _negative(g, x), g.pointwise("and", _is_zero(g, x), below))
+
+
+rule("signbit")(lambda g, x: _has_minus(g, real(g, x)))
+
+
+@rule("copysign")
+def _copysign(g: Graph, size: Any, sign: Any) -> Node:
+    size, minus = real(g, size), _has_minus(g, g.pointwise("copy", real(g, sign)))
+    return _choose(g, _differ(g, _negative(g, size), minus), g.pointwise("neg", size), size)
+
+
+@rule("heaviside")
+def _heaviside(g: Graph, x: Any, at_zero: Any) -> Node:
+    x = real(g, x)
+    step = _choose(g, _negative(g, x), 0.0, _choose(g, g.pointwise("eq", x, x), 1.0, x))
+    return _choose(g, _is_zero(g, x), at_zero, step)
+
+
+def _is_infinite(g: Graph, x: Node) -> Node:
+    return g.pointwise("eq", g.pointwise("abs", x), g.constant(math.inf))
+
+
+rule("isinf")(lambda g, x: _is_infinite(g, real(g, x)))
+rule("isposinf")(lambda g, x: g.pointwise("eq", real(g, x), g.constant(math.inf)))
+rule("isneginf")(lambda g, x: g.pointwise("eq", real(g, x), g.constant(-math.inf)))
+rule("isfinite")(lambda g, x: g.pointwise("lt", g.pointwise("abs", real(g, x)), g.constant(math.inf)))
+
+
+@rule("fmax", "fmin")
+def _not_nan(g: Graph, a: Any, b: Any, op: str = "maximum") -> Node:
+    a, b = real(g, a), real(g, b)
+    known = [g.pointwise("eq", x, x) for x in (a, b)]
+    return _choose(g, known[0], _choose(g, known[1], g.pointwise(op, a, b), a), b)
+
+
+LOWERING["fmin"] = lambda g, a, b: _not_nan(g, a, b, "minimum")
+
+
+@rule("logical_xor", "bitwise_xor")
+def _xor(g: Graph, a: Any, b: Any) -> Node:
+    return _differ(g, boolean(g, a), boolean(g, b))
+
+
+# --- lengths and angles -----------------------------------------------------------------------------------------------
+@rule("hypot")
+def _hypot(g: Graph, a: Any, b: Any) -> Node:
+    return LOWERING["abs"](g, Pair(real(g, a), real(g, b)))
+
+
+@rule("angle")
+def _angle(g: Graph, x: Value) -> Node:
+    if isinstance(x, Pair):
+        return g.pointwise("atan2", x.imag, x.real)
+    x = real(g, x)
+    return _choose(g, g.pointwise("eq", x, x), _choose(g, _negative(g, x), math.pi, 0.0), x)
+
+
+@rule("logaddexp")
+def _logaddexp(g: Graph, a: Any, b: Any) -> Value:
+    a, b = real(g, a), real(g, b)
+    apart = _choose(g, g.pointwise("eq", a, b), 0.0, g.pointwise("sub", a, b))
+    return add(g, b, g.pointwise("softplus", apart))
+
+
+@rule("logaddexp2")
+def _logaddexp2(g: Graph, a: Any, b: Any) -> Value:
+    two = math.log(2)
+    return mul(g, _logaddexp(g, mul(g, a, two), mul(g, b, two)), 1 / two)
