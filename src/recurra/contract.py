@@ -54,6 +54,12 @@ class Layer(nn.Module):
         """
         raise NotImplementedError
 
+    @property
+    def output_width(self) -> int:
+        """Channels of the output: D'."""
+        with torch.no_grad():
+            return self(self._reference(None).new_zeros(1, 0, self.width), engine="loop")[0].shape[-1]
+
     def forward(
         self,
         x: Tensor,

@@ -55,6 +55,19 @@ def expect_file(path: str | Path) -> int:
     return told.st_size
 
 
+def inside(folder: str | Path, name: str) -> Path:
+    """The path of a file of a folder that may have come from anywhere.
+
+    Raises ValueError if a link leads out of the folder: it could name any file of the reader's, to be passed on with
+    the next copy. The folders of a hub's cache are told by their shape: they are links to the blobs beside them.
+    """
+    home, real = Path(os.path.realpath(folder)), Path(os.path.realpath(os.path.join(folder, name)))
+    stores = [place.parent / "blobs" for place in home.parents if place.name == "snapshots"]
+    if not real.is_relative_to(home) and real.parent not in stores:
+        raise ValueError(f"it is a link out of its folder, to {str(real)!r}; put the file itself there")
+    return Path(folder) / name
+
+
 def read_text(path: str | Path) -> str:
     """A file of text, in UTF-8. Raises OSError if it cannot be read or is no file, ValueError if it is no text."""
     if (size := expect_file(path)) > LONGEST:

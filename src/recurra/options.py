@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 MOST = 2**31
 """No size reaches this."""
+LAYERS = 1001
+"""Nor does a number of layers on top of one another reach this: more are a slip of the finger."""
 
 
 def shown(value: object) -> str:
@@ -24,10 +26,10 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
 
 
-def count(name: str, value: object) -> int:
-    """A positive int."""
-    if not _is_int(value) or not 1 <= value < MOST:
-        raise InputError(f"{name} is {shown(value)}; expected a positive int, below {MOST}")
+def count(name: str, value: object, high: int = MOST) -> int:
+    """A positive int, below `high`."""
+    if not _is_int(value) or not 1 <= value < high:
+        raise InputError(f"{name} is {shown(value)}; expected a positive int, below {high}")
     return value
 
 

@@ -48,11 +48,11 @@ def write(path: Path, what: str, tensors: Mapping[str, Tensor], facts: Mapping[s
     write_atomically(path, save(plain, {**facts, DIGEST: _digest(plain, facts)}))
 
 
-def read(path: Path, what: str, *, needed: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read(path: Path, fails: str, *, needed: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a file, on the CPU, and the facts about them.
 
     Args:
-        what: the file is in a message.
+        fails: what a message says before its reason, such as that this file cannot be read.
         needed: whether a file without a digest is refused, rather than believed.
 
     Raises InputError if there is no such file, if it cannot be read, or if its content is not what was written.
@@ -63,23 +63,21 @@ def read(path: Path, what: str, *, needed: bool = True) -> tuple[dict[str, Tenso
         expect_file(path)
         with safe_open(path, framework="pt") as file:
             facts = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # In memory of their own: the file may be changed by others while they are used.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except OSError as error:
-        raise InputError(f"{what} {str(path)!r} cannot be read: {one_line(error)}") from error
+        raise InputError(f"{fails}: {one_line(error)}") from error
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, MemoryError) as error:
-        raise InputError(
-            f"{what} {str(path)!r} cannot be read, it is damaged or none of ours: {one_line(error)}"
-        ) from error
+        raise InputError(f"{fails}: it is damaged or none of ours: {one_line(error)}") from error
     digest = facts.pop(DIGEST, None)
     if digest is None and needed:
         raise InputError(
-            f"{what} {str(path)!r} holds no digest of its content: it is none of ours, or an early recurra 0.1 wrote "
-            "it, which kept none; make it again"
+            f"{fails}: it holds no digest of its content, so it is none of ours, or an early recurra 0.1 wrote it, "
+            "which kept none; make it again"
         )
     if digest is not None and digest != _digest(tensors, facts):
         raise InputError(
-            f"{what} {str(path)!r} is damaged: its content is not what was written; use a copy that is whole, or make "
-            "it again"
+            f"{fails}: it is damaged, its content is not what was written; use a copy that is whole, or make it again"
         )
     return tensors, facts
 

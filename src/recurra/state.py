@@ -124,7 +124,7 @@ class State(dict[str, Tensor]):
         Raises InputError if the file is not one, if its content is not what was written, or if there is no such device.
         """
         path, place = options.path("path", path), _device(device)
-        tensors, facts = sealed.read(path, "state file")
+        tensors, facts = sealed.read(path, f"state file {str(path)!r} cannot be read")
         state = cls(tensors)
         try:
             for name in json.loads(facts.get(PAIRS, "[]")):

@@ -12,7 +12,8 @@ import recurra
 from recurra.models import files
 from recurra.models.design import Design
 from recurra.models.language_model import LanguageModel
-from recurra.models.pattern import MOST_LAYERS, parse
+from recurra.models.pattern import parse
+from recurra.options import LAYERS
 from recurra.testing.tolerances import assert_close
 
 
@@ -28,7 +29,7 @@ def test_pattern(parts):
 
 
 @pytest.mark.parametrize(
-    "bad", ["", "mamba**2", "mamba*0", "mamba+", "nope*2", "3*mamba", None, f"lstm*{MOST_LAYERS + 1}", "lstm*999999999"]
+    "bad", ["", "mamba**2", "mamba*0", "mamba+", "nope*2", "3*mamba", None, f"lstm*{LAYERS}", "lstm*999999999"]
 )
 def test_bad_pattern(bad):
     with pytest.raises(recurra.InputError, match=r"pattern|not known"):

@@ -92,6 +92,10 @@ class Attention(Layer, ABC):
     def endless(self) -> bool:
         return True
 
+    @property
+    def output_width(self) -> int:
+        return self.width  # not found by running: without values nobody knows how many entries there are
+
     def _fresh(self, batch: int, like: Tensor | None) -> State:
         state = super()._fresh(batch, like)
         position = torch.zeros(batch, dtype=torch.int64, device=self._reference(like).device)

@@ -39,14 +39,15 @@ def generate(
     if not prompt and load is None:
         raise InputError("prompt is empty; expected at least one character")
     check_choices(count, temperature, top_k)
+    typed = prompt.encode(errors="surrogateescape")  # the bytes as they came, also where they are not UTF-8
     if save is not None and save.is_dir():
         raise InputError(f"save is {str(save)!r}, a folder; expected the file to write")
     model = load_model(run)
     tokenizer = model.tokenizer
     session = Session(model, seed) if load is None else Session.load(model, load)
     if load is None:
-        session.feed(prompt.encode() if tokenizer is None else tokenizer.encode(prompt).ids)
-        print(prompt, end="")
+        session.feed(typed if tokenizer is None else _tokens(tokenizer, typed))
+        print(typed.decode(errors="replace"), end="")
     stream(session.generate(count, temperature, top_k), tokenizer)
     if save is not None:
         session.save(save)
@@ -60,6 +61,17 @@ def stream(tokens: Iterator[int], tokenizer: Any = None) -> None:
     print()
 
 
+def _tokens(tokenizer: Any, prompt: bytes) -> list[int]:
+    from recurra.models.origin import tokenizing
+
+    try:
+        text = prompt.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"prompt is not UTF-8, as the model's tokenizer needs it: {error}") from error
+    with tokenizing("turn the prompt into tokens"):
+        return tokenizer.encode(text).ids
+
+
 def _bytes_as_text(tokens: Iterator[int]) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     return (decoder.decode(bytes([token])) for token in tokens)
@@ -68,5 +80,10 @@ def _bytes_as_text(tokens: Iterator[int]) -> Iterator[str]:
 def _as_text(tokens: Iterator[int], tokenizer: Any) -> Iterator[str]:
     from tokenizers.decoders import DecodeStream
 
+    from recurra.models.origin import tokenizing
+
     decoder = DecodeStream()
-    return (decoder.step(tokenizer, token) or "" for token in tokens)
+    for token in tokens:
+        with tokenizing("turn tokens into text"):
+            piece = decoder.step(tokenizer, token)
+        yield piece or ""

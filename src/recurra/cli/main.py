@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -27,6 +28,8 @@ app.command("calibrate")(calibrate.calibrate)
 
 def main() -> None:
     """Run the command line. Bad input is one clear message and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # models write any character, also those that a console does not have
     try:
         app()
     except RecurraError as error:

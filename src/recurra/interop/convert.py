@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from recurra import options
-from recurra.errors import InputError
-from recurra.interop.checkpoint import read_tensors
+from recurra.errors import InputError, one_line
+from recurra.files import write_atomically
+from recurra.interop.checkpoint import WHOLE, read_tensors
 from recurra.interop.family import Family
 from recurra.interop.mamba import FALCON_MAMBA, MAMBA
 from recurra.interop.mamba2 import MAMBA2
@@ -18,7 +17,7 @@ from recurra.interop.recurrent_gemma import RECURRENT_GEMMA
 from recurra.interop.rules import to_ours, to_theirs
 from recurra.interop.rwkv import RWKV
 from recurra.interop.xlstm import XLSTM
-from recurra.models.files import dtype_of, write_config, write_tensors
+from recurra.models.files import misfit, outline, tensors_of, write_config
 from recurra.models.language_model import LanguageModel
 from recurra.models.origin import Origin
 
@@ -36,8 +35,8 @@ FAMILIES = {
 def family_of(config: Mapping[str, Any]) -> Family:
     """The family that config.json names. Raises InputError for one that is not known."""
     kind = config.get("model_type")
-    if kind not in FAMILIES:
-        raise InputError(f"config.json has model_type = {kind!r}; expected one of {', '.join(FAMILIES)}")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise InputError(f"config.json has model_type = {options.shown(kind)}; expected one of {', '.join(FAMILIES)}")
     return FAMILIES[kind]
 
 
@@ -46,20 +45,24 @@ def from_transformers(folder: Path, config: Mapping[str, Any]) -> LanguageModel:
 
     Raises InputError if config.json or a tensor is not what the family has.
     """
-    family = family_of(config)
+    family, path = family_of(config), folder / "config.json"
     full = family.complete(config)
     try:
-        arguments, rules = family.model(full), family.rules(full)
-        with torch.device("meta"):  # no memory, no initialisation: every tensor comes from the file
-            model = LanguageModel(**arguments)
-    except (TypeError, ValueError, KeyError) as error:
-        raise InputError(f"{folder / 'config.json'} does not describe a model: {error}") from error
-    theirs = read_tensors(folder)
+        arguments = family.model(full)
+    except InputError:
+        raise
+    except Exception as error:  # of any kind: fields may hold anything
+        raise InputError(f"{path} does not describe a model: {one_line(error)}") from error
+    theirs, _ = read_tensors(folder)
+    model = outline(arguments, path, len(theirs))
     for name in family.ignored(full):
         theirs.pop(name, None)
-    ours = to_ours(rules, theirs, model.state_dict())
+    # Only now: there are as many rules as a model has tensors.
+    ours = to_ours(family.rules(full), theirs, model.state_dict())
+    if reason := misfit(model.state_dict(), ours):
+        raise InputError(f"the weights in {folder} do not fit config.json: {reason}")
     model.load_state_dict(ours, assign=True)
-    model.to(dtype_of(ours, folder))
+    model.to(ours["embedding.weight"].dtype)
     model.origin = Origin.read(folder, dict(config))
     return model.eval()
 
@@ -69,7 +72,9 @@ def to_transformers(model: LanguageModel, folder: str | Path) -> None:
 
     Raises InputError if the model came from elsewhere.
     """
-    options.instance("model", model, LanguageModel)
+    from safetensors.torch import save as to_bytes
+
+    tensors = tensors_of(model)
     config = None if model.origin is None else model.origin.config
     if model.origin is None or config is None:
         raise InputError(
@@ -78,7 +83,9 @@ def to_transformers(model: LanguageModel, folder: str | Path) -> None:
         )
     family, folder = family_of(config), options.path("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder, to_theirs(family.rules(family.complete(config)), model.state_dict()))
+    # Without a digest: tools change such files, and copy what was said about them.
+    theirs = to_theirs(family.rules(family.complete(config)), {n: t.detach().cpu() for n, t in tensors.items()})
+    write_atomically(folder / WHOLE, to_bytes(theirs, {"format": "pt"}))
     dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
     named = {name: dtype for name in ("dtype", "torch_dtype") if name in config}
     write_config(folder, {**config, **named})

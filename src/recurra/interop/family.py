@@ -8,6 +8,7 @@ from typing import Any
 
 from recurra.errors import InputError
 from recurra.interop.rules import Rule
+from recurra.options import LAYERS, MOST, count, shown
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,29 @@ class Family:
     """Tensors that a checkpoint may hold and that say nothing new, such as a head tied to the embedding."""
 
     def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The config with every field. Raises InputError for a value that is not implemented."""
+        """The config with every field.
+
+        Raises InputError for a value that is not implemented, or of another kind than the field has.
+        """
         full = {**self.defaults, **config}
+        for name, usual in self.defaults.items():
+            if not _is_alike(full[name], usual):
+                what = f"{name} is {shown(full[name])}; expected one such as {usual!r}"
+                raise InputError(f"config.json does not describe a model: {what}")
+        count("num_hidden_layers", full["num_hidden_layers"], LAYERS)
         for name, values in self.only.items():
             if name in full and full[name] not in values:
-                raise InputError(f"config.json has {name} = {full[name]!r}; only {values[0]!r} can be read")
+                raise InputError(f"config.json has {name} = {shown(full[name])}; only {values[0]!r} can be read")
         return full
+
+
+def _is_alike(value: Any, usual: Any) -> bool:
+    """Whether a value is of the kind of what is usual; what is usually left open may be anything."""
+    if isinstance(usual, bool | list):
+        return isinstance(value, type(usual))
+    if isinstance(usual, int | float):
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
+    return True
 
 
 def head(config: Mapping[str, Any], name: str) -> list[Rule]:

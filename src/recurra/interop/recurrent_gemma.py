@@ -10,6 +10,7 @@ import torch
 from recurra.errors import InputError
 from recurra.interop.family import Family, head, tied_head
 from recurra.interop.rules import Rule, rule
+from recurra.options import shown
 
 DEFAULTS = {
     "num_hidden_layers": 26, "vocab_size": 256000, "hidden_size": 2560, "intermediate_size": 7680,
@@ -26,8 +27,8 @@ LAYERS = {"recurrent": "griffin", "attention": "local-attention"}
 def kinds(config: Mapping[str, Any]) -> list[str]:
     """Which of our layers each block holds. Raises InputError for an unknown block type."""
     types = config["block_types"]
-    if unknown := [kind for kind in types if kind not in LAYERS]:
-        raise InputError(f"config.json has block_types {unknown}; expected {' or '.join(LAYERS)}")
+    if unknown := [kind for kind in types if not isinstance(kind, str) or kind not in LAYERS]:
+        raise InputError(f"config.json has block_types {shown(unknown)}; expected {' or '.join(LAYERS)}")
     return [LAYERS[types[i % len(types)]] for i in range(config["num_hidden_layers"])]
 
 
@@ -36,11 +37,13 @@ def model(config: Mapping[str, Any]) -> dict[str, Any]:
     rope = {"rope_theta": config["rope_theta"], "partial_rotary_factor": config["partial_rotary_factor"]}
     rope |= config["rope_parameters"] or {}
     if rope.get("rope_type", "default") != "default":
-        raise InputError(f"config.json has rope_type {rope['rope_type']!r}; only 'default' can be read")
+        raise InputError(f"config.json has rope_type {shown(rope['rope_type'])}; only 'default' can be read")
     heads, blocks = config["num_attention_heads"], kinds(config)
     turning = config["hidden_size"] // heads * rope["partial_rotary_factor"]
     if turning % 2:
-        raise InputError(f"config.json has {turning} channels of a head turn by RoPE; only an even number can be read")
+        raise InputError(
+            f"config.json has {shown(turning)} channels of a head turn by RoPE; only an even number can be read"
+        )
     layers = {
         "griffin": {"hidden": config["lru_width"], "heads": heads, "kernel": config["conv1d_width"]},
         "local-attention": {

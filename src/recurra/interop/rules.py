@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recurra.errors import InputError
+from recurra.options import shown
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,14 @@ def to_ours(rules: Iterable[Rule], theirs: Mapping[str, Tensor], ours: Mapping[s
                 raise InputError(f"the checkpoint holds no tensor {name!r}; is it whole, and of this model_type?")
             part = left.pop(name)
             if tuple(part.shape) != expected:
-                raise InputError(f"tensor {name!r} has shape {list(part.shape)}; config.json asks for {list(expected)}")
+                raise InputError(
+                    f"tensor {name!r} has shape {shown(list(part.shape))}; config.json asks for {list(expected)}"
+                )
             parts.append(part.reshape(-1))
         result[one.ours] = (torch.cat(parts) if len(parts) > 1 else parts[0]).reshape(shape)
     if left:
-        raise InputError(f"the checkpoint holds tensors that its model_type has no place for: {sorted(left)[:5]}")
+        names = [name[:80] for name in sorted(left)[:3]]
+        raise InputError(f"the checkpoint holds tensors that its model_type has no place for: {names}")
     return result
 
 

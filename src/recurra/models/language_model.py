@@ -17,7 +17,7 @@ from recurra.errors import InputError
 from recurra.models.block import Block
 from recurra.models.design import Design
 from recurra.models.origin import Origin
-from recurra.models.pattern import parse
+from recurra.models.pattern import depth, parse
 from recurra.options import shown
 from recurra.problem import compute_dtype
 from recurra.state import State
@@ -82,6 +82,7 @@ class LanguageModel(nn.Module):
         options.number("dropout", dropout, 0, 1)
         names = parse(pattern)
         layers, self.design = _options_of_layers(layers, names), _as_design(design)
+        depth(names, layers)
         self.config: dict[str, Any] = {
             "vocabulary": vocabulary, "width": width, "pattern": pattern, "mlp": mlp, "dropout": dropout,
             "layers": layers, "design": asdict(self.design),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recurra.errors import InputError, RecurraError
-from recurra.files import write_atomically
+from recurra.errors import InputError, RecurraError, one_line
+from recurra.files import inside, read_text, write_atomically
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,14 +31,14 @@ class Origin:
 
     @classmethod
     def read(cls, folder: Path, config: Mapping[str, Any] | None) -> Origin:
-        """What lies in `folder`. Raises InputError if a file there is not text."""
+        """What lies in `folder`. Raises InputError if a file there cannot be read or is not text."""
         files = {}
         for name in COMPANIONS:
-            if (folder / name).is_file():
+            if os.path.lexists(folder / name):
                 try:
-                    files[name] = (folder / name).read_text(encoding="utf-8")
-                except UnicodeDecodeError as error:
-                    raise InputError(f"{folder / name} is not UTF-8 text: {error}") from error
+                    files[name] = read_text(inside(folder, name))
+                except (OSError, ValueError) as error:
+                    raise InputError(f"{folder / name} cannot be read: {one_line(error)}") from error
         return cls(config, files)
 
     def write_files(self, folder: Path) -> None:
@@ -58,7 +60,17 @@ class Origin:
             from tokenizers import Tokenizer
         except ImportError as error:
             raise RecurraError("tokenizer.json needs the library `tokenizers`: pip install tokenizers") from error
-        try:
+        with tokenizing("be read"):
             return Tokenizer.from_str(self.files["tokenizer.json"])
-        except Exception as error:  # the library raises nothing narrower
-            raise InputError(f"tokenizer.json cannot be read: {error}") from error
+
+
+@contextmanager
+def tokenizing(what: str) -> Iterator[None]:
+    """Turns whatever the `tokenizers` library raises into an InputError: tokenizer.json cannot ... `what`."""
+    try:
+        yield
+    except BaseException as error:
+        # It raises nothing narrower than Exception, and its panics are not even that.
+        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
+            raise
+        raise InputError(f"tokenizer.json cannot {what}: {one_line(error)}") from error

@@ -40,13 +40,13 @@ class Stacked(nn.Module):
     def __init__(self, make: Callable[[int], Layer], width: int, num_layers: int = 1, bidirectional: bool = False):
         super().__init__()
         options.function("make", make)
-        options.count("num_layers", num_layers)
+        options.count("num_layers", num_layers, options.LAYERS)
         self.width, self.bidirectional = options.count("width", width), options.flag("bidirectional", bidirectional)
         self.layers = nn.ModuleList()
         for _ in range(num_layers):
             directions = [make(width) for _ in range(2 if bidirectional else 1)]
             self.layers.append(nn.ModuleList(directions))
-            width = sum(map(_features, directions))
+            width = sum(layer.output_width for layer in directions)
         self.register_load_state_dict_pre_hook(_accept_torch_names)
 
     @property
@@ -138,13 +138,6 @@ class Stacked(nn.Module):
         check.time_step(x_t, self.width)
         y, after = self(x_t[:, None], state, engine=engine)
         return y[:, 0], after
-
-
-def _features(layer: Layer) -> int:
-    """Channels of a layer's output."""
-    reference = next(layer.parameters())
-    with torch.no_grad():
-        return layer(reference.new_zeros(1, 0, layer.width), engine="loop")[0].shape[-1]
 
 
 def _reversal(x: Tensor, lengths: Tensor | None) -> Tensor:

@@ -72,7 +72,7 @@ class MemoryAsContext(Recurrence):
     ):
         super().__init__(width)
         self.heads = options.divisor("heads", heads, width, "width")
-        self.segment, self.depth = options.count("segment", segment), options.count("depth", depth)
+        self.segment, self.depth = options.count("segment", segment), options.count("depth", depth, 65)
         self.to_read, self.to_output = (nn.Linear(width, width, bias=False) for _ in range(2))
         self.to_qkv, self.to_memory = (nn.Linear(width, 3 * width, bias=False) for _ in range(2))
         self.persistent = nn.Parameter(torch.randn(2, options.count("persistent", persistent), width))

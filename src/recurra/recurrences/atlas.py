@@ -48,7 +48,7 @@ class Atlas(Recurrence):
     ):  # fmt: skip
         super().__init__(width)
         heads = self.heads = head_count(heads, width, 64)
-        self.size, self.depth = width // heads, options.count("depth", depth)
+        self.size, self.depth = width // heads, options.count("depth", depth, 65)
         self.keys = min(16, max(1, self.size // 2)) if features is None else options.count("features", features)
         self.window, self.muon = options.count("window", window), options.flag("muon", muon)
         self.parts = [heads * self.keys, heads * self.keys, width]

@@ -40,8 +40,6 @@ class HGRN(Recurrence):
         self.to_output = nn.Linear(inner, width)
         if rotate:
             self.theta = nn.Parameter(10000.0 ** (-2 / width * torch.arange(width)))
-        else:
-            self.register_buffer("theta", torch.zeros(width), persistent=False)
 
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.width, dtype=torch.complex64 if self.rotate else torch.float32)}
@@ -51,7 +49,7 @@ class HGRN(Recurrence):
         return {
             "c": torch.stack(c.chunk(2, -1), -1) if self.rotate else c,
             "forget": self.to_forget(x),
-            "theta": constant(self.theta),
+            "theta": constant(self.theta if self.rotate else x.new_zeros(self.width)),
         }
 
     def step(self, h: Tensor, c: Tensor, forget: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:

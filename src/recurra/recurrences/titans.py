@@ -37,7 +37,7 @@ class Titans(Recurrence):
     def __init__(self, width: int, heads: int | None = None, depth: int = 2, expand: int = 2, kernel: int = 4):
         super().__init__(width)
         heads = self.heads = head_count(heads, width, 64)
-        self.size, self.depth = width // heads, options.count("depth", depth)
+        self.size, self.depth = width // heads, options.count("depth", depth, 65)
         self.windows = {"conv": (3 * width, options.count("kernel", kernel) - 1)}
         self.to_qkv = nn.Linear(width, 3 * width, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(3 * width, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))

@@ -53,7 +53,7 @@ def load(path: Path, run: str, model: LanguageModel, optimiser: torch.optim.Opti
 
     Raises InputError, with model and optimiser as they were, if the file is damaged or of another run.
     """
-    tensors, facts = sealed.read(path, "checkpoint")
+    tensors, facts = sealed.read(path, f"checkpoint {str(path)!r} cannot be read")
     saved = State(tensors)
     try:
         meta = json.loads(facts[META])

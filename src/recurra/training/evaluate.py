@@ -14,6 +14,7 @@ from recurra import options
 from recurra.data.text import as_tensor
 from recurra.errors import InputError
 from recurra.models.language_model import LanguageModel
+from recurra.models.origin import tokenizing
 from recurra.training.carry import carried
 
 CONTEXT = 512
@@ -90,8 +91,9 @@ def _tokens(model: LanguageModel, text: bytes) -> tuple[Tensor, int, int]:
         raise InputError(f"text is not UTF-8, as the model's tokenizer needs it: {error}") from error
     # What comes after tokenizing may take spaces out of the places of tokens.
     plain = dict.fromkeys(("truncation", "padding", "post_processor"))
-    whole = Tokenizer.from_str(json.dumps(json.loads(model.tokenizer.to_str()) | plain))
-    found = whole.encode(characters, add_special_tokens=False)
+    with tokenizing("turn the text into tokens"):
+        whole = Tokenizer.from_str(json.dumps(json.loads(model.tokenizer.to_str()) | plain))
+        found = whole.encode(characters, add_special_tokens=False)
     # Tokens that share a character have places that overlap.
     cuts = (i for i, (one, next_) in enumerate(pairwise(found.offsets), 1) if next_[0] >= one[1])
     first = next(cuts, len(found.ids))
