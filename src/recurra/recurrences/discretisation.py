@@ -48,4 +48,5 @@ def log_steps(count: int, dt_min: float, dt_max: float) -> Tensor:
 
 def as_complex(pairs: Tensor) -> Tensor:
     """Parameters [..., 2], real and imaginary parts, as complex numbers [...], in single precision at least."""
-    return torch.view_as_complex(cast(pairs, compute_dtype(pairs.dtype)))
+    # Made anew: a view would ask for pairs at even places in memory, which parts of one flat vector need not have.
+    return torch.complex(*cast(pairs, compute_dtype(pairs.dtype)).unbind(-1))

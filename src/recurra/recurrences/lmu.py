@@ -35,8 +35,8 @@ class LMU(Recurrence):
             raise InputError(f"theta is {theta!r}; expected a positive number of time steps")
         self.signals = width if signals is None else options.count("signals", signals)
         A, B = legendre_window(memory, theta)
-        self.register_buffer("change", (A - torch.eye(memory)).float())
-        self.register_buffer("B", B.float())
+        self.register_buffer("change", (A - torch.eye(memory)).to(torch.get_default_dtype()))
+        self.register_buffer("B", B.to(torch.get_default_dtype()))
         self.to_signal = nn.Linear(width, self.signals)
         self.to_output = nn.Linear(width + self.signals * memory, width)
 

@@ -53,9 +53,9 @@ class S4D(Recurrence):
         frequency, B = initial_modes(init, state_size)
         self.dt_log = nn.Parameter(log_steps(width, dt_min, dt_max))
         self.A_log = nn.Parameter(torch.full((width, state_size // 2), math.log(0.5)))
-        self.A_imag = nn.Parameter(frequency.float().repeat(width, 1))
+        self.A_imag = nn.Parameter(frequency.to(torch.get_default_dtype()).repeat(width, 1))
         # Complex parameters are kept as pairs of real ones, so that the layer has one dtype.
-        self.B = nn.Parameter(torch.view_as_real(B).float().repeat(width, 1, 1))
+        self.B = nn.Parameter(torch.view_as_real(B).to(torch.get_default_dtype()).repeat(width, 1, 1))
         self.C = nn.Parameter(torch.randn(width, state_size // 2, 2) * 0.5**0.5)
         self.D = nn.Parameter(torch.randn(width))
         self.to_output = nn.Linear(width, 2 * width)

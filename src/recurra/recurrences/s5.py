@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recurra import options
 from recurra.errors import InputError
-from recurra.problem import Lane, StepInput, constant
+from recurra.problem import Lane, StepInput, compute_dtype, constant
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.discretisation import discretise, log_steps, zoh
 from recurra.recurrences.hippo import legs_modes
@@ -38,15 +38,16 @@ class S5(Recurrence):
         if not isinstance(state_size, int) or state_size < 1 or state_size % (2 * blocks):
             raise InputError(f"state_size is {state_size!r}; expected a multiple of {2 * blocks}, twice the blocks")
         modes, vectors = legs_modes(state_size // blocks)
-        basis = torch.block_diag(*[vectors] * blocks).to(torch.complex64)
+        real = torch.get_default_dtype()
+        basis = torch.block_diag(*[vectors] * blocks).to(compute_dtype(real).to_complex())
         self.dt_log = nn.Parameter(log_steps(state_size // 2, dt_min, dt_max))
-        self.A_log = nn.Parameter(torch.log(-modes.real).float().repeat(blocks))
-        self.A_imag = nn.Parameter(modes.imag.float().repeat(blocks))
+        self.A_log = nn.Parameter(torch.log(-modes.real).to(real).repeat(blocks))
+        self.A_imag = nn.Parameter(modes.imag.to(real).repeat(blocks))
         B = basis.mH @ (torch.randn(state_size, width) / math.sqrt(width)).to(basis.dtype)
         C = (torch.randn(width, state_size) / math.sqrt(state_size)).to(basis.dtype) @ basis
         # Complex matrices are kept as real ones, so that the layer has one dtype: rows (or columns) Re, then Im.
-        self.B = nn.Parameter(torch.cat([B.real, B.imag]))
-        self.C = nn.Parameter(torch.cat([C.real, C.imag], 1))
+        self.B = nn.Parameter(torch.cat([B.real, B.imag]).to(real))
+        self.C = nn.Parameter(torch.cat([C.real, C.imag], 1).to(real))
         self.D = nn.Parameter(torch.randn(width))
         self.to_gate = nn.Linear(width, width)
 
@@ -54,7 +55,7 @@ class S5(Recurrence):
         return {"h": torch.zeros(len(self.dt_log), dtype=torch.complex64)}
 
     def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
-        real, imag = nn.functional.linear(x, self.B).chunk(2, -1)
+        real, imag = nn.functional.linear(x, self.B.to(x.dtype)).chunk(2, -1)
         A, gain = discretise(zoh, self.A_log, self.A_imag, self.dt_log)
         return {"real": real, "imag": imag, "A": constant(A), "gain": constant(gain)}
 
@@ -64,6 +65,7 @@ class S5(Recurrence):
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         real, imag = y.unbind(-1)
-        y = 2 * nn.functional.linear(torch.cat([real, -imag], -1), self.C) + self.D * x
+        C, D = self.C.to(x.dtype), self.D.to(x.dtype)
+        y = 2 * nn.functional.linear(torch.cat([real, -imag], -1), C) + D * x
         g = nn.functional.gelu(y)
         return g * torch.sigmoid(self.to_gate(g))
