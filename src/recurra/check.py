@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurra.errors import InputError
 from recurra.options import shown
@@ -31,7 +31,7 @@ def sequence(layer: Layer, x: object) -> None:
     """`x` is [B, T, width] of the layer's dtype, on its device."""
     if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[2] != layer.width:
         raise InputError(f"x is {describe(x)}; {type(layer).__name__} expects [B, T, {layer.width}]")
-    parameter = next(layer.parameters(), None)
+    parameter = representative(layer)
     if parameter is None:
         if not x.is_floating_point():
             raise InputError(f"x is {describe(x)}; {type(layer).__name__} expects floating point: use x.float()")
@@ -43,6 +43,26 @@ def sequence(layer: Layer, x: object) -> None:
             f"x is {x.dtype}, {type(layer).__name__} holds {parameter.dtype}: "
             f"use x.to({parameter.dtype}) or layer.to({x.dtype})"
         )
+
+
+def representative(module: nn.Module) -> Tensor | None:
+    """The parameter of a module whose dtype and device its inputs have, or None if it has none in floating point.
+
+    It is the first matrix, looked for in the module's parts before among its own: those are maps of x. Vectors, such as
+    decays and norms, may be held in another type, and what is quantised in integers.
+    """
+    found = _first_matrix(module)
+    return next((p for p in module.parameters() if p.is_floating_point()), None) if found is None else found
+
+
+def _first_matrix(module: nn.Module) -> Tensor | None:
+    for part in module._modules.values():
+        if part is not None and (found := _first_matrix(part)) is not None:
+            return found
+    for parameter in module._parameters.values():
+        if parameter is not None and parameter.dim() > 1 and parameter.is_floating_point():
+            return parameter
+    return None
 
 
 def time_step(x_t: object, width: int) -> None:

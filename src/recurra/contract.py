@@ -36,6 +36,9 @@ class Layer(nn.Module):
     growing: ClassVar[tuple[str, ...]] = ()
     """Names of states [B, lanes, S, ...] whose third axis, S, grows with time."""
 
+    called_in_step: ClassVar[tuple[str, ...]] = ()
+    """Names of parts that nothing but `step` calls: their hooks run where the step is traced, not at each time step."""
+
     def __init__(self, width: int):
         super().__init__()
         self.width = options.count("width", width)
@@ -153,4 +156,7 @@ class Layer(nn.Module):
 
     def _reference(self, like: Tensor | None) -> Tensor:
         """A tensor of the layer's dtype and device."""
-        return next(self.parameters(), torch.empty(0) if like is None else like)
+        own = check.representative(self)
+        if own is not None:
+            return own
+        return torch.empty(0) if like is None else like

@@ -11,7 +11,10 @@ from torch.nn import functional
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis; weight as long as that, or None for ones."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, in the type of x; weight as long as it, or None for 1."""
+    if weight is not None and weight.dtype != x.dtype:
+        wide = torch.promote_types(x.dtype, weight.dtype)
+        return rms_norm(x.to(wide), weight.to(wide), eps).to(x.dtype)
     given = (x,) if weight is None else (x, weight)
     if _only_backpropagated(*given) and (weight is None or weight.shape == x.shape[-1:]):
         return _RMSNorm.apply(x, weight, eps)

@@ -102,4 +102,4 @@ class ForgettingAttention(Attention):
         return self.to_output(torch.sigmoid(self.to_output_gate(x)) * self._normed(y, 2).flatten(2))
 
     def _normed(self, heads: Tensor, which: int) -> Tensor:
-        return rms_norm(heads, None, 1e-6) * self.norm_weights[which]
+        return rms_norm(heads, None, 1e-6) * self.norm_weights[which].to(heads.dtype)

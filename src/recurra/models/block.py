@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from recurra import registry
+from recurra import check, registry
 from recurra.models.design import Design
 from recurra.state import State
 
@@ -46,7 +46,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, state: State | None, **options: Any) -> tuple[Tensor, State]:
         """x [B, T, D] and the recurrence's state to the same; options are those of a layer."""
-        dtype = next(self.recurrence_norm.parameters()).dtype
+        held = check.representative(self.recurrence)
+        dtype = x.dtype if held is None else held.dtype
         y, state = self.recurrence(self.recurrence_norm(x.to(dtype)), state, **options)
         x = x + self.dropout(y)
         if not self.mlp:

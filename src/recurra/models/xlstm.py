@@ -149,4 +149,4 @@ class BlockSLSTM(SLSTM):
         return {"gates": torch.cat(gates, -1), "bias": constant(self.bias), "recurrent": constant(self.recurrent)}
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
-        return nn.functional.layer_norm(y, (self.size,)).flatten(2) * self.norm_weight
+        return nn.functional.layer_norm(y, (self.size,)).flatten(2) * self.norm_weight.to(y.dtype)

@@ -27,7 +27,7 @@ class GatedNetwork(Recurrence):
 
     def project(self, x: Tensor, bias: Tensor) -> Tensor:
         """W_ih x + bias as [B, T, heads, gates * H/heads]."""
-        return nn.functional.linear(x, self.weight_ih_l0, bias).unflatten(-1, (self.heads, -1))
+        return nn.functional.linear(x, self.weight_ih_l0, bias.to(x.dtype)).unflatten(-1, (self.heads, -1))
 
     def head_weights(self) -> Tensor:
         """W_hh as [heads, gates * H/heads, H/heads]."""

@@ -48,7 +48,8 @@ class Griffin(Recurrence):
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
         u = past.convolve("conv", self.to_signal(x), self.conv_weight, self.conv_bias)
         blocks = u.unflatten(-1, (self.heads, -1))
-        gates = torch.einsum("bthi,ghij->gbthj", blocks, self.gate_weight).flatten(3) + self.gate_bias[:, None, None]
+        gates = torch.einsum("bthi,ghij->gbthj", blocks, self.gate_weight.to(u.dtype)).flatten(3)
+        gates = gates + self.gate_bias[:, None, None]
         started = past.lags("started", torch.ones_like(x[..., :1]))[1]
         return {
             "u": u,

@@ -51,7 +51,7 @@ class LRU(Recurrence):
 
     def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
         gamma = torch.exp(self.gamma_log).repeat(2)
-        real, imag = nn.functional.linear(x, self.B * gamma[:, None]).chunk(2, -1)
+        real, imag = nn.functional.linear(x, (self.B * gamma[:, None]).to(x.dtype)).chunk(2, -1)
         size, angle = torch.exp(-torch.exp(self.nu_log)), torch.exp(self.theta_log)
         return {
             "real": real,
@@ -66,4 +66,5 @@ class LRU(Recurrence):
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         real, imag = y.unbind(-1)
-        return nn.functional.linear(torch.cat([real, -imag], -1), self.C) + self.D * x
+        C, D = self.C.to(x.dtype), self.D.to(x.dtype)
+        return nn.functional.linear(torch.cat([real, -imag], -1), C) + D * x

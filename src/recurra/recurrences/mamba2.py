@@ -103,4 +103,4 @@ class Mamba2(Recurrence):
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
         y = y.flatten(2).unflatten(-1, (self.groups, -1))
         normed = rms_norm(y, None, self.eps).flatten(2)
-        return self.to_output(self.norm_weight * normed)
+        return self.to_output(self.norm_weight.to(normed.dtype) * normed)

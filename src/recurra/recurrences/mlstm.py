@@ -91,10 +91,11 @@ class MLSTM(Recurrence):
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         h, u = y.unbind(3)
-        normed = nn.functional.layer_norm(h, h.shape[-1:]).flatten(2) * self.norm_weight
-        return self.to_output((normed + self.skip * u.flatten(2)) * nn.functional.silu(self.to_gate(x)))
+        weight, skip = self.norm_weight.to(x.dtype), self.skip.to(x.dtype)
+        normed = nn.functional.layer_norm(h, h.shape[-1:]).flatten(2) * weight
+        return self.to_output((normed + skip * u.flatten(2)) * nn.functional.silu(self.to_gate(x)))
 
 
 def _blocks(x: Tensor, weight: Tensor) -> Tensor:
     """[B, T, blocks in] by a block-diagonal matrix [blocks, out, in]."""
-    return torch.einsum("btni,noi->btno", x.unflatten(-1, (weight.shape[0], -1)), weight).flatten(2)
+    return torch.einsum("btni,noi->btno", x.unflatten(-1, (weight.shape[0], -1)), weight.to(x.dtype)).flatten(2)

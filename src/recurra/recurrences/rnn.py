@@ -35,7 +35,8 @@ class RNN(Recurrence):
         return {"h": torch.zeros(self.hidden)}
 
     def inputs(self, x: Tensor) -> dict[str, Tensor]:
-        return {"x": nn.functional.linear(x, self.weight_ih_l0, self.bias_ih_l0 + self.bias_hh_l0)}
+        bias = self.bias_ih_l0 + self.bias_hh_l0
+        return {"x": nn.functional.linear(x, self.weight_ih_l0, bias.to(x.dtype))}
 
     def step(self, h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         total = x + self.weight_hh_l0 @ h

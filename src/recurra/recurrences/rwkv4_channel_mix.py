@@ -42,5 +42,5 @@ class RWKV4ChannelMix(Recurrence):
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         change = x - y
-        k, r = (torch.addcmul(y, mu, change) for mu in (self.mix_k, self.mix_r))
+        k, r = (torch.addcmul(y, mu.to(x.dtype), change) for mu in (self.mix_k, self.mix_r))
         return torch.sigmoid(self.to_r(r)) * self.to_v(relu_squared(self.to_k(k)))

@@ -78,5 +78,5 @@ class XLSTM7B(Recurrence):
         return (C, n, m), C @ q / (torch.maximum((n * q).sum().abs(), torch.exp(-m)) + 1e-6)
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
-        normed = nn.functional.layer_norm(y, y.shape[-1:], eps=self.eps).flatten(2) * self.norm_weight
+        normed = nn.functional.layer_norm(y, y.shape[-1:], eps=self.eps).flatten(2) * self.norm_weight.to(y.dtype)
         return self.to_output(torch.sigmoid(self.to_gate(x)) * normed)
