@@ -72,7 +72,8 @@ any of these {{count}} layers, all with default options here.
   implementation by other people that is given the same weights, where it is installed.
 
 Below each table are the equations; a name there leads to the file, which says what the letters are and where the code
-departs from the paper.
+departs from the paper. Below those are its weights. Maps are `torch.nn.Linear` and called as such: adapters, hooks and
+dynamic quantisation reach them. All others are parameters and norms of the layer's own.
 """
 
 
@@ -99,7 +100,7 @@ def page() -> str:
         for name in names:
             file = Path(inspect.getfile(kinds[name])).relative_to(ROOT)
             parts.append(f"\n### [{name}](../{file})\n")
-            parts.append(f"```\n{equations(kinds[name])}\n```")
+            parts.append(f"```\n{equations(kinds[name])}\n```\n\n{weights(kinds[name])}")
         parts.append("")
     return "\n".join(parts)
 
@@ -116,6 +117,16 @@ def equations(kind: type[recurra.Layer]) -> str:
     """The docstring up to its first empty line; one that names no time step goes on from its base class."""
     own = (inspect.getdoc(kind) or "").split("\n\n")[0]
     return own if "_t" in own else f"{equations(kind.__mro__[1])}\n{own}"
+
+
+def weights(kind: type[recurra.Layer]) -> str:
+    """Which weights are linear maps of their own, and which are not."""
+    layer = kind(SMALL)
+    maps = [name for name, part in layer.named_modules() if isinstance(part, torch.nn.Linear)]
+    others = [name for name, _ in layer.named_parameters() if name.rpartition(".")[0] not in maps]
+    named = {"Maps": maps, "Others": others}
+    said = "; ".join(f"{what}: {', '.join(f'`{name}`' for name in names)}" for what, names in named.items() if names)
+    return textwrap.fill(f"{said}.", 120, break_on_hyphens=False, break_long_words=False)
 
 
 def structure(kind: type[recurra.Layer]) -> str:

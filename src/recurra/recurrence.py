@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurra import check
 from recurra.contract import Layer, Paper
@@ -156,6 +156,15 @@ def _with_lane_axis(entry: StepInput) -> StepInput:
     if not entry.per_lane:
         return entry
     return StepInput(entry.tensor.unsqueeze(2 if entry.per_time else 0), entry.per_time)
+
+
+def in_type_of(x: Tensor, module: nn.Module) -> Tensor:
+    """`module(x)` computed in the type of x, whatever type the module is held in."""
+    held = check.representative(module)
+    if held is None or held.dtype == x.dtype:
+        return module(x)
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    return with_tensors(module, {name: cast(tensor, x.dtype) for name, tensor in tensors.items()})(x)
 
 
 class BoundStep:

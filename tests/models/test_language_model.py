@@ -1,5 +1,6 @@
 """The language model: patterns, packing, state, files."""
 
+import copy
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import recurra
+from recurra.errors import InputError
 from recurra.models import files
 from recurra.models.design import Design
 from recurra.models.language_model import LanguageModel
@@ -243,3 +245,33 @@ def test_the_head_may_be_tied_and_everything_learns(tied):
     net(tokens)[0].square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
     assert any("head" in name for name, _ in net.named_parameters()) != tied
+
+
+def test_an_embedding_that_asks_for_gradients_gets_them():
+    """As adapters are trained with activations computed again: all weights stand still, and a hook lets x move."""
+    net = model().requires_grad_(False)
+    net.embedding.register_forward_hook(lambda _module, _given, rows: rows.requires_grad_())
+    assert net(torch.randint(0, 11, (2, 5)))[0].requires_grad
+
+
+def test_a_tied_head_reads_the_weight_and_not_what_is_around_it():
+    net = model(design={"tied": True})
+    tokens = torch.randint(0, 11, (2, 5))
+    twin = copy.deepcopy(net)
+    net.embedding = torch.nn.Sequential(net.embedding)
+    with pytest.raises(InputError, match=r"embedding is a Sequential, whose weight is no tensor.*tied"):
+        net(tokens)
+    net.embedding.weight = twin.embedding.weight
+    assert_close("logits", net(tokens)[0], twin(tokens)[0])
+
+
+def test_a_head_of_another_type():
+    """The logits have the type of the head, whichever way a token goes."""
+    net = model("min-gru").bfloat16()
+    net.head.float()
+    tokens = torch.randint(0, 11, (1, 5))
+    logits, state = net(tokens[:, :4])
+    with torch.no_grad():
+        last, _ = net.advance(tokens[:, 4], state)
+    assert logits.dtype is last.dtype is net.stream().logits.dtype is torch.float32
+    assert_close("logits of one token", last, net(tokens, engine="loop")[0][:, -1], torch.bfloat16)

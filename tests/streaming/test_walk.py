@@ -35,7 +35,7 @@ def walking(model, tokens=(1, 2, 3)):
 
 
 def assert_same(session, logits, state):
-    dtype = session.model.embedding.weight.dtype
+    dtype = next(session.model.parameters()).dtype
     assert_close("logits", session.logits, logits, dtype)
     assert session.logits.dtype is logits.dtype is dtype
     for name, value in state.items():
@@ -108,6 +108,35 @@ def change_the_norm(model):
     model.norm.weight = torch.nn.Parameter(torch.randn(24))
 
 
+class Doubled(torch.nn.Module):
+    """What an adapter looks like: it has the weight of what it is around."""
+
+    weight = property(lambda self: self.base.weight)
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def forward(self, x):
+        return 2 * self.base(x)
+
+
+def put_something_around_the_embedding(model):
+    model.embedding = Doubled(model.embedding)
+
+
+def put_something_around_the_head(model):
+    model.head = Doubled(model.head)
+
+
+def put_something_around_a_map(model):
+    model.blocks[0].recurrence.to_inner = Doubled(model.blocks[0].recurrence.to_inner)
+
+
+def let_the_embedding_renormalise(model):
+    model.embedding.max_norm = 0.1
+
+
 def change_in_place(model):
     model.blocks[0].recurrence.to_output.weight.data.mul_(2)
 
@@ -116,17 +145,25 @@ def change_in_place(model):
     "change",
     [
         change_a_weight, change_the_scale, change_the_head, change_the_embedding, change_a_block, change_the_norm,
-        change_in_place,
+        change_in_place, put_something_around_the_embedding, put_something_around_the_head, put_something_around_a_map,
+        let_the_embedding_renormalise,
     ],
 )  # fmt: skip
 def test_what_changes_is_seen(change):
     model = model_of()
     session = walking(model)
     _, state = called(model, [1, 2, 3])
+    before, _ = called(model, [4], state)
     change(model)
     session.feed((4,))
     logits, state = called(model, [4], state)
+    assert (logits - before).abs().max() > 1e-4
     assert_same(session, logits, state)
+    # A session that begins now does the same, token by token.
+    session = model.stream()
+    for token in (1, 2, 3):
+        session.feed((token,))
+    assert_same(session, *called(model, [1, 2, 3]))
 
 
 def test_hooks_of_the_model_and_forwards_of_others_are_called():

@@ -34,8 +34,8 @@ class Design:
     mlp_bias: bool = False
     """The linear maps of the MLPs have biases."""
     tied: bool = False
-    """The head's matrix is that of the embedding. It saves memory where the vocabulary is large; over bytes, models
-    learn much faster without."""
+    """The head's matrix is that of the embedding, the weight as it stands there: an adapter around the embedding does
+    not reach the head. It saves memory where the vocabulary is large; over bytes, models learn much faster without."""
     soft_cap: float | None = None
     """Logits are bent into (-c, c) by c tanh(logits / c); by default they are not."""
     float32_residual: bool = False

@@ -29,20 +29,37 @@ if TYPE_CHECKING:
 
 
 class Scores(nn.Module):
-    """The last part of a language model, called as layers are: a norm, the head's matrix, a cap."""
+    """The last part of a language model, called as layers are: a norm, the head, a cap."""
 
-    def __init__(self, norm: nn.Module, weight: Tensor, soft_cap: float | None):
+    def __init__(self, norm: nn.Module, head: nn.Module, soft_cap: float | None):
         super().__init__()
-        self.norm, self.weight, self.soft_cap = norm, weight, soft_cap
+        self.norm, self.head, self.soft_cap = norm, head, soft_cap
 
     def forward(self, x: Tensor, state: Mapping[str, Tensor], engine: str = "auto") -> tuple[Tensor, dict]:  # noqa: ARG002
         """What flows out of the blocks, [B, T, D], to logits [B, T, vocabulary] and no state."""
-        logits = nn.functional.linear(self.normed(x), self.weight)
-        return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap), {}
+        return self.scored(self.normed(x)), {}
 
     def normed(self, x: Tensor) -> Tensor:
         """What the head reads, [B, T, D]."""
-        return self.norm(x.to(self.weight.dtype))
+        held = check.representative(self.head)
+        return self.norm(x if held is None else x.to(held.dtype))
+
+    def scored(self, normed: Tensor) -> Tensor:
+        """Logits [B, T, vocabulary] of what `normed` gives."""
+        logits = self.head(normed)
+        return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
+
+
+class TiedHead(nn.Module):
+    """The head whose matrix is the embedding's."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., D] to its products with the embedding's rows, [..., vocabulary]."""
+        return nn.functional.linear(x, self.weight)
 
 
 class LanguageModel(nn.Module):
@@ -150,7 +167,7 @@ class LanguageModel(nn.Module):
         plain = _is_plain(resets, lengths, engine)
         done = single.advance(self, self._parts, x, [*carried, {}]) if plain and carried else None
         if done is not None:
-            return done[0].to(self.embedding.weight.dtype), joined(self._names(), done[1][:-1])
+            return done[0].to(self._like.dtype), joined(self._names(), done[1][:-1])
         after = []
         for i in range(len(self.blocks)):
             x, new = self._through(i, x, carried, resets, lengths, engine)
@@ -181,12 +198,12 @@ class LanguageModel(nn.Module):
             hidden.append(x)
             after.append(new)
         hidden[-1] = self._scores.normed(x)
-        return self._scores(x, {})[0], tuple(hidden), joined(self._names(), after)
+        return self._scores.scored(hidden[-1]), tuple(hidden), joined(self._names(), after)
 
     def _begin(self, tokens: Tensor, state: Mapping[str, Tensor] | None) -> tuple[Tensor, list[State] | None]:
         """What flows into the blocks, and the state of each."""
         self._check(tokens)
-        x = self._enter(nn.functional.embedding(tokens, self.embedding.weight))
+        x = self._enter(self.embedding(tokens))
         return x, check.parts("this model", state, self._names())
 
     def _through(
@@ -218,12 +235,29 @@ class LanguageModel(nn.Module):
     @property
     def _scores(self) -> Scores:
         """The norm and the head as they are now, kept outside of what is registered."""
-        weight = self.embedding.weight if self.design.tied else self.head.weight
         known = vars(self).get("_head", (None,))[0]
-        if known is None or known.norm is not self.norm or known.weight is not weight:
-            known = Scores(self.norm, weight, self.design.soft_cap)
+        head = self._tied(known) if self.design.tied else self.head
+        if known is None or known.norm is not self.norm or known.head is not head:
+            known = Scores(self.norm, head, self.design.soft_cap)
             vars(self)["_head"] = (known,)
         return known
+
+    def _tied(self, known: Scores | None) -> nn.Module:
+        """The head of the weight that the embedding has now, which may be the one that is known."""
+        weight = getattr(self.embedding, "weight", None)
+        if not isinstance(weight, Tensor):
+            raise InputError(
+                f"the embedding is a {type(self.embedding).__name__}, whose weight is no tensor; the head, tied to it, "
+                "needs one: make the model with design={'tied': False}"
+            )
+        return known.head if known is not None and known.head.weight is weight else TiedHead(weight)
+
+    @property
+    def _like(self) -> Tensor:
+        """A tensor of the type of the scores, on the device of the tokens."""
+        own = None if self.design.tied else check.representative(self.head)
+        own = check.representative(self) if own is None else own
+        return torch.empty(0) if own is None else own
 
     def advance(self, token: Tensor, state: Mapping[str, Tensor] | None = None) -> tuple[Tensor, State]:
         """One token per sequence, [B] int64, to logits [B, vocabulary] and the next state."""
@@ -242,8 +276,8 @@ class LanguageModel(nn.Module):
         vocabulary = self.config["vocabulary"]
         if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.dtype != torch.int64:
             raise InputError(f"tokens is {check.describe(tokens)}; expected [B, T] int64")
-        if tokens.device != self.embedding.weight.device:
-            raise InputError(f"tokens is on {tokens.device}, the model on {self.embedding.weight.device}: move one")
+        if tokens.device != (own := self._like.device):
+            raise InputError(f"tokens is on {tokens.device}, the model on {own}: move one")
         if tokens.numel() and not torch.compiler.is_compiling():
             low, high = (int(v) for v in tokens.aminmax()) if tokens.numel() > 1 else 2 * (int(tokens),)
             if low < 0 or high >= vocabulary:

@@ -66,6 +66,7 @@ class MemoryAsContext(Recurrence):
     """
 
     lane = Lane.LAYER
+    called_in_step = ("to_output", "to_memory")
 
     def __init__(
         self, width: int, heads: int = 4, segment: int = 64, persistent: int = 4, depth: int = 2, expand: int = 2
@@ -98,15 +99,15 @@ class MemoryAsContext(Recurrence):
         keys, values, written, passed = state[3 * n :]
         fresh = passed == 0
         before = tuple(torch.where(fresh, now, old) for now, old in zip(M, before, strict=True))
-        _, k_h, v_h = (self.to_qkv.weight @ network(read, before)).chunk(3)
+        _, k_h, v_h = mapped(self.to_qkv, network(read, before)).chunk(3)
         keys = torch.cat([keys, torch.stack([k_h, k])])[2:]
         values = torch.cat([values, torch.stack([v_h, v])])[2:]
         written = torch.cat([torch.where(fresh, 0.0, written), written.new_ones(2)])[2:]
         size = self.width // self.heads
         heads = [slice(i, i + size) for i in range(0, self.width, size)]
         a = [attend(q[h], self.persistent[:, :, h], keys[:, h], values[:, h], written) for h in heads]
-        y = self.to_output.weight @ torch.cat(a)
-        q_m, k_m, v_m = (self.to_memory.weight @ y).chunk(3)
+        y = mapped(self.to_output, torch.cat(a))
+        q_m, k_m, v_m = mapped(self.to_memory, y).chunk(3)
         alpha, eta, theta = self.rate_weight @ y + self.rate_bias
         M, S = learn(M, S, unit(k_m), v_m, alpha, eta, theta)
         passed = torch.where(passed + 1 == self.segment, 0.0, passed + 1)
@@ -115,6 +116,11 @@ class MemoryAsContext(Recurrence):
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
         y, memory = y.unbind(2)
         return self.norms[0](y) * torch.sigmoid(self.norms[1](memory))
+
+
+def mapped(module: nn.Module, x: Tensor) -> Tensor:
+    """What a linear map gives one vector; those that are quantised take nothing but matrices."""
+    return module(x[None])[0]
 
 
 def attend(q: Tensor, fixed: Tensor, keys: Tensor, values: Tensor, written: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recurra import options
 from recurra.problem import Lane, cast, compute_dtype
-from recurra.recurrence import Paper, Recurrence
+from recurra.recurrence import Paper, Recurrence, in_type_of
 
 
 class Aaren(Recurrence):
@@ -16,8 +16,7 @@ class Aaren(Recurrence):
     w_t = exp(m_{t-1} - m_t) w_{t-1} + exp(s_t - m_t) v_t,  y_t = w_t / u_t = sum_i softmax(s_1..t)_i v_i.
 
     Lane: a head with m and u numbers and w, q, k, v: [d], d = D/heads. k = W_k x, v = W_v x; the query q is learned
-    and the same at all times, so that s_t = (W_k^T q / sqrt(d)) . x_t. The result is W_o y. While nothing has been
-    seen (u = 0) m_{t-1} stands for -infinity.
+    and the same at all times. The result is W_o y. While nothing has been seen (u = 0) m_{t-1} stands for -infinity.
 
     Source: Attention as an RNN, Feng, Tung, Hajimirsadeghi, Ahmed, Bengio, Mori, 2024, arXiv:2405.13956. The paper
     projects its learned query token by W_q, which is folded into q here.
@@ -41,11 +40,10 @@ class Aaren(Recurrence):
 
     def inputs(self, x: Tensor) -> dict[str, Tensor]:
         # Which score is largest decides where gradients go, so scores are not rounded to half types on the way.
-        dtype = compute_dtype(self.query.dtype)
-        weight = cast(self.to_key.weight, dtype).unflatten(0, (self.heads, -1))
-        weight = (cast(self.query, dtype)[..., None] * weight).sum(1) / math.sqrt(self.size)
+        dtype = compute_dtype(x.dtype)
+        key = in_type_of(cast(x, dtype), self.to_key).unflatten(-1, (self.heads, -1))
         return {
-            "score": nn.functional.linear(cast(x, dtype), weight),
+            "score": (key * (cast(self.query, dtype) / math.sqrt(self.size))).sum(-1),
             "value": self.to_value(x).unflatten(-1, (self.heads, -1)),
         }
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from recurra import options
 from recurra.pointwise import rms_norm
 from recurra.problem import Lane, cast, compute_dtype
-from recurra.recurrence import Paper, Recurrence
+from recurra.recurrence import Paper, Recurrence, in_type_of
 from recurra.recurrences.delta_net import head_count, unit
 from recurra.windows import Past
 
@@ -75,11 +75,10 @@ class Atlas(Recurrence):
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor]:
         # Newton-Schulz makes what is small large, by up to 3.4^5: nothing is rounded to half types on the way.
-        tensors = (x, self.to_qkv.weight, self.conv_weight, self.to_rates.weight, self.to_rates.bias)
-        x, to_qkv, conv, to_rates, bias = (cast(tensor, compute_dtype(x.dtype)) for tensor in tensors)
-        qkv = past.convolve("conv", nn.functional.linear(x, to_qkv), conv, silu=True)
+        x = cast(x, compute_dtype(x.dtype))
+        qkv = past.convolve("conv", in_type_of(x, self.to_qkv), cast(self.conv_weight, x.dtype), silu=True)
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in qkv.split(self.parts, -1))
-        rates = nn.functional.linear(x, to_rates, bias).chunk(4, -1)
+        rates = in_type_of(x, self.to_rates).chunk(4, -1)
         return {"q": unit(q), "k": unit(k), "v": v} | dict(zip(("alpha", "eta", "theta", "gamma"), rates, strict=True))
 
     def step(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recurra import options
 from recurra.problem import Lane, StepInput, compute_dtype, constant
-from recurra.recurrence import Paper, Recurrence
+from recurra.recurrence import Paper, Recurrence, in_type_of
 from recurra.windows import Past
 
 
@@ -48,7 +48,7 @@ class RWKV4(Recurrence):
         of_now = torch.stack([self.mix_k, self.mix_v, self.mix_r])
         k, v, r = past.mix("shift", x.to(real), 1 - of_now.to(real))
         return {
-            "k": nn.functional.linear(k, self.to_k.weight.to(real)),
+            "k": in_type_of(k, self.to_k),
             "v": self.to_v(v.to(x.dtype)),
             "r": self.to_r(r.to(x.dtype)),
             "first": constant(self.first),

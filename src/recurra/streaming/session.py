@@ -41,8 +41,8 @@ class Session:
     def __init__(self, model: LanguageModel, seed: int = 0, *, state: Mapping[str, Tensor] | None = None):
         self.model = options.instance("model", model, LanguageModel)
         self.generator = torch.Generator().manual_seed(_seed(seed))
-        weight = model.embedding.weight
-        self.logits = torch.zeros(model.config["vocabulary"], dtype=weight.dtype, device=weight.device)
+        like = model._like
+        self.logits = torch.zeros(model.config["vocabulary"], dtype=like.dtype, device=like.device)
         self._walk: TokenWalk | None = None
         self._lock = threading.RLock()
         self.state = model.initial_state(1) if state is None else self._fitting(state)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurra import check
 from recurra.engines.stepping.chain import Walk
-from recurra.engines.stepping.modules import INTERNAL
+from recurra.engines.stepping.modules import INTERNAL, is_plain
 from recurra.engines.stepping.single import StepPlan, step_plan, undisturbed
 from recurra.models.language_model import LanguageModel, joined
 from recurra.state import State
@@ -24,6 +24,7 @@ class TokenWalk:
 
     def __init__(self, model: LanguageModel, plan: StepPlan, walk: Walk):
         self._model, self._plan, self._walk, self._names = model, plan, walk, model._names()
+        self._dtype = model._like.dtype
 
     @classmethod
     def start(cls, model: LanguageModel, state: Mapping[str, Tensor]) -> TokenWalk | None:
@@ -50,7 +51,7 @@ class TokenWalk:
             return None
         weight = model.embedding.weight
         y = self._walk.steps(chain.input(model._enter(weight[token])) for token in tokens)
-        return None if y is None else y.to(weight.dtype)
+        return None if y is None else y.to(self._dtype)
 
     def end(self) -> State:
         """The state after the last token. The walk is then over, and the state the caller's."""
@@ -58,6 +59,8 @@ class TokenWalk:
 
 
 def _called_plainly(model: LanguageModel) -> bool:
-    """Whether calling the model runs its own `forward` and nothing else."""
+    """Whether calling the model runs its own `forward` and nothing else, and its embedding gives rows as they are."""
     own = (value for name, value in vars(model).items() if name not in INTERNAL)
-    return type(model).forward is FORWARD and not any(map(callable, own))
+    rows = model.embedding
+    plain = type(rows) is nn.Embedding and is_plain(rows) and rows.max_norm is None
+    return plain and type(model).forward is FORWARD and not any(map(callable, own))
