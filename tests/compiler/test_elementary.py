@@ -12,6 +12,7 @@ from recurra.compiler.targets import host
 
 EXACT = {
     "exp": mpmath.exp,
+    "exp2": lambda x: mpmath.mpf(2) ** x,
     "expm1": mpmath.expm1,
     "log": mpmath.log,
     "log1p": mpmath.log1p,
@@ -119,14 +120,28 @@ def test_within_four_ulp(name, scalar):
         assert errors.max() <= ULPS, (x[errors.argmax()], errors.max())
 
 
+def angles(dtype, rng, count):
+    """Of all sizes, and next to multiples of a quarter turn, where the result is small."""
+    info = np.finfo(dtype)
+    spread = 10.0 ** rng.uniform(np.log10(float(info.smallest_subnormal)), np.log10(float(info.max)) - 0.01, count)
+    turns = np.round(10.0 ** rng.uniform(0, 12, count)) * (np.pi / 2)
+    x = np.concatenate([spread, turns, rng.uniform(0, 1e3, count), [float(info.max), 5e4, 1e8, 2.0**60]]).astype(dtype)
+    return np.concatenate([x, -x])
+
+
 @pytest.mark.parametrize("scalar", ["float", "double"])
 @pytest.mark.parametrize("name", ["sin", "cos"])
 def test_circular(name, scalar):
     dtype = NUMPY[scalar]
-    x = np.random.default_rng().uniform(-1e3, 1e3, 4000).astype(dtype)
-    got = compiled(name, scalar, native(scalar))(x)
-    exact = getattr(np, name)(x.astype(np.longdouble))
-    assert np.abs(got - exact).max() <= ULPS * np.finfo(dtype).eps
+    x = angles(dtype, np.random.default_rng(), 300)
+    mpmath.mp.prec = 1400
+    exact = [getattr(mpmath, name)(mpmath.mpf(float(v))) for v in x]
+    for width in (1, native(scalar)):
+        got = compiled(name, scalar, width)(x)
+        assert (np.abs(got) <= 1).all()
+        for value, argument, wanted in zip(got, x, exact, strict=True):
+            unit = float(np.spacing(np.abs(dtype(float(wanted)))))
+            assert abs(mpmath.mpf(float(value)) - wanted) <= ULPS * unit, argument
 
 
 QUADRANTS = [(y * a, x * b) for y, x in ((1, 1), (1, -1), (-1, 1), (-1, -1)) for a, b in ((0.0, 1), (0, 0), (np.inf, 1),
@@ -146,16 +161,40 @@ def test_directions(scalar):
         np.testing.assert_array_equal(compiled("fmod", scalar, native(scalar), 2)(y, x), np.fmod(y, x))
 
 
-def test_power():
-    rng = np.random.default_rng()
-    x, y = rng.uniform(0.01, 20, 4000).astype(np.float32), rng.uniform(-9, 9, 4000).astype(np.float32)
-    got = compiled("pow", "float", native("float"), 2)(x, y)
-    exact = np.power(x.astype(np.float64), y.astype(np.float64))
-    assert (np.abs(got - exact) / np.spacing(exact.astype(np.float32))).max() <= 1
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    got, exact = compiled("pow", "double", native("double"), 2)(x, y), np.power(x.astype(np.longdouble), y)
-    bound = (4 + 2 * np.abs(y * np.log(x))) * np.spacing(exact.astype(np.float64))
-    assert (np.abs(got - exact) <= bound).all()
+def far_apart(got, exact):
+    """The largest error in units of the last place of the exact results."""
+    mpmath.mp.prec = 200
+    unit = [float(np.spacing(np.abs(got.dtype.type(float(e))))) for e in exact]
+    return max(float(abs(mpmath.mpf(float(g)) - e)) / u for g, e, u in zip(got, exact, unit, strict=True))
+
+
+@pytest.mark.parametrize("scalar", ["float", "double"])
+def test_power(scalar):
+    """Over the whole range of results: the closer to its ends, the more digits the logarithm has to have."""
+    rng, dtype = np.random.default_rng(), NUMPY[scalar]
+    ends = (-85, 85) if scalar == "float" else (-700, 700)
+    x = np.concatenate([10.0 ** rng.uniform(-30, 30, 1000), 1 + rng.normal(size=1000) * 0.3]).astype(dtype)
+    x = np.abs(x)
+    y = (rng.uniform(*ends, len(x)) / np.log(x.astype(np.float64))).astype(dtype)
+    mpmath.mp.prec = 200
+    exact = [mpmath.mpf(float(a)) ** mpmath.mpf(float(b)) for a, b in zip(x, y, strict=True)]
+    for width in (1, native(scalar)):
+        assert far_apart(compiled("pow", scalar, width, 2)(x, y), exact) <= ULPS
+
+
+@pytest.mark.parametrize("scalar", ["float", "double"])
+def test_hypot(scalar):
+    rng, dtype = np.random.default_rng(), NUMPY[scalar]
+    info = np.finfo(dtype)
+    size = 10.0 ** rng.uniform(np.log10(float(info.smallest_subnormal)), np.log10(float(info.max)) - 1, 1000)
+    x, y = (size * rng.normal(size=1000)).astype(dtype), (size * rng.normal(size=1000)).astype(dtype)
+    exact = [mpmath.hypot(mpmath.mpf(float(a)), mpmath.mpf(float(b))) for a, b in zip(x, y, strict=True)]
+    for width in (1, native(scalar)):
+        assert far_apart(compiled("hypot", scalar, width, 2)(x, y), exact) <= ULPS
+    special = np.array([0, np.inf, np.nan, 1, info.max], dtype)
+    x, y = (a.ravel() for a in np.meshgrid(special, special))
+    with np.errstate(all="ignore"):
+        np.testing.assert_allclose(compiled("hypot", scalar, 1, 2)(x, y), np.hypot(x, y), rtol=4 * info.eps)
 
 
 @pytest.mark.parametrize("scalar", ["float", "double"])
@@ -172,6 +211,7 @@ def test_power_of_special_numbers(scalar):
 
 SPECIAL = {
     "exp": [np.inf, 0.0, 1.0],
+    "exp2": [np.inf, 0.0, 1.0],
     "expm1": [np.inf, -1.0, 0.0],
     "log": [np.inf, np.nan, -np.inf],
     "log1p": [np.inf, np.nan, 0.0],

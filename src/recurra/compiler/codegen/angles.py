@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from recurra.compiler.codegen.circular import cos, sin
 from recurra.compiler.codegen.coefficients import ATAN, ERF_NEAR, ERFC
 from recurra.compiler.codegen.elementary import (
     _at_least,
@@ -15,13 +16,11 @@ from recurra.compiler.codegen.elementary import (
     _double,
     _exp_within,
     _k,
-    cos,
     exp,
     expm1,
     log,
     log1p,
     polynomial,
-    sin,
 )
 from recurra.compiler.codegen.emitter import Emitter, Value
 
@@ -134,6 +133,7 @@ def acosh(e: Emitter, x: Value) -> Value:
     large = 2.0**13 if not _double(x) else 2.0**28
     t = e.sub(_at_most(e, x, large), _k(e, 1.0, x))
     near = log1p(e, e.add(t, e.sqrt(e.fma(t, t, e.add(t, t)))))
+    near = e.select(e.compare("olt", x, _k(e, 1.0, x)), _k(e, math.nan, x), near)
     return e.select(e.compare("ogt", x, _k(e, large, x)), _log_of_double(e, x), near)
 
 

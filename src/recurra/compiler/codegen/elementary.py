@@ -7,18 +7,17 @@ tests measure every function against exact values over the whole range.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-from recurra.compiler.codegen.coefficients import COS, ERF_FAR, ERF_NEAR, EXP, EXPM1, LOG, SIN
+from recurra.compiler.codegen.coefficients import ERF_FAR, ERF_NEAR, EXP, EXPM1, LOG
 from recurra.compiler.codegen.emitter import Emitter, Value
 
 LN2 = ((0.693359375, -2.12194440054690583e-4), (0.693147180369123816490, 1.90821492927058770002e-10))
 """The logarithm of 2 in two parts, the first with few enough bits that small multiples are exact."""
-HALF_PI = (
-    (1.5703125, 4.837512969970703125e-4, 7.54978995489188216e-8),
-    (1.57079632673412561417, 6.07710050630396597660e-11, 2.02226624879595063154e-21),
-)
 LOG2_E = 1.4426950408889634
+ATANH = tuple(2 / (2 * i + 5) for i in range(11))
+"""Coefficients of 2 atanh(s) / s in s^2, from the third on."""
 
 
 def _double(x: Value) -> int:
@@ -85,10 +84,22 @@ def exp(e: Emitter, x: Value) -> Value:
 
 
 def _exp_within(e: Emitter, x: Value) -> Value:
-    r, n = _reduce(e, x)
-    p = polynomial(e, EXP[_double(x)], r)
-    half = e.bitwise("ashr", n, _int(e, 1, x))
-    return e.mul(e.mul(p, _power_of_two(e, half, x)), _power_of_two(e, e.sub(n, half), x))
+    return _exp_of_parts(e, *_reduce(e, x))
+
+
+def _exp_of_parts(e: Emitter, r: Value, n: Value) -> Value:
+    """2^n e^r."""
+    p = polynomial(e, EXP[_double(r)], r)
+    half = e.bitwise("ashr", n, _int(e, 1, r))
+    return e.mul(e.mul(p, _power_of_two(e, half, r)), _power_of_two(e, e.sub(n, half), r))
+
+
+def exp2(e: Emitter, x: Value) -> Value:
+    """2^x."""
+    low, high = ((-151.0, 129.0), (-1076.0, 1025.0))[_double(x)]
+    x = _at_least(e, _at_most(e, x, high), low)
+    number, n = _whole(e, x)
+    return _exp_of_parts(e, e.mul(e.sub(x, number), _k(e, math.log(2), x)), n)
 
 
 def expm1(e: Emitter, x: Value) -> Value:
@@ -108,16 +119,24 @@ def _expm1_within(e: Emitter, x: Value) -> Value:
 
 def log(e: Emitter, x: Value) -> Value:
     """Natural logarithm; -inf at 0, NaN below."""
-    return _logarithm(e, x, _log_near_one)
+    return _with_ends(e, x, _log_near_one(e, *_fraction_and_exponent(e, x)))
 
 
 def log2(e: Emitter, x: Value) -> Value:
     """Logarithm to base 2, exact at powers of 2."""
-    return _logarithm(e, x, lambda e, f, k: e.fma(_log_near_one(e, f, _k(e, 0.0, f)), _k(e, LOG2_E, f), k))
+    f, k = _fraction_and_exponent(e, x)
+    return _with_ends(e, x, e.fma(_log_near_one(e, f, _k(e, 0.0, f)), _k(e, LOG2_E, f), k))
 
 
-def _logarithm(e: Emitter, x: Value, of_parts: Callable[[Emitter, Value, Value], Value]) -> Value:
-    """A logarithm, given how it comes of f and k, where x = 2^k (1 + f)."""
+def _with_ends(e: Emitter, x: Value, result: Value) -> Value:
+    """A logarithm with what it is at infinity, at 0 and below."""
+    result = e.select(e.compare("oeq", x, _k(e, float("inf"), x)), x, result)
+    result = e.select(e.compare("oeq", x, _k(e, 0.0, x)), _k(e, float("-inf"), x), result)
+    return e.select(e.compare("ult", x, _k(e, 0.0, x)), _k(e, float("nan"), x), result)
+
+
+def _fraction_and_exponent(e: Emitter, x: Value) -> tuple[Value, Value]:
+    """f and k, both floats, of x = 2^k (1 + f), with 1 + f between the roots of 1/2 and 2."""
     smallest, places = ((2.0**-126, 23), (2.0**-1022, 52))[_double(x)]
     tiny = e.compare("olt", x, _k(e, smallest, x))
     normal = e.select(tiny, e.mul(x, _k(e, 2.0**places, x)), x)
@@ -126,11 +145,7 @@ def _logarithm(e: Emitter, x: Value, of_parts: Callable[[Emitter, Value, Value],
     mantissa = e.sub(_bits(e, normal), e.bitwise("shl", exponent, _int(e, places, x)))
     f = e.sub(e.convert("bitcast", mantissa, x.type.scalar), _k(e, 1.0, x))
     k = e.convert("sitofp", exponent, x.type.scalar)
-    k = e.select(tiny, e.sub(k, _k(e, places, x)), k)
-    result = of_parts(e, f, k)
-    result = e.select(e.compare("oeq", x, _k(e, float("inf"), x)), x, result)
-    result = e.select(e.compare("oeq", x, _k(e, 0.0, x)), _k(e, float("-inf"), x), result)
-    return e.select(e.compare("ult", x, _k(e, 0.0, x)), _k(e, float("nan"), x), result)
+    return f, e.select(tiny, e.sub(k, _k(e, places, x)), k)
 
 
 def _log_near_one(e: Emitter, f: Value, k: Value) -> Value:
@@ -191,46 +206,72 @@ def erf(e: Emitter, x: Value) -> Value:
     return e.select(e.compare("olt", size, _k(e, 1.0, x)), near, far)
 
 
-def sin(e: Emitter, x: Value) -> Value:
-    """Sine; within 4 ulp for |x| up to 1e3 (float) or 1e5 (double), less exact beyond."""
-    return _circular(e, x, 0)
+def _log_in_two(e: Emitter, x: Value) -> tuple[Value, Value]:
+    """The logarithm of a double above 0 in two parts, which together have some ten more bits than one.
+
+    As `_log_near_one`, with the two largest terms, 2s and 2/3 s^3, and the sum in two parts each.
+    """
+    f, k = _fraction_and_exponent(e, x)
+    two, high, low = _k(e, 2.0, x), *(_k(e, part, x) for part in LN2[1])
+    under = e.add(f, two)
+    s = e.div(f, under)
+    # What the quotient and the sum below it lost.
+    lost = e.fma(e.neg(s), under, f)
+    s_low = e.div(e.fma(e.neg(s), e.sub(f, e.sub(under, two)), lost), under)
+    z = e.mul(s, s)
+    z_low = e.fma(s, s, e.neg(z))
+    z_low = e.fma(e.add(s, s), s_low, z_low)
+    third = _k(e, 2 / 3, x)
+    rest = e.fma(z, polynomial(e, ATANH, z), _k(e, 3.7007434154171886e-17, x))
+    factor = e.add(third, rest)
+    factor_low = e.sub(rest, e.sub(factor, third))
+    cube = e.mul(s, z)
+    cube_low = e.fma(s_low, z, e.fma(s, z_low, e.fma(s, z, e.neg(cube))))
+    term = e.mul(cube, factor)
+    term_low = e.fma(cube_low, factor, e.fma(cube, factor_low, e.fma(cube, factor, e.neg(term))))
+    first = e.add(s, s)
+    near = e.add(first, term)
+    near_low = e.add(e.add(e.sub(term, e.sub(near, first)), term_low), e.add(s_low, s_low))
+    whole = e.mul(k, high)
+    total = e.add(whole, near)
+    return total, e.fma(k, low, e.add(e.sub(near, e.sub(total, whole)), near_low))
 
 
-def cos(e: Emitter, x: Value) -> Value:
-    """Cosine; within 4 ulp of 1 for |x| up to 1e3 (float) or 1e5 (double), less exact beyond."""
-    return _circular(e, x, 1)
-
-
-def _circular(e: Emitter, x: Value, quarter: int) -> Value:
-    """sin(x + quarter * pi/2)."""
-    number, n = _whole(e, e.mul(x, _k(e, 0.6366197723675814, x)))
-    r = x
-    for part in HALF_PI[_double(x)]:
-        r = e.fma(number, _k(e, -part, x), r)
-    z = e.mul(r, r)
-    sine = e.fma(e.mul(r, z), polynomial(e, SIN[_double(x)], z), r)
-    cosine = e.fma(e.mul(z, z), polynomial(e, COS[_double(x)], z), e.fma(z, _k(e, -0.5, x), _k(e, 1.0, x)))
-    n = e.add(n, _int(e, quarter, x))
-    odd = e.compare("ne", e.bitwise("and", n, _int(e, 1, x)), _int(e, 0, x))
-    negative = e.compare("ne", e.bitwise("and", n, _int(e, 2, x)), _int(e, 0, x))
-    value = e.select(odd, cosine, sine)
-    return e.select(negative, e.neg(value), value)
+def _growth(e: Emitter, x: Value, y: Value) -> Value:
+    """e^(y log x) of doubles, x at least 0, within 2 ulp: the exponent in two parts."""
+    zero, endless = _k(e, 0.0, x), _k(e, float("inf"), x)
+    total, low = _log_in_two(e, x)
+    special = e.bitwise("or", e.compare("oeq", x, zero), e.compare("ueq", x, endless))
+    total = e.select(special, log(e, x), total)
+    exponent = e.mul(y, total)
+    rest = e.fma(y, low, e.fma(y, total, e.neg(exponent)))
+    held = _at_least(e, _at_most(e, exponent, 710.0), -746.0)
+    r, n = _reduce(e, held)
+    # Beyond these ends the rest is beside the point, and it is NaN where the exponent is infinite.
+    rest = e.select(e.compare("one", held, exponent), zero, rest)
+    return _exp_of_parts(e, e.add(r, e.select(special, zero, rest)), n)
 
 
 def power(e: Emitter, x: Value, y: Value) -> Value:
-    """x^y as exp(y log|x|), with the sign and special values of `pow`. Float is computed in double.
-
-    Double loses |y log x| ulp to the rounding of the exponent.
-    """
+    """x^y as exp(y log|x|), with the sign and special values of `pow`. Float is computed in double; y may be one."""
     if not _double(x):
-        wide = power(e, e.convert("fpext", x, "double"), e.convert("fpext", y, "double"))
+        wide = _power(e, e.convert("fpext", x, "double"), e.convert("fpext", y, "double"), _plain_growth)
         return e.convert("fptrunc", wide, "float")
+    return _power(e, x, y, _growth)
+
+
+def _plain_growth(e: Emitter, x: Value, y: Value) -> Value:
+    """e^(y log x), which loses |y log x| ulp to the rounding of the exponent: of no weight in a float."""
+    return exp(e, e.mul(y, log(e, x)))
+
+
+def _power(e: Emitter, x: Value, y: Value, growth: Callable[[Emitter, Value, Value], Value]) -> Value:
     zero, one = _k(e, 0.0, x), _k(e, 1.0, x)
     whole = e.intrinsic("floor", x.type, y)
     half = e.mul(y, _k(e, 0.5, x))
     is_whole = e.compare("oeq", whole, y)
     is_odd = e.bitwise("and", is_whole, e.compare("une", e.intrinsic("floor", x.type, half), half))
-    size = exp(e, e.mul(y, log(e, e.abs(x))))
+    size = growth(e, e.abs(x), y)
     # A sign survives in zero as well, so the sign bit decides, not a comparison with zero.
     sign_bit = e.compare("slt", _bits(e, x), _int(e, 0, x))
     result = e.select(e.bitwise("and", sign_bit, is_odd), e.neg(size), size)
@@ -244,8 +285,30 @@ def power(e: Emitter, x: Value, y: Value) -> Value:
     return e.select(trivial, one, result)
 
 
+def hypot(e: Emitter, x: Value, y: Value) -> Value:
+    """The root of x^2 + y^2, in range wherever that is: float is computed in double, and doubles are brought near 1."""
+    a, b, endless = e.abs(x), e.abs(y), _k(e, float("inf"), x)
+    if _double(x):
+        # Powers of two, from the exponent of the larger one; NaN and infinity pass all of it.
+        low, high, places = _int(e, 1, x), _int(e, 2045, x), _int(e, 52, x)
+        bits = [e.bitwise("lshr", _bits(e, size), places) for size in (a, b)]
+        exponent = e.select(e.compare("sgt", *bits), *bits)
+        exponent = e.select(e.compare("slt", exponent, low), low, exponent)
+        exponent = e.select(e.compare("sgt", exponent, high), high, exponent)
+        back = e.convert("bitcast", e.bitwise("shl", exponent, places), "double")
+        scale = e.convert("bitcast", e.bitwise("shl", e.sub(_int(e, 2046, x), exponent), places), "double")
+        p, q = e.mul(a, scale), e.mul(b, scale)
+        result = e.mul(e.sqrt(e.fma(p, p, e.mul(q, q))), back)
+    else:
+        p, q = e.convert("fpext", a, "double"), e.convert("fpext", b, "double")
+        result = e.convert("fptrunc", e.sqrt(e.fma(p, p, e.mul(q, q))), "float")
+    is_endless = e.bitwise("or", e.compare("oeq", a, endless), e.compare("oeq", b, endless))
+    return e.select(is_endless, endless, result)
+
+
 ELEMENTARY = {
     "exp": exp,
+    "exp2": exp2,
     "expm1": expm1,
     "log": log,
     "log2": log2,
@@ -254,8 +317,7 @@ ELEMENTARY = {
     "tanh": tanh,
     "softplus": softplus,
     "erf": erf,
-    "sin": sin,
-    "cos": cos,
     "pow": power,
+    "hypot": hypot,
 }
 """Operation of the graph -> function(emitter, arguments)."""

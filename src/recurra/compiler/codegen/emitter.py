@@ -110,7 +110,7 @@ class Emitter:
     # --- constants and conversions ------------------------------------------------------------------------------
     def constant(self, value: float, type: Type) -> Value:
         """`value` in every element. Floats are written bit for bit."""
-        literal = _float_literal(value, type.scalar) if type.is_float else str(int(value))
+        literal = float_literal(value, type.scalar) if type.is_float else str(int(value))
         if type.width == 1:
             return Value(literal, type)
         return Value(f"splat ({type.scalar} {literal})", type)
@@ -226,6 +226,14 @@ class Emitter:
     def set(self, variable: Variable, value: Value) -> None:
         self.lines.append(f"  store {value}, ptr {variable.address}")
 
+    def any(self, flags: Value) -> Value:
+        """Whether one of a vector of flags is set."""
+        if flags.type.width == 1:
+            return flags
+        name = f"@llvm.vector.reduce.or.{flags.type.suffix}"
+        self.declarations.add(f"declare i1 {name}({flags.type})")
+        return self.instruction(Type("i1"), f"call i1 {name}({flags})")
+
     def sum_elements(self, vector: Value) -> Value:
         """The sum of a vector's elements, in pairs."""
         if vector.type.width == 1:
@@ -286,7 +294,7 @@ class Emitter:
         )
 
 
-def _float_literal(value: float, scalar: str) -> str:
+def float_literal(value: float, scalar: str) -> str:
     """LLVM writes floats exactly as the hexadecimal bits of the double they equal."""
     if scalar == "float":
         value = struct.unpack("f", struct.pack("f", value))[0]

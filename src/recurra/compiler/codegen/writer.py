@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 from recurra.compiler.codegen.angles import ANGLES
+from recurra.compiler.codegen.circular import CIRCULAR
 from recurra.compiler.codegen.elementary import ELEMENTARY
 from recurra.compiler.codegen.emitter import I64, Emitter, Value
 from recurra.compiler.codegen.product import Products
@@ -200,11 +201,19 @@ class StepWriter(Products):
     def _compute(self, node: Node, args: list[Value], width: int) -> Value:
         if not self.lanes:
             args = [self.e.splat(a, width) for a in args]
+        if node.op == "pow":
+            args[1] = self._exponent(node.args[1], args[1])
         if node.op in FUNCTIONS:
             return FUNCTIONS[node.op](self.e, *args)
         if node.op == "copy" and not node.is_bool and not args[0].type.is_float:
             return self._as_real(args[0])
         return INSTRUCTIONS[node.op](self.e, *args)
+
+    def _exponent(self, node: Node, value: Value) -> Value:
+        """A known exponent in double, as PyTorch has it: large powers tell a third from the float next to it."""
+        base = self._view(node).base
+        known = base.op == "constant"
+        return self.e.constant(float(base.attr), value.type.of("double")) if known else value
 
 
 def _not(e: Emitter, a: Value) -> Value:
@@ -243,7 +252,7 @@ INSTRUCTIONS = {
     "where": lambda e, c, a, b: e.select(c, a, b),
 }
 """Operations that are an instruction or two."""
-FUNCTIONS = ELEMENTARY | ANGLES
+FUNCTIONS = ELEMENTARY | CIRCULAR | ANGLES
 """The transcendental ones."""
 
 assert not INSTRUCTIONS.keys() & REDUCTIONS

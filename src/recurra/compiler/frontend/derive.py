@@ -131,6 +131,16 @@ def _where(g: Graph, node: Node, d: Node) -> tuple[None, Node, Node]:
     return None, g.pointwise("where", condition, d, zero), g.pointwise("where", condition, zero, d)
 
 
+def _along(g: Graph, d: Node, slope: Node) -> Node:
+    """A gradient times a slope. One that is chosen is chosen after multiplying: nothing, or everything, of a gradient
+    is that even where the gradient is infinite."""
+    if slope.op == "where":
+        condition, yes, no = slope.args
+        return g.pointwise("where", condition, _along(g, d, yes), _along(g, d, no))
+    known = g.value(slope)
+    return slope if known == 0.0 else g.pointwise("mul", d, slope)
+
+
 def _times(factor: Callable[[Graph, Node, Node], Node]) -> Rule:
     """A rule for a unary operation from its slope, given the graph, the argument and the node itself."""
     return lambda g, node, d: (g.pointwise("mul", d, factor(g, node.args[0], node)),)
@@ -162,7 +172,9 @@ def _square_plus_one(g: Graph, x: Node) -> Node:
 
 def _atan2(g: Graph, node: Node, d: Node) -> tuple[Node, Node]:
     y, x = node.args
-    part = g.pointwise("div", d, g.pointwise("add", g.pointwise("mul", y, y), g.pointwise("mul", x, x)))
+    square = g.pointwise("add", g.pointwise("mul", y, y), g.pointwise("mul", x, x))
+    nowhere, zero = g.pointwise("eq", square, g.constant(0.0)), g.constant(0.0)
+    part = g.pointwise("where", nowhere, zero, g.pointwise("div", d, square))
     return g.pointwise("mul", part, x), g.pointwise("neg", g.pointwise("mul", part, y))
 
 
@@ -177,6 +189,7 @@ RULES: dict[str, Rule] = {
     "neg": lambda g, n, d: (g.pointwise("neg", d),),
     "copy": lambda g, n, d: (d,),
     "exp": _times(lambda g, x, y: y),
+    "exp2": _times(lambda g, x, y: g.pointwise("mul", y, g.constant(math.log(2)))),
     "log": lambda g, n, d: (g.pointwise("div", d, n.args[0]),),
     "log1p": lambda g, n, d: (g.pointwise("div", d, g.pointwise("add", n.args[0], g.constant(1.0))),),
     "expm1": _times(lambda g, x, y: g.pointwise("add", y, g.constant(1.0))),
@@ -210,10 +223,13 @@ RULES: dict[str, Rule] = {
     "atanh": lambda g, n, d: (
         g.pointwise("div", d, g.pointwise("mul", _one_minus(g, n.args[0]), _plus_one(g, n.args[0]))),
     ),
+    "stop": lambda g, n, d: (None,),
+    "slope": lambda g, n, d: (d, _along(g, d, n.args[2]), None),
     "softplus": _times(lambda g, x, y: g.pointwise("sigmoid", x)),
     "maximum": _maximum,
     "minimum": _maximum,
     "pow": _pow,
+    "hypot": lambda g, n, d: tuple(g.pointwise("mul", d, g.pointwise("div", arg, n)) for arg in n.args),
     "where": _where,
     "sum": _spread,
     "max": _largest,

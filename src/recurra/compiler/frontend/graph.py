@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-UNARY = {"neg", "exp", "log", "log1p", "expm1", "sqrt", "sigmoid", "tanh", "erf", "sin", "cos", "abs", "sign",
+MARKS = {"stop", "slope"}
+"""What passes a value on and says something of its gradient; no code is generated for it. "stop" has none; "slope" of
+(value, x, s) has by x s more than the value has."""
+UNARY = {"neg", "exp", "exp2", "log", "log1p", "expm1", "sqrt", "sigmoid", "tanh", "erf", "sin", "cos", "abs", "sign",
          "softplus", "floor", "copy", "ceil", "trunc", "round", "log2", "erfc", "tan", "asin", "acos", "atan", "sinh",
-         "cosh", "asinh", "acosh", "atanh"}  # fmt: skip
-BINARY = {"add", "sub", "mul", "div", "maximum", "minimum", "pow", "fmod", "atan2"}
+         "cosh", "asinh", "acosh", "atanh", "stop"}  # fmt: skip
+BINARY = {"add", "sub", "mul", "div", "maximum", "minimum", "pow", "fmod", "atan2", "hypot"}
 COMPARE = {"lt", "le", "eq"}
 LOGIC = {"and", "or", "not"}
-POINTWISE = UNARY | BINARY | COMPARE | LOGIC | {"where"}
+POINTWISE = UNARY | BINARY | COMPARE | LOGIC | {"where", "slope"}
 VIEWS = {"reshape", "permute", "expand", "slice"}
 REDUCTIONS = {"sum", "max"}
 """Operations, besides leaves ("input", "constant"), "matvec" (a matrix by a vector) and "assemble" (parts put at
@@ -83,6 +86,13 @@ class Graph:
         is_bool = op in COMPARE | LOGIC or (op in ("where", "copy") and args[-1].is_bool)
         return self._node(op, args, shape, None, is_bool)
 
+    def given(self, value: Node, *slopes: tuple[Node, Node]) -> Node:
+        """`value` with derivatives of its own: by each x of (x, slope) what is given with it, by all else none."""
+        value = self.pointwise("stop", value)
+        for x, slope in slopes:
+            value = self.pointwise("slope", value, x, slope)
+        return value
+
     def _simplify(self, op: str, args: tuple[Node, ...]) -> Node | None:
         """Identities that hold for every float, NaN and infinities included."""
         known = [self.value(a) for a in args]
@@ -101,6 +111,8 @@ class Graph:
             return args[0].args[0]
         if op == "not" and args[0].op == "not":
             return args[0].args[0]
+        if op == "stop" and (args[0].op == "stop" or args[0].is_bool or known[0] is not None):
+            return args[0]
         if op == "where" and args[1] is args[2]:
             return self.expand(args[1], shape)
         return None
@@ -114,7 +126,9 @@ class Graph:
             2.0: lambda: self.pointwise("mul", x, x),
             3.0: lambda: self.pointwise("mul", self.pointwise("mul", x, x), x),
             0.5: lambda: self.pointwise("sqrt", x),
+            -0.5: lambda: self.pointwise("div", one, self.pointwise("sqrt", x)),
             -1.0: lambda: self.pointwise("div", one, x),
+            -2.0: lambda: self.pointwise("div", one, self.pointwise("mul", x, x)),
         }
         return ways[exponent]() if exponent in ways else None
 
@@ -189,6 +203,10 @@ class Graph:
             raise ValueError(f"cannot multiply {matrix.shape} by {vector.shape}")
         return self._node("matvec", (matrix, vector), matrix.shape[:1])
 
+    def rebuild(self, node: Node, args: tuple[Node, ...]) -> Node:
+        """`node` with other arguments of the same shapes."""
+        return node if args == node.args else self._node(node.op, args, node.shape, node.attr, node.is_bool)
+
     def sum_to(self, x: Node, shape: tuple[int, ...]) -> Node:
         """Undo a broadcast: sum over the axes along which `shape` was repeated."""
         if x.shape == shape:
@@ -224,6 +242,15 @@ def topological(outputs: Iterable[Node]) -> list[Node]:
         stack.append((node, True))
         stack.extend((arg, False) for arg in reversed(node.args))
     return list(order)
+
+
+def unmarked(graph: Graph, outputs: Mapping[str, Node]) -> dict[str, Node]:
+    """`outputs` without what only says something of gradients."""
+    made: dict[Node, Node] = {}
+    for node in topological(outputs.values()):
+        args = tuple(made[arg] for arg in node.args)
+        made[node] = args[0] if node.op in MARKS else graph.rebuild(node, args)
+    return {name: made[node] for name, node in outputs.items()}
 
 
 def listing(outputs: Mapping[str, Node]) -> str:

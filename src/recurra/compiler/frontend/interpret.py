@@ -20,10 +20,31 @@ MEANING: dict[str, Callable[..., Tensor]] = {
     "cosh": torch.cosh, "asinh": torch.asinh, "acosh": torch.acosh, "atanh": torch.atanh, "fmod": torch.fmod,
     "atan2": torch.atan2,
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "pow": torch.pow,
+    "hypot": torch.hypot, "exp2": torch.exp2,
     "maximum": torch.maximum, "minimum": torch.minimum, "lt": torch.lt, "le": torch.le, "eq": torch.eq,
     "and": torch.logical_and, "or": torch.logical_or, "not": torch.logical_not, "where": torch.where,
-    "matvec": torch.mv,
+    "matvec": torch.mv, "stop": torch.detach, "slope": lambda value, x, slope: _Slope.apply(value, x, slope),
 }  # fmt: skip
+
+
+class _Slope(torch.autograd.Function):
+    """A value to whose derivative by x a slope is added."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, x: Tensor, slope: Tensor) -> Tensor:  # noqa: ARG004
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:  # noqa: ARG004
+        _, x, slope = inputs
+        ctx.save_for_backward(slope)
+        ctx.shape = x.shape
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        return grad, (grad * ctx.saved_tensors[0]).sum_to_size(ctx.shape), None
 
 
 def evaluate(outputs: Iterable[Node], inputs: Mapping[str, Tensor], dtype: torch.dtype) -> list[Tensor]:

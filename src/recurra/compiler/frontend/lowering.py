@@ -58,7 +58,7 @@ def each(x: Value, function: Callable[[Node], Node]) -> Value:
     return Pair(function(x.real), function(x.imag)) if isinstance(x, Pair) else function(x)
 
 
-@rule("_conj", "conj_physical", "_conj_physical")
+@rule("_conj", "_conj_physical")
 def conj(g: Graph, x: Value) -> Value:
     """The complex conjugate."""
     return Pair(x.real, g.pointwise("neg", x.imag)) if isinstance(x, Pair) else x
@@ -69,14 +69,26 @@ def _pointwise(op: str) -> Callable[..., Node]:
     return lambda g, *args: g.pointwise(op, *(real(g, a) for a in args))
 
 
-for _name in ("log", "log1p", "expm1", "sqrt", "sigmoid", "tanh", "erf", "sin", "cos", "sign", "floor",
-              "maximum", "minimum"):  # fmt: skip
+for _name in ("exp2", "log", "log1p", "expm1", "sqrt", "sigmoid", "tanh", "erf", "sin", "cos", "sign", "floor",
+              "maximum", "minimum", "hypot"):  # fmt: skip
     rule(_name)(_pointwise(_name))
-rule("pow")(lambda g, base, exponent: g.pointwise("pow", real(g, base), real(g, exponent)))
-rule("reciprocal")(lambda g, x: _div(g, 1.0, x))
+
+
+@rule("pow")
+def _pow(g: Graph, base: Any, exponent: Any) -> Value:
+    if isinstance(base, Pair) and exponent in (2, 3):
+        square = mul(g, base, base)
+        return square if exponent == 2 else mul(g, square, base)
+    base, power = real(g, base), real(g, exponent)
+    value, known = g.pointwise("pow", base, power), g.value(power)
+    if known is None or known >= 0:
+        return value
+    # Whatever it is computed as, its slope is that of a power: at zero and infinity a quotient's would be NaN.
+    return g.given(value, (base, mul(g, known, g.pointwise("pow", base, g.constant(known - 1)))))
+
+
+rule("reciprocal")(lambda g, x: divide(g, 1.0, x))
 rule("rsqrt")(lambda g, x: g.pointwise("div", g.constant(1.0), g.pointwise("sqrt", x)))
-rule("square")(lambda g, x: mul(g, x, x))
-rule("exp2")(lambda g, x: g.pointwise("exp", g.pointwise("mul", real(g, x), g.constant(math.log(2)))))
 
 
 def add(g: Graph, a: Any, b: Any, alpha: float = 1, op: str = "add") -> Value:
@@ -115,15 +127,43 @@ def mul(g: Graph, a: Any, b: Any) -> Value:
 
 
 @rule("div")
-def _div(g: Graph, a: Any, b: Any) -> Value:
+def divide(g: Graph, a: Any, b: Any) -> Value:
+    """a / b, real or complex."""
     a, b = as_node(g, a), as_node(g, b)
     if isinstance(b, Pair):
-        size = g.pointwise("add", g.pointwise("mul", b.real, b.real), g.pointwise("mul", b.imag, b.imag))
-        return _div(g, mul(g, a, conj(g, b)), size)
+        return _complex_quotient(g, pair(g, a), b)
     if isinstance(a, Pair):
         divisor = real(g, b)
         return Pair(g.pointwise("div", a.real, divisor), g.pointwise("div", a.imag, divisor))
     return g.pointwise("div", real(g, a), real(g, b))
+
+
+def _complex_quotient(g: Graph, a: Pair, b: Pair) -> Pair:
+    """Both parts of b are taken relative to the larger one (Smith, 1962), so that no square leaves the range. By b the
+    slope is that of the quotient over b; what follows from how it is computed would be neither short nor exact."""
+    sizes = g.pointwise("abs", b.real), g.pointwise("abs", b.imag)
+    upright = g.pointwise("le", sizes[1], sizes[0])
+    c, d = (g.pointwise("stop", part) for part in (b.real, b.imag))
+    ratio = g.pointwise("div", g.pointwise("where", upright, d, c), g.pointwise("where", upright, c, d))
+    whole = g.pointwise("where", upright, add(g, c, mul(g, d, ratio)), add(g, d, mul(g, c, ratio)))
+
+    def over(x: Pair) -> Pair:
+        near = add(g, x.real, mul(g, x.imag, ratio)), add(g, x.imag, mul(g, x.real, ratio), op="sub")
+        far = add(g, mul(g, x.real, ratio), x.imag), add(g, mul(g, x.imag, ratio), x.real, op="sub")
+        parts = (g.pointwise("where", upright, p, q) for p, q in zip(near, far, strict=True))
+        return Pair(*(g.pointwise("div", part, whole) for part in parts))
+
+    value = over(a)
+    slope = over(value)
+    return with_slope(g, value, b, Pair(g.pointwise("neg", slope.real), g.pointwise("neg", slope.imag)))
+
+
+def with_slope(g: Graph, value: Pair, z: Pair, slope: Pair) -> Pair:
+    """A complex value whose complex derivative by z is `slope` more than it would be without."""
+    turned = g.pointwise("neg", slope.imag)
+    real_part = g.pointwise("slope", g.pointwise("slope", value.real, z.real, slope.real), z.imag, turned)
+    imag_part = g.pointwise("slope", g.pointwise("slope", value.imag, z.real, slope.imag), z.imag, slope.real)
+    return Pair(real_part, imag_part)
 
 
 @rule("neg")
@@ -135,18 +175,60 @@ def _neg(g: Graph, x: Value) -> Value:
 def _exp(g: Graph, x: Value) -> Value:
     if not isinstance(x, Pair):
         return g.pointwise("exp", real(g, x))
-    size = g.pointwise("exp", x.real)
+    zero, size = g.constant(0.0), g.pointwise("exp", x.real)
+    # Of no size it is 0 at any angle, an infinite one too; at no angle its imaginary part is 0, of infinite size too.
+    gone = g.pointwise("eq", x.real, g.constant(-math.inf))
+    level = g.pointwise("or", gone, g.pointwise("eq", x.imag, zero))
+    across = g.pointwise("where", gone, zero, g.pointwise("mul", size, g.pointwise("cos", x.imag)))
+    up = g.pointwise("where", level, zero, g.pointwise("mul", size, g.pointwise("sin", x.imag)))
+    value = Pair(across, up)
+    return with_slope(g, each(value, lambda part: g.pointwise("stop", part)), x, value)
+
+
+@rule("polar")
+def _polar(g: Graph, size: Node, angle: Node) -> Pair:
+    """By the size PyTorch's slope is the direction of the result: none at 0, the opposite one below."""
+    zero, length = g.constant(0.0), g.pointwise("abs", size)
+    nowhere = g.pointwise("eq", size, zero)
+    value = Pair(*(g.pointwise("mul", size, g.pointwise(op, angle)) for op in ("cos", "sin")))
+    way = each(value, lambda part: g.pointwise("where", nowhere, zero, g.pointwise("div", part, length)))
     return Pair(
-        g.pointwise("mul", size, g.pointwise("cos", x.imag)), g.pointwise("mul", size, g.pointwise("sin", x.imag))
+        g.given(value.real, (size, way.real), (angle, g.pointwise("neg", value.imag))),
+        g.given(value.imag, (size, way.imag), (angle, value.real)),
     )
 
 
 @rule("abs")
-def _abs(g: Graph, x: Value) -> Node:
+def size_of(g: Graph, x: Value) -> Node:
+    """|x|, real or complex."""
     if not isinstance(x, Pair):
         return g.pointwise("abs", real(g, x))
-    square = g.pointwise("add", g.pointwise("mul", x.real, x.real), g.pointwise("mul", x.imag, x.imag))
-    return g.pointwise("sqrt", square)
+    size, direction = g.pointwise("hypot", x.real, x.imag), _direction(g, x)
+    return g.given(size, (x.real, direction.real), (x.imag, direction.imag))
+
+
+def _direction(g: Graph, x: Pair) -> Pair:
+    """x / |x|, and 0 at 0."""
+    size, zero = g.pointwise("hypot", x.real, x.imag), g.constant(0.0)
+    nowhere = g.pointwise("eq", size, zero)
+    return each(x, lambda part: g.pointwise("where", nowhere, zero, g.pointwise("div", part, size)))
+
+
+@rule("sgn")
+def _sgn(g: Graph, x: Value) -> Value:
+    if not isinstance(x, Pair):
+        return g.pointwise("sign", real(g, x))
+    way, size, zero = _direction(g, x), g.pointwise("hypot", x.real, x.imag), g.constant(0.0)
+    nowhere = g.pointwise("eq", size, zero)
+
+    def slope(a: Node, b: Node) -> Node:
+        return g.pointwise("where", nowhere, zero, divide(g, mul(g, a, b), size))
+
+    aside = slope(g.pointwise("neg", way.real), way.imag)
+    return Pair(
+        g.given(way.real, (x.real, slope(way.imag, way.imag)), (x.imag, aside)),
+        g.given(way.imag, (x.real, aside), (x.imag, slope(way.real, way.real))),
+    )
 
 
 @rule("relu")
@@ -161,18 +243,6 @@ def _leaky_relu(g: Graph, x: Node, slope: float = 0.01) -> Node:
     )
 
 
-@rule("clamp", "clamp_min", "clamp_max", "hardtanh")
-def _clamp(g: Graph, x: Node, min: Any = None, max: Any = None) -> Node:
-    if min is not None:
-        x = g.pointwise("where", g.pointwise("lt", x, real(g, min)), real(g, min), x)
-    if max is not None:
-        x = g.pointwise("where", g.pointwise("lt", real(g, max), x), real(g, max), x)
-    return x
-
-
-LOWERING["clamp_max"] = lambda g, x, max: _clamp(g, x, None, max)
-
-
 @rule("softplus")
 def _softplus(g: Graph, x: Node, beta: float = 1, threshold: float = 20) -> Node:
     scaled = g.pointwise("mul", x, g.constant(float(beta)))
@@ -185,14 +255,6 @@ def _silu(g: Graph, x: Node) -> Node:
     return g.pointwise("mul", x, g.pointwise("sigmoid", x))
 
 
-@rule("gelu")
-def _gelu(g: Graph, x: Node, approximate: str = "none") -> Value:
-    if approximate == "tanh":
-        inner = mul(g, math.sqrt(2 / math.pi), add(g, x, mul(g, 0.044715, mul(g, x, mul(g, x, x)))))
-        return mul(g, mul(g, 0.5, x), add(g, 1.0, g.pointwise("tanh", inner)))
-    return mul(g, mul(g, 0.5, x), add(g, 1.0, g.pointwise("erf", mul(g, x, math.sqrt(0.5)))))
-
-
 @rule("log_sigmoid_forward")
 def _log_sigmoid(g: Graph, x: Node) -> list[Node]:
     value = g.pointwise("neg", g.pointwise("softplus", g.pointwise("neg", x)))
@@ -200,8 +262,6 @@ def _log_sigmoid(g: Graph, x: Node) -> list[Node]:
 
 
 # --- backward operations that appear when `step` differentiates inside itself -----------------------------------------
-rule("tanh_backward")(lambda g, d, y: mul(g, d, add(g, 1.0, mul(g, y, y), op="sub")))
-rule("sigmoid_backward")(lambda g, d, y: mul(g, mul(g, d, y), add(g, 1.0, y, op="sub")))
 
 
 @rule("threshold_backward")

@@ -7,15 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 from recurra.compiler.frontend.graph import Graph, Node
-from recurra.compiler.frontend.lowering import LOWERING, add, boolean, mul, real, rule
+from recurra.compiler.frontend.lowering import LOWERING, boolean, divide, mul, real, rule
 from recurra.compiler.frontend.values import Pair, Value
 
 for _name in ("ceil", "trunc", "erfc", "log2", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "asinh", "acosh",
               "atanh", "fmod"):  # fmt: skip
     rule(_name)(lambda g, *args, _op=_name: g.pointwise(_op, *(real(g, a) for a in args)))
-rule("special_erfc")(LOWERING["erfc"])
-rule("log10")(lambda g, x: mul(g, g.pointwise("log", real(g, x)), 1 / math.log(10)))
 rule("frac")(lambda g, x: g.pointwise("sub", x, g.pointwise("trunc", x)))
+
+
+@rule("log10")
+def _log10(g: Graph, x: Any) -> Node:
+    x, ten = real(g, x), math.log(10)
+    return g.given(mul(g, g.pointwise("log", x), 1 / ten), (x, divide(g, 1.0, mul(g, x, ten))))
 
 
 def _choose(g: Graph, condition: Node, yes: Any, no: Any) -> Node:
@@ -56,7 +60,8 @@ def _crosses(g: Graph, left: Node, b: Node) -> Node:
 def _remainder(g: Graph, a: Any, b: Any) -> Node:
     a, b = real(g, a), real(g, b)
     left = g.pointwise("fmod", a, b)
-    return _choose(g, _crosses(g, left, b), g.pointwise("add", left, b), left)
+    value = _choose(g, _crosses(g, left, b), g.pointwise("add", left, b), left)
+    return g.given(value, (a, g.constant(1.0)), (b, g.pointwise("neg", _floor_divide(g, a, b))))
 
 
 @rule("floor_divide")
@@ -95,13 +100,14 @@ rule("signbit")(lambda g, x: _has_minus(g, real(g, x)))
 @rule("copysign")
 def _copysign(g: Graph, size: Any, sign: Any) -> Node:
     size, minus = real(g, size), _has_minus(g, g.pointwise("copy", real(g, sign)))
-    return _choose(g, _differ(g, _negative(g, size), minus), g.pointwise("neg", size), size)
+    value = _choose(g, _differ(g, _negative(g, size), minus), g.pointwise("neg", size), size)
+    return g.given(value, (size, _choose(g, _is_zero(g, size), 0.0, divide(g, value, size))))
 
 
 @rule("heaviside")
 def _heaviside(g: Graph, x: Any, at_zero: Any) -> Node:
-    x = real(g, x)
-    step = _choose(g, _negative(g, x), 0.0, _choose(g, g.pointwise("eq", x, x), 1.0, x))
+    x, at_zero = (g.pointwise("stop", real(g, part)) for part in (x, at_zero))
+    step = _choose(g, g.pointwise("lt", g.constant(0.0), x), 1.0, 0.0)
     return _choose(g, _is_zero(g, x), at_zero, step)
 
 
@@ -112,14 +118,17 @@ def _is_infinite(g: Graph, x: Node) -> Node:
 rule("isinf")(lambda g, x: _is_infinite(g, real(g, x)))
 rule("isposinf")(lambda g, x: g.pointwise("eq", real(g, x), g.constant(math.inf)))
 rule("isneginf")(lambda g, x: g.pointwise("eq", real(g, x), g.constant(-math.inf)))
-rule("isfinite")(lambda g, x: g.pointwise("lt", g.pointwise("abs", real(g, x)), g.constant(math.inf)))
 
 
 @rule("fmax", "fmin")
 def _not_nan(g: Graph, a: Any, b: Any, op: str = "maximum") -> Node:
     a, b = real(g, a), real(g, b)
     known = [g.pointwise("eq", x, x) for x in (a, b)]
-    return _choose(g, known[0], _choose(g, known[1], g.pointwise(op, a, b), a), b)
+    value = _choose(g, known[0], _choose(g, known[1], g.pointwise(op, a, b), a), b)
+    # Of two that are equal the first has it all.
+    first, second = (a, b) if op == "minimum" else (b, a)
+    taken = g.pointwise("or", g.pointwise("le", first, second), g.pointwise("not", known[1]))
+    return g.given(value, (a, _choose(g, taken, 1.0, 0.0)), (b, _choose(g, taken, 0.0, 1.0)))
 
 
 LOWERING["fmin"] = lambda g, a, b: _not_nan(g, a, b, "minimum")
@@ -131,27 +140,13 @@ def _xor(g: Graph, a: Any, b: Any) -> Node:
 
 
 # --- lengths and angles -----------------------------------------------------------------------------------------------
-@rule("hypot")
-def _hypot(g: Graph, a: Any, b: Any) -> Node:
-    return LOWERING["abs"](g, Pair(real(g, a), real(g, b)))
-
-
 @rule("angle")
 def _angle(g: Graph, x: Value) -> Node:
     if isinstance(x, Pair):
-        return g.pointwise("atan2", x.imag, x.real)
-    x = real(g, x)
+        square = g.pointwise("add", g.pointwise("mul", x.real, x.real), g.pointwise("mul", x.imag, x.imag))
+        nowhere = g.pointwise("and", _is_zero(g, x.real), _is_zero(g, x.imag))
+        turn = [_choose(g, nowhere, 0.0, divide(g, part, square)) for part in (x.real, x.imag)]
+        value = g.pointwise("atan2", x.imag, x.real)
+        return g.given(value, (x.real, g.pointwise("neg", turn[1])), (x.imag, turn[0]))
+    x = g.pointwise("stop", real(g, x))
     return _choose(g, g.pointwise("eq", x, x), _choose(g, _negative(g, x), math.pi, 0.0), x)
-
-
-@rule("logaddexp")
-def _logaddexp(g: Graph, a: Any, b: Any) -> Value:
-    a, b = real(g, a), real(g, b)
-    apart = _choose(g, g.pointwise("eq", a, b), 0.0, g.pointwise("sub", a, b))
-    return add(g, b, g.pointwise("softplus", apart))
-
-
-@rule("logaddexp2")
-def _logaddexp2(g: Graph, a: Any, b: Any) -> Value:
-    two = math.log(2)
-    return mul(g, _logaddexp(g, mul(g, a, two), mul(g, b, two)), 1 / two)

@@ -16,7 +16,7 @@ def _axis(axis: int, rank: int) -> int:
     return axis + rank if axis < 0 else axis
 
 
-@rule("alias", "detach", "clone", "contiguous", "lift_fresh", "lift_fresh_copy", "resolve_conj", "resolve_neg")
+@rule("alias", "detach", "clone")
 def _same(_graph: Graph, x: Value, *_: Any, **__: Any) -> Value:
     return x
 
@@ -32,7 +32,7 @@ def _to_copy(g: Graph, x: Value, dtype: Any = None, **_: Any) -> Value:
     raise TypeError(f"a conversion to {dtype}")
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias")
+@rule("view", "_unsafe_view", "_reshape_alias")
 def _view(g: Graph, x: Value, shape: list[int], *_: Any) -> Value:
     known = math.prod(n for n in shape if n != -1)
     full = tuple(math.prod(x.shape) // known if n == -1 else n for n in shape)
@@ -172,7 +172,8 @@ def _axes(axes: Any, rank: int) -> list[int]:
     return [_axis(a, rank) for a in (axes if isinstance(axes, list) else [axes])]
 
 
-def _reduce(g: Graph, op: str, x: Node, axes: Any, keepdim: bool) -> Node:
+def reduced(g: Graph, op: str, x: Node, axes: Any, keepdim: bool) -> Node:
+    """A sum or maximum over axes as PyTorch gives them; none are all."""
     wanted = _axes(axes, len(x.shape))
     result = g.reduce(op, x, wanted)
     return g.reshape(result, tuple(1 if i in wanted else n for i, n in enumerate(x.shape))) if keepdim else result
@@ -180,36 +181,42 @@ def _reduce(g: Graph, op: str, x: Node, axes: Any, keepdim: bool) -> Node:
 
 @rule("sum")
 def _sum(g: Graph, x: Value, axes: Any = None, keepdim: bool = False, **_: Any) -> Value:
-    return each(x, lambda node: _reduce(g, "sum", real(g, node), axes, keepdim))
+    return each(x, lambda node: reduced(g, "sum", real(g, node), axes, keepdim))
 
 
 @rule("mean")
-def _mean(g: Graph, x: Node, axes: Any = None, keepdim: bool = False, **_: Any) -> Node:
-    count = math.prod(x.shape[i] for i in _axes(axes, len(x.shape)))
-    return g.pointwise("div", _reduce(g, "sum", x, axes, keepdim), g.constant(float(count)))
+def _mean(g: Graph, x: Value, axes: Any = None, keepdim: bool = False, **_: Any) -> Value:
+    count = g.constant(float(math.prod(x.shape[i] for i in _axes(axes, len(x.shape)))))
+    return each(x, lambda node: g.pointwise("div", reduced(g, "sum", node, axes, keepdim), count))
 
 
 @rule("amax")
 def _amax(g: Graph, x: Node, axes: Any = None, keepdim: bool = False) -> Node:
-    return _reduce(g, "max", x, axes, keepdim)
+    return reduced(g, "max", x, axes, keepdim)
 
 
 @rule("var_mean")
-def _var_mean(g: Graph, x: Node, axes: Any = None, correction: float = 1, keepdim: bool = False) -> list[Node]:
+def variance_and_mean(
+    g: Graph, x: Node, axes: Any = None, correction: float | None = None, keepdim: bool = False
+) -> list[Node]:
+    """The variance over axes, divided by their count less `correction` (of 1, if there is none), and the mean."""
     mean = _mean(g, x, axes, True)
     centred = g.pointwise("sub", x, mean)
     count = math.prod(x.shape[i] for i in _axes(axes, len(x.shape)))
-    square = _reduce(g, "sum", g.pointwise("mul", centred, centred), axes, keepdim)
-    return [g.pointwise("div", square, g.constant(count - correction)), _mean(g, x, axes, keepdim)]
+    # What the mean changes in the sum of squares is nothing: left out, as PyTorch does, it is not even a rounding.
+    square = g.given(g.pointwise("mul", centred, centred), (x, g.pointwise("mul", g.constant(2.0), centred)))
+    total = reduced(g, "sum", square, axes, keepdim)
+    rest = max(0.0, count - (1 if correction is None else correction))
+    return [g.pointwise("div", total, g.constant(rest)), _mean(g, x, axes, keepdim)]
 
 
-rule("var")(lambda g, *args, **kwargs: _var_mean(g, *args, **kwargs)[0])
+rule("var")(lambda g, *args, **kwargs: variance_and_mean(g, *args, **kwargs)[0])
 
 
 @rule("native_layer_norm")
 def _layer_norm(g: Graph, x: Node, shape: list[int], weight: Node | None, bias: Node | None, eps: float) -> list[Node]:
     axes = list(range(-len(shape), 0))
-    variance, mean = _var_mean(g, x, axes, 0, True)
+    variance, mean = variance_and_mean(g, x, axes, 0, True)
     scale = g.pointwise("div", g.constant(1.0), g.pointwise("sqrt", add(g, variance, eps)))
     y = mul(g, add(g, x, mean, op="sub"), scale)
     y = y if weight is None else mul(g, y, weight)
@@ -218,17 +225,22 @@ def _layer_norm(g: Graph, x: Node, shape: list[int], weight: Node | None, bias: 
 
 @rule("_softmax")
 def _softmax(g: Graph, x: Node, axis: int, *_: Any) -> Node:
-    exp = g.pointwise("exp", g.pointwise("sub", x, _reduce(g, "max", x, axis, True)))
-    return g.pointwise("div", exp, _reduce(g, "sum", exp, axis, True))
+    exp = g.pointwise("exp", g.pointwise("sub", x, reduced(g, "max", x, axis, True)))
+    return g.pointwise("div", exp, reduced(g, "sum", exp, axis, True))
+
+
+def _product(g: Graph, multiply: Callable[[Graph, Node, Node], Node], a: Value, b: Value) -> Value:
+    """A product of real values as one of real or complex values."""
+    if isinstance(a, Pair) or isinstance(b, Pair):
+        a, b = pair(g, a), pair(g, b)
+        across = g.pointwise("sub", multiply(g, a.real, b.real), multiply(g, a.imag, b.imag))
+        return Pair(across, g.pointwise("add", multiply(g, a.real, b.imag), multiply(g, a.imag, b.real)))
+    return multiply(g, a, b)
 
 
 @rule("mv")
 def _mv(g: Graph, a: Value, b: Value) -> Value:
-    if isinstance(a, Pair) or isinstance(b, Pair):
-        a, b = pair(g, a), pair(g, b)
-        real = g.pointwise("sub", g.matvec(a.real, b.real), g.matvec(a.imag, b.imag))
-        return Pair(real, g.pointwise("add", g.matvec(a.real, b.imag), g.matvec(a.imag, b.real)))
-    return g.matvec(a, b)
+    return _product(g, Graph.matvec, a, b)
 
 
 @rule("addmv")
@@ -245,7 +257,11 @@ LOWERING["vdot"] = lambda g, a, b: _dot(g, conj(g, a), b)
 
 
 @rule("mm")
-def _mm(g: Graph, a: Node, b: Node) -> Node:
+def _mm(g: Graph, a: Value, b: Value) -> Value:
+    return _product(g, _real_mm, a, b)
+
+
+def _real_mm(g: Graph, a: Node, b: Node) -> Node:
     (m, k), n = a.shape, b.shape[1]
     if n == 1:
         return g.reshape(g.matvec(a, g.reshape(b, (k,))), (m, 1))
@@ -255,16 +271,20 @@ def _mm(g: Graph, a: Node, b: Node) -> Node:
 
 
 @rule("addmm")
-def _addmm(g: Graph, c: Node, a: Node, b: Node, beta: float = 1, alpha: float = 1) -> Value:
+def _addmm(g: Graph, c: Value, a: Value, b: Value, beta: float = 1, alpha: float = 1) -> Value:
     product = _mm(g, a, b)
     return add(g, mul(g, c, beta) if beta != 1 else c, mul(g, product, alpha) if alpha != 1 else product)
 
 
 @rule("bmm")
-def _bmm(g: Graph, a: Node, b: Node) -> Node:
+def _bmm(g: Graph, a: Value, b: Value) -> Value:
+    return _product(g, _real_bmm, a, b)
+
+
+def _real_bmm(g: Graph, a: Node, b: Node) -> Node:
     (batch, m, k), n = a.shape, b.shape[2]
     if batch == 1:
-        return g.reshape(_mm(g, g.reshape(a, (m, k)), g.reshape(b, (k, n))), (1, m, n))
+        return g.reshape(_real_mm(g, g.reshape(a, (m, k)), g.reshape(b, (k, n))), (1, m, n))
     wide = g.pointwise("mul", g.reshape(a, (batch, m, k, 1)), g.reshape(b, (batch, 1, k, n)))
     return g.reduce("sum", wide, (2,))
 
@@ -273,10 +293,5 @@ def _bmm(g: Graph, a: Node, b: Node) -> Node:
 
 
 rule("complex")(lambda g, a, b: Pair(a, b))
-rule("polar")(
-    lambda g, size, angle: Pair(
-        g.pointwise("mul", size, g.pointwise("cos", angle)), g.pointwise("mul", size, g.pointwise("sin", angle))
-    )
-)
 rule("view_as_real")(lambda g, x: _stack(g, [x.real, x.imag], -1))
 rule("view_as_complex")(lambda g, x: Pair(_select(g, x, -1, 0), _select(g, x, -1, 1)))

@@ -99,6 +99,8 @@ def degrees(outputs: list[Node], variables: set[Node]) -> dict[Node, int]:
             degree[node] = max(args)
         elif node.op in ("mul", "matvec"):
             degree[node] = min(2, sum(args))
+        elif node.op == "slope":
+            degree[node] = 2 if args[1] else args[0]
         elif node.op == "div" or (node.op == "where" and not node.is_bool):
             fixed, free = (args[1:], args[:1]) if node.op == "div" else (args[:1], args[1:])
             degree[node] = 2 if any(fixed) else max(free)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recurra.compiler.frontend import lowering_pointwise, lowering_shapes  # noqa: F401  (they fill the table)
+# They fill the table of rules.
+from recurra.compiler.frontend import lowering_norms, lowering_pointwise, lowering_slopes  # noqa: F401
 from recurra.compiler.frontend.graph import Graph, Node
 from recurra.compiler.frontend.lowering import LOWERING
 from recurra.compiler.frontend.values import Pair, Value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from recurra.compiler.frontend.graph import Node
 
@@ -17,6 +18,10 @@ class Pair:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.real.shape
+
+    def __getattr__(self, name: str) -> Any:
+        """What a rule for real values asks of a value says that there is none for complex ones."""
+        raise (TypeError("a complex operand") if name in Node.__dataclass_fields__ else AttributeError(name))
 
 
 Value = Node | Pair

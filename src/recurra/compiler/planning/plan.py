@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from recurra.compiler.frontend.derive import vector_jacobian
-from recurra.compiler.frontend.graph import Graph, Node, listing, topological
+from recurra.compiler.frontend.graph import Graph, Node, listing, topological, unmarked
 from recurra.compiler.frontend.trace import Traced
 from recurra.compiler.frontend.values import Leaf, parts
 from recurra.compiler.planning.regroup import regroup
-from recurra.compiler.planning.schedule import COST, Schedule, expand_products, rebuild, schedule
+from recurra.compiler.planning.schedule import COST, Schedule, expand_products, schedule
 
 COSTLY = 20
 """Instructions from which on a value is kept rather than computed twice on the way back."""
@@ -95,8 +95,10 @@ def make_plan(
     outputs = regroup(graph, expand_products(graph, after | y, fixed))
     states = {name.removeprefix("next."): outputs[name].shape for name in after}
     used = [leaf for name, leaf in sorted(leaves.items()) if name in needs and _used(name, outputs)]
-    gradients = _gradients(graph, outputs, states, used)
+    gradients = unmarked(graph, _gradients(graph, outputs, states, used))
     gradients = regroup(graph, expand_products(graph, gradients, fixed))
+    read = {name: leaf for name, leaf in leaves.items() if _used(name, outputs)}
+    outputs = unmarked(graph, outputs)
     kept = {f"saved.{i}": node for i, node in enumerate(_worth_keeping(graph, outputs, gradients, channel))}
     saved = {node: graph.input(name, node.shape) for name, node in kept.items()}
     gradients = _replace(graph, gradients, saved)
@@ -112,7 +114,7 @@ def make_plan(
         lanes,
         real,
         states,
-        {name: leaf for name, leaf in leaves.items() if _used(name, outputs)},
+        read,
         {name: (node.shape, real if name.endswith((".real", ".imag")) else storage) for name, node in y.items()},
         graph,
         schedule(outputs),
@@ -169,7 +171,7 @@ def _gradients(
 def _replace(graph: Graph, outputs: Mapping[str, Node], by: Mapping[Node, Node]) -> dict[str, Node]:
     made: dict[Node, Node] = {}
     for node in topological(outputs.values()):
-        made[node] = by.get(node) or rebuild(graph, node, tuple(made[arg] for arg in node.args))
+        made[node] = by.get(node) or graph.rebuild(node, tuple(made[arg] for arg in node.args))
     return {name: made[node] for name, node in outputs.items()}
 
 

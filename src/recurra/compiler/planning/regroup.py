@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from recurra.compiler.frontend.graph import POINTWISE, REDUCTIONS, Graph, Node, topological
-from recurra.compiler.planning.schedule import rebuild
 
 
 def regroup(graph: Graph, outputs: Mapping[str, Node]) -> dict[str, Node]:
@@ -22,7 +21,7 @@ def regroup(graph: Graph, outputs: Mapping[str, Node]) -> dict[str, Node]:
 def _regrouped(graph: Graph, outputs: Mapping[str, Node]) -> dict[str, Node]:
     made: dict[Node, Node] = {}
     for node in topological(outputs.values()):
-        again = rebuild(graph, node, tuple(made[arg] for arg in node.args))
+        again = graph.rebuild(node, tuple(made[arg] for arg in node.args))
         if node.op == "mul":
             again = graph.expand(_product(graph, _factors(graph, again)), again.shape)
         elif node.op == "sum":
@@ -35,7 +34,7 @@ def _squeezed(graph: Graph, outputs: Mapping[str, Node]) -> dict[str, Node]:
     """Without axes of length 1, so that [n, 1], [1, n] and [n] share loops, and n is what a vector runs along."""
     made: dict[Node, Node] = {}
     for node in topological(outputs.values()):
-        again = rebuild(graph, node, tuple(made[arg] for arg in node.args))
+        again = graph.rebuild(node, tuple(made[arg] for arg in node.args))
         if node.op in POINTWISE and 1 in node.shape:
             args = (graph.reshape(arg, tuple(arg.shape[i] for i in sorted(_axes(node)))) for arg in again.args)
             again = graph.reshape(graph.pointwise(node.op, *args), node.shape)

@@ -15,7 +15,7 @@ from recurra.compiler.frontend.graph import POINTWISE, REDUCTIONS, VIEWS, Graph,
 COST = {"exp": 22, "expm1": 20, "log": 30, "log1p": 65, "sigmoid": 26, "tanh": 26, "softplus": 90, "erf": 50, "sin": 30,
         "cos": 30, "pow": 120, "div": 5, "sqrt": 6, "log2": 30, "erfc": 50, "tan": 45, "asin": 40, "acos": 40,
         "atan": 30, "atan2": 35, "sinh": 45, "cosh": 45, "asinh": 110, "acosh": 110, "atanh": 75,
-        "fmod": 40}  # fmt: skip
+        "fmod": 40, "exp2": 20, "hypot": 12}  # fmt: skip
 """Instructions of the operations that take more than one."""
 
 
@@ -128,13 +128,8 @@ def expand_products(graph: Graph, outputs: Mapping[str, Node], fixed: set[str]) 
         elif node.op == "matvec" and args[1].op in VIEWS:
             made[node] = graph.matvec(args[0], graph.pointwise("copy", args[1]))
         else:
-            made[node] = rebuild(graph, node, args)
+            made[node] = graph.rebuild(node, args)
     return {name: made[node] for name, node in outputs.items()}
-
-
-def rebuild(graph: Graph, node: Node, args: tuple[Node, ...]) -> Node:
-    """`node` with other arguments of the same shapes."""
-    return node if args == node.args else graph._node(node.op, args, node.shape, node.attr, node.is_bool)
 
 
 def _leaf_name(node: Node) -> str | None:

@@ -20,7 +20,7 @@ from recurra.compiler.codegen.kernels import Kernel
 from recurra.compiler.targets import host
 from recurra.files import write_atomically
 
-VERSION = "19"
+VERSION = "20"
 """Raised whenever the same graph would be written differently."""
 
 _kernels: dict[str, Loaded] = {}

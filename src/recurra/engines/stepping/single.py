@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from recurra.compiler.codegen.single import Single, write_single
-from recurra.compiler.frontend.graph import listing, topological
+from recurra.compiler.frontend.graph import listing, topological, unmarked
 from recurra.compiler.frontend.trace import Untraceable, trace
 from recurra.compiler.frontend.values import parts
 from recurra.compiler.planning.regroup import regroup
@@ -206,7 +206,8 @@ class Recipe:
         examples = {name: cast(state, self.real) for name, state in states.items()}
         traced = trace(function, examples, {"x": cast(x, self.real)}, computed)
         outputs = {k: n for name, value in traced.states.items() for k, n in parts(f"next.{name}", value).items()}
-        outputs = regroup(traced.graph, expand_products(traced.graph, outputs | parts("y", traced.y), set()))
+        outputs = unmarked(traced.graph, outputs | parts("y", traced.y))
+        outputs = regroup(traced.graph, expand_products(traced.graph, outputs, set()))
         used = [node.attr for node in topological(outputs.values()) if node.op == "input"]
         scalar = SCALAR[self.real]
         kinds = {name: SCALAR.get(state.dtype, scalar) for name, state in states.items()}
