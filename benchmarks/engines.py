@@ -90,8 +90,9 @@ def _newton_after_training(small: bool) -> Iterator[Row]:
 def _choices(small: bool) -> Iterator[Row]:
     """The engine that "auto" picks against the fastest, over a grid of shapes."""
     worst, where = 0.0, ""
-    shapes = [(1, 2048, 16), (1, 16384, 8)] if small else [(1, 1024, 8), (1, 65536, 8), (1, 8192, 64), (4, 4096, 128)]
-    for name in ("min-gru", "mamba", "s4d", "diagonal-gru"):
+    wide = [(1, 1024, 8), (1, 65536, 8), (1, 8192, 64), (4, 4096, 128), (16, 1024, 32)]
+    shapes = [(1, 2048, 16), (1, 16384, 8)] if small else wide
+    for name in ("min-gru", "mamba", "s4d", "lru", "diagonal-gru", "gated-delta-net"):
         for shape in shapes:
             problem = recurra.layer(name, shape[2]).problem(torch.randn(shape))
             times = {}

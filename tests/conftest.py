@@ -2,6 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is. The fixtures below may be shared by examples.
+settings.register_profile(
+    "recurra", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("recurra")
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import recurra
@@ -12,7 +12,7 @@ from recurra.testing.cases import draw
 from recurra.testing.laws import compare, engines_for
 from recurra.testing.tolerances import assert_close
 
-DRAWN = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+DRAWN = settings(max_examples=60)
 names = st.sampled_from(list(recurra.layers()))
 pairs = st.sampled_from(
     [(n, e) for n in recurra.layers() for e in engines_for(partial(recurra.layer, n, 8), torch.float64)]

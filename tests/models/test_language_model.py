@@ -38,7 +38,7 @@ def test_bad_pattern(bad):
         parse(bad)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(cut=st.integers(0, 8), seed=st.integers(0, 1000))
 def test_cut_and_advance_equal_the_whole(cut, seed):
     torch.manual_seed(seed)

@@ -29,7 +29,7 @@ def same(a, b):
     return torch.equal(a.logits, b.logits) and all(torch.equal(a.state[name], b.state[name]) for name in a.state)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(cuts=st.lists(st.integers(0, 60), max_size=3), text=st.binary(min_size=60, max_size=60))
 def test_feeding_in_pieces_equals_the_whole_sequence(cuts, text):
     net = tiny()

@@ -59,7 +59,7 @@ def test_data_that_may_not_be_read(tmp_path, in_folder):
         read(file.parent if in_folder else file)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=st.integers(0, 400), batch=st.integers(1, 5), length=st.integers(1, 20), number=st.integers(0, 200))
 def test_windows(size, batch, length, number):
     data = bytes(i * 7 % 251 for i in range(size))
@@ -101,7 +101,7 @@ def test_compressors_see_the_held_out_text_alone():
         baselines(training, b"")
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(training=st.binary(max_size=30), start=st.integers(0, 255))
 def test_a_trigram_model_gives_odds_that_sum_to_one(training, start):
     known = trigram(training, bytes([start]))
@@ -109,7 +109,7 @@ def test_a_trigram_model_gives_odds_that_sum_to_one(training, start):
     assert total == pytest.approx(1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(training=st.text("ab", min_size=1, max_size=60), held_out=st.text("abc", min_size=1, max_size=20))
 def test_the_trigram_model_counts_as_one_would_by_hand(training, held_out):
     assume(len(training) >= 3)

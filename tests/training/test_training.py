@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -82,38 +81,51 @@ def test_a_time_limit_only_stops(tmp_path):
 
 # --- killed -----------------------------------------------------------------------------------------------------------
 PROGRAM = """
-import sys, torch
+import os, signal, sys, torch
 torch.set_num_threads(1)
 from dataclasses import replace
 from pathlib import Path
 from test_training import TEXT, TINY
+from recurra.training import checkpoint
 from recurra.training.trainer import train
+
+folder, dies_at, calls = Path(sys.argv[1]), int(sys.argv[2]), 0
+
+def count(frame, event, argument):
+    global calls
+    calls += 1
+    if calls == dies_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def saved(*arguments, save=checkpoint.save):
+    save(*arguments)
+    checkpoint.save = save
+    sys.setprofile(count)
+
+checkpoint.save = saved
 config = replace(TINY, pattern="min-gru+lstm", steps=150, dropout=0.1)
-train(config, TEXT, Path(sys.argv[1]), resume="resume" in sys.argv)
+train(config, TEXT, folder, resume=(folder / "checkpoint.safetensors").exists())
+sys.setprofile(None)
+print(calls)
 """
 
 
 def start(program, *args):
-    return subprocess.Popen([sys.executable, "-c", program, *map(str, args)], cwd=os.path.dirname(__file__))
+    """Run a program, which may be killed; what it prints and how it ends."""
+    command = [sys.executable, "-c", program, *map(str, args)]
+    ended = subprocess.run(command, cwd=os.path.dirname(__file__), stdout=subprocess.PIPE, text=True, check=False)
+    return ended.stdout, ended.returncode
 
 
 def test_killed_at_random_moments_it_ends_at_the_same_weights(tmp_path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert start(PROGRAM, whole).wait() == 0
-    checkpoint, kills, how = broken / "checkpoint.safetensors", 0, ()
-    while kills < 3:
-        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
-        process = start(PROGRAM, broken, *how)
-        while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
-            time.sleep(0.002)
-        time.sleep(random.uniform(0, 0.08))
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills, how = kills + 1, ("resume",)
-    assert kills > 0
-    assert start(PROGRAM, broken, "resume").wait() == 0
+    """A moment is a number of calls and returns since a process wrote its first checkpoint."""
+    whole, broken, never = tmp_path / "whole", tmp_path / "broken", 0
+    said, code = start(PROGRAM, whole, never)
+    assert code == 0
+    for _ in range(3):
+        moment = random.randrange(1, int(said) // 5)
+        assert start(PROGRAM, broken, moment)[1] == -signal.SIGKILL, moment
+    assert start(PROGRAM, broken, never)[1] == 0
     assert same(weights(whole), weights(broken))
     assert [row["step"] for row in logged(broken)] == list(range(1, 151))
 
@@ -159,7 +171,7 @@ for moment in itertools.count():
 
 
 def test_killed_at_every_single_write_it_ends_at_the_same_weights(tmp_path):
-    assert start(EVERY_WRITE, tmp_path).wait() == 0
+    assert start(EVERY_WRITE, tmp_path)[1] == 0
     broken = [path for path in tmp_path.iterdir() if path.is_dir() and path.name != "whole"]
     assert len(broken) > 30
     left_half_written = [path for path in tmp_path.glob("before*") if " ." in " " + path.read_text()]
