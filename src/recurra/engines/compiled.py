@@ -63,10 +63,12 @@ def run_all(
     assert isinstance(step, TracedStep)
     tensors = {name: _stored(name, t, step, problem) for name, t in tensors_of(problem, step).items()}
     needs = frozenset(n for n, t in tensors.items() if n in step.leaves and t.requires_grad and torch.is_grad_enabled())
-    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in tensors.values())
     plan = _plan(problem, step, needs)
-    channel = plan.channel
-    laid = {name: _lay_out(name, t, step, channel) for name, t in tensors.items()}
+    channel, still = plan.channel, needs - plan.moving
+    # What is not read, or has no gradient, has None and not zero: times an infinite slope further up that would be NaN.
+    laid = {name: _lay_out(name, t.detach() if name in still else t, step, channel)
+            for name, t in tensors.items() if name in plan.leaves or name not in step.leaves}  # fmt: skip
+    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in laid.values())
     results = operator.rollout(plan, laid, problem, differentiable or cut, cut)
     parts = {name: t.movedim(-1, 2 if name.startswith("y") else 1) if channel else t for name, t in results.items()}
     outputs = {name: parts.pop(name) for name in plan.outputs}

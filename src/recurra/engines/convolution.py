@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from recurra.compiler.frontend.graph import topological
 from recurra.compiler.frontend.structure import flat_states, jacobian_rows
 from recurra.compiler.frontend.values import parts
 from recurra.engines import affine, compiled, loop
@@ -78,9 +79,21 @@ def _impulses_needed(problem: Problem) -> int:
     """Real signals that a lane reads at a time step."""
     return sum(
         int(torch.Size(e.tensor.shape[2 + e.per_lane :]).numel()) * (1 + e.tensor.is_complex())
-        for e in problem.inputs.values()
-        if e.per_time
+        for e in _read(problem).values()
     )
+
+
+def _read(problem: Problem) -> dict[str, StepInput]:
+    """The signals: inputs that change in time and that the step does something with."""
+    step = traced_step(problem)
+    assert isinstance(step, TracedStep)
+    outputs = parts("states", tuple(step.traced.states.values())) | parts("y", step.traced.y)
+    used = {node.attr for node in topological(outputs.values()) if node.op == "input"}
+    return {
+        name: entry
+        for name, entry in problem.inputs.items()
+        if entry.per_time and any(f"input.{name}{part}" in used for part in ("", ".real", ".imag"))
+    }
 
 
 def _plain_rows(problem: Problem) -> Tensor:
@@ -90,9 +103,8 @@ def _plain_rows(problem: Problem) -> Tensor:
         plain &= ~problem.resets.any(1)
     if problem.lengths is not None:
         plain &= problem.lengths == problem.time
-    for entry in problem.inputs.values():
-        if entry.per_time:
-            plain &= entry.tensor.isfinite().flatten(1).all(1)
+    for entry in _read(problem).values():
+        plain &= entry.tensor.isfinite().flatten(1).all(1)
     return plain
 
 
@@ -115,7 +127,7 @@ def _sequential(problem: Problem) -> Rollout:
 # --- the convolution ----------------------------------------------------------------------------------------------
 def _convolve(problem: Problem) -> Rollout:
     dtype = problem.compute_dtype
-    signals = {n: cast(e.tensor, dtype) for n, e in problem.inputs.items() if e.per_time}
+    signals = {n: cast(e.tensor, dtype) for n, e in _read(problem).items()}
     response = _sequential(_impulses(problem, problem.time)).y
     kernels, offset = (response[:-1] - response[-1:]), response[-1]
     y = offset + sum(
@@ -139,18 +151,21 @@ def _real_signals(problem: Problem, signals: Mapping[str, Tensor]) -> list[Tenso
 def _impulses(problem: Problem, time: int, trajectory: bool = False) -> Problem:
     """One sequence per real signal that is 1 at the first time step, else 0; then one of zeros. From zero states."""
     sizes = {}
-    for name, entry in problem.inputs.items():
-        if entry.per_time:
-            shape = entry.tensor.shape[2 + entry.per_lane :]
-            sizes[name] = (shape, int(torch.Size(shape).numel()) * (2 if entry.tensor.is_complex() else 1))
+    for name, entry in _read(problem).items():
+        shape = entry.tensor.shape[2 + entry.per_lane :]
+        sizes[name] = (shape, int(torch.Size(shape).numel()) * (2 if entry.tensor.is_complex() else 1))
     count, first, inputs = 1 + sum(n for _, n in sizes.values()), 0, {}
     for name, entry in problem.inputs.items():
         if not entry.per_time:
             inputs[name] = entry
             continue
-        shape, size = sizes[name]
         dtype = problem.compute_dtype
         axes = (count, time, problem.lanes) if entry.per_lane else (count, time)
+        if name not in sizes:
+            unread = entry.tensor.new_zeros(1).expand(*axes, *entry.tensor.shape[len(axes) :])
+            inputs[name] = replace(entry, tensor=cast(unread, dtype))
+            continue
+        shape, size = sizes[name]
         flat = torch.zeros(*axes, size, dtype=dtype, device=problem.device)
         for i in range(size):
             flat[first + i, 0, ..., i] = 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from recurra.compiler.frontend.derive import vector_jacobian
 from recurra.compiler.frontend.graph import Graph, Node, listing, topological, unmarked
@@ -73,6 +74,12 @@ class Plan:
         again, and where a state is a factor of a gradient taken after the loop."""
         return bool(self.products) or any(outer.right.startswith("stored.") for outer in self.outers)
 
+    @cached_property
+    def moving(self) -> frozenset[str]:
+        """The leaves that have a gradient: no product with zero, but a way from a result to them."""
+        written = {place.target for places in self.reverse.places.values() for place in places}
+        return frozenset(name for name in self.leaves if f"grad.{name}" in written) | {o.leaf for o in self.outers}
+
     def leaf(self, name: str) -> Node:
         """The input of the graph that holds a state or an adjoint."""
         return self.graph.input(name, self.states[name.split(".", 1)[1]])
@@ -96,6 +103,7 @@ def make_plan(
     states = {name.removeprefix("next."): outputs[name].shape for name in after}
     used = [leaf for name, leaf in sorted(leaves.items()) if name in needs and _used(name, outputs)]
     gradients = unmarked(graph, _gradients(graph, outputs, states, used))
+    gradients = {n: node for n, node in gradients.items() if n.startswith("before.") or graph.value(node) != 0.0}
     gradients = regroup(graph, expand_products(graph, gradients, fixed))
     read = {name: leaf for name, leaf in leaves.items() if _used(name, outputs)}
     outputs = unmarked(graph, outputs)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from recurra.compiler.frontend.derive import vector_jacobian
+from recurra.compiler.frontend.graph import Node
 from recurra.compiler.frontend.structure import flat_states, jacobian_rows
 from recurra.engines import affine, compiled, loop
 from recurra.engines.everywhere import Everywhere, Trajectory, before_each, joined, real_parts
@@ -161,7 +162,11 @@ class System:
         """The diagonal blocks of a full Jacobian, from whole rows of it, as many at a time as are not too much."""
         blocks, graph = self.blocks, self.traced.traced.graph
         sizes = [node.size for node in self.states.values()]
-        seeds = {node: graph.input(f"adjoint.{name}", node.shape) for name, node in self.after.items()}
+        seeds: dict[Node, Node] = {}
+        for name, node in self.after.items():
+            seed = graph.input(f"adjoint.{name}", node.shape)
+            # Two states may become the same value.
+            seeds[node] = graph.pointwise("add", seeds[node], seed) if node in seeds else seed
         pulled = vector_jacobian(graph, seeds, list(self.states.values()))
 
         def whole_row(seed: Tensor) -> Tensor:
