@@ -45,7 +45,7 @@ def write(path: Path, what: str, tensors: Mapping[str, Tensor], facts: Mapping[s
             raise InputError(
                 f"{what}[{shown(name)}] is {kind}; a file holds dense tensors that have values, under names of str"
             ) from error
-    write_atomically(path, save(plain, {**facts, DIGEST: _digest(plain, facts)}))
+    write_atomically(path, _ordered(save(plain, {**facts, DIGEST: _digest(plain, facts)})))
 
 
 def read(path: Path, fails: str, *, needed: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -80,6 +80,16 @@ def read(path: Path, fails: str, *, needed: bool = True) -> tuple[dict[str, Tens
             f"{fails}: it is damaged, its content is not what was written; use a copy that is whole, or make it again"
         )
     return tensors, facts
+
+
+def _ordered(content: bytes) -> bytes:
+    """The file with its facts in the order of their names: safetensors have them in any, another one each time."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that numbers lie at addresses that are multiples of 8
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(content)[8 + size :]])
 
 
 def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,7 +43,7 @@ def train(
 
       recurra train --data my.txt --out runs/mine --pattern "mamba*2+lstm" --width 192
 
-      recurra train --data my.txt --out runs/mine --pattern "mamba*2+lstm" --width 192 --resume
+      recurra train --out runs/mine --resume
     """
     from recurra import options
     from recurra.data.baselines import baselines
@@ -57,20 +59,20 @@ def train(
         "steps": steps, "learning_rate": learning_rate, "seed": seed, "engine": engine,
         "checkpoint_every": checkpoint_every,
     }  # fmt: skip
-    text = default_text() if data is None else read(data)
-    config = _config({name: value for name, value in given.items() if value is not None}, out, resume)
-    with show.progress("training", config.steps) as update:
+    try:
+        config, source = _asked({name: value for name, value in given.items() if value is not None}, data, out, resume)
+        text = default_text() if source is None else read(source)
+        with show.progress("training", config.steps) as update:
 
-        def progress(metrics: dict[str, float]) -> None:
-            note = f"{metrics['bits_per_byte']:.3f} bits/byte  {metrics['tokens_per_second']:,.0f} bytes/s"
-            update(metrics["step"], note)
+            def progress(metrics: dict[str, float]) -> None:
+                note = f"{metrics['bits_per_byte']:.3f} bits/byte  {metrics['tokens_per_second']:,.0f} bytes/s"
+                update(metrics["step"], note)
 
-        try:
-            result = trainer.train(config, text, out, resume, progress)
-        except KeyboardInterrupt:
-            print(f"recurra: interrupted; go on with: recurra train --out {out} --resume", file=sys.stderr)
-            raise typer.Exit(130) from None
-    result |= {"others": baselines(*split(text))}
+            result = trainer.train(config, text, out, resume, progress, source)
+        result |= {"others": baselines(*split(text))}
+    except KeyboardInterrupt:
+        print(f"recurra: interrupted; {_how_to_go_on(out)}", file=sys.stderr)
+        raise typer.Exit(130) from None
     if json:
         show.as_json(result)
         return
@@ -79,14 +81,22 @@ def train(
         _sample(out, split(text)[1], sample)
 
 
-def _config(given: dict[str, Any], out: Path, resume: bool) -> Any:
-    """The config as asked for; on resume, what is not given is taken from the run."""
-    from recurra.training.checkpoint import read_config
+def _asked(given: dict[str, Any], data: Path | None, out: Path, resume: bool) -> tuple[Any, str | None]:
+    """The config as asked for and the path of the text; on resume, what is not given is taken from the run."""
     from recurra.training.config import TrainConfig
+    from recurra.training.run_folder import begun
 
+    source = None if data is None else os.path.abspath(data)
     if resume and (out / "config.json").exists():
-        given = read_config(out / "config.json").as_dict() | given
-    return TrainConfig(**given)
+        config, begun_on = begun(out)
+        given, source = config.as_dict() | given, source or begun_on
+    return TrainConfig(**given), source
+
+
+def _how_to_go_on(out: Path) -> str:
+    if not (out / "config.json").exists():
+        return "nothing was written yet"
+    return f"go on with: {shlex.join(['recurra', 'train', '--out', str(out), '--resume'])}"
 
 
 def _report(result: dict[str, Any], out: Path) -> None:

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from recurra import sealed
 from recurra.errors import InputError, one_line
-from recurra.files import read_json
 from recurra.models.language_model import LanguageModel
 from recurra.state import State
-from recurra.training.config import TrainConfig
 
 META = sealed.OWN + "run"
 """The fact about a file that holds the identity of the run and its `Position`."""
@@ -94,11 +92,3 @@ def _fits(
         for index, kept in moments.items()
         for value in kept.values()
     )
-
-
-def read_config(path: Path) -> TrainConfig:
-    """The training config that a run folder's config.json holds. Raises InputError if it holds none."""
-    try:
-        return TrainConfig(**read_json(path)["training"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{str(path)!r} does not describe a training run: {one_line(error)}") from error

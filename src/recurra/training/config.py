@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ class TrainConfig:
 
     def _is_number(self, name: str) -> bool:
         value = self.__dict__[name]
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
     def _expect(self, name: str, what: str, holds: bool) -> None:
         if not holds:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recurra.errors import InputError
-from recurra.files import write_atomically
-from recurra.training.checkpoint import read_config
+from recurra.errors import InputError, one_line
+from recurra.files import expect_file, read_json, write_atomically
+from recurra.options import shown
 from recurra.training.config import TrainConfig
 
 FILES = ("config.json", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "loss.png", "result.json")
@@ -23,6 +23,22 @@ _LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, FILES))})\.\w{{8}}")
 """Names under which `write_atomically` writes; a process killed while writing leaves one behind."""
 
 
+def begun(folder: Path) -> tuple[TrainConfig, str | None]:
+    """The config of the run that a folder holds, and the path of its text; None is the built-in text.
+
+    Raises InputError if config.json describes no run.
+    """
+    path = folder / "config.json"
+    try:
+        about = read_json(path)
+        config, source = TrainConfig(**about["training"]), about.get("data")
+        if not isinstance(source, str | None):
+            raise ValueError(f"data is {shown(source)}; expected a path")
+        return config, source
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{str(path)!r} does not describe a training run: {one_line(error)}") from error
+
+
 class RunFolder:
     """The folder of one training run.
 
@@ -30,15 +46,20 @@ class RunFolder:
         path: of the folder.
         model, training: the config of the model and of its training.
         data: the whole text, of which the folder remembers the digest.
+        source: where the text came from, which the folder remembers too.
     """
 
-    def __init__(self, path: Path, model: Mapping[str, Any], training: TrainConfig, data: bytes):
+    def __init__(
+        self, path: Path, model: Mapping[str, Any], training: TrainConfig, data: bytes, source: str | None = None
+    ):
         self.path, self.training = path, training
         self.about = {
             "model": dict(model),
             "training": training.as_dict(),
+            "data": source,
             "data_sha256": hashlib.sha256(data).hexdigest(),
         }
+        self._lock: int | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -57,41 +78,73 @@ class RunFolder:
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
     def open(self, resume: bool) -> bool:
-        """Take possession of the folder; True if there is a checkpoint to go on from.
+        """Take possession of the folder, until `close`; True if there is a checkpoint to go on from.
 
         Raises:
             InputError: a new run in a folder that holds something; or nothing there to resume, or another run, or
-                files that are not ours. The folder is then as it was.
+                files that are not ours; or another process is at work there. The folder is then as it was.
         """
+        nothing = InputError(f"{str(self.path)!r} holds no run to resume; leave out resume to start one")
+        if resume and not self.path.exists():
+            raise nothing
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._take()
         contents = self._contents()
-        if resume and not ("config.json" in contents or (self.path.exists() and not contents)):
-            raise InputError(f"{str(self.path)!r} holds no run to resume; leave out resume to start one")
+        if resume and contents and "config.json" not in contents:
+            raise nothing
         if contents and not resume:
             raise InputError(f"run folder {str(self.path)!r} is not empty; resume it or choose another")
         if contents:
             self._expect_this_run()
         else:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.write("config.json", json.dumps(self.about, indent=2) + "\n")
+            self._write_about()
         for name in os.listdir(self.path):
             if _LEFTOVER.fullmatch(name):
                 (self.path / name).unlink()
         return self.checkpoint.exists()
 
+    def close(self) -> None:
+        """Leave the folder to others."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _take(self) -> None:
+        """Lock the folder itself: that leaves no file behind, and ends with the process however it ends."""
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            return
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"run folder {str(self.path)!r} is in use by another run; wait until that has ended, or choose another"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+
     def _contents(self) -> list[str]:
         """Names in the folder, without what a killed process left half-written."""
-        names = os.listdir(self.path) if self.path.exists() else []
-        return [name for name in names if not _LEFTOVER.fullmatch(name)]
+        return [name for name in os.listdir(self.path) if not _LEFTOVER.fullmatch(name)]
 
     def _expect_this_run(self) -> None:
-        path, mine = self.path / "config.json", self.training.as_dict()
-        saved = read_config(path).as_dict()
+        (config, source), mine = begun(self.path), self.training.as_dict()
+        saved, about = config.as_dict(), read_json(self.path / "config.json")
         if changed := [name for name in mine if saved[name] != mine[name]]:
             raise InputError(f"{', '.join(changed)} differ(s) from the run in {str(self.path)!r}: resume it unchanged")
-        about = json.loads(path.read_text())
         if about.get("data_sha256") != self.about["data_sha256"]:
             raise InputError(f"the run in {str(self.path)!r} was begun on other data: resume it on the same")
-        self.about = about
+        if about.get("model") != self.about["model"]:
+            raise InputError(f"the run in {str(self.path)!r} was begun by another recurra: start it anew elsewhere")
+        if self.about["data"] in (None, source):
+            self.about["data"] = source
+        else:
+            self._write_about()  # the text has moved
+
+    def _write_about(self) -> None:
+        self.write("config.json", json.dumps(self.about, indent=2) + "\n")
 
     def write(self, name: str, content: bytes | str) -> None:
         """Put a whole file in place, or none."""
@@ -112,10 +165,16 @@ class RunFolder:
 
     def drop_metrics_after(self, step: int) -> None:
         """Keep the metrics up to `step`; what a killed process logged beyond its last checkpoint will come again."""
-        lines = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.exists() else []
-        whole = [line for line in lines if line.endswith(b"\n")]
+        kept = []
         try:
-            kept = [line for line in whole if json.loads(line)["step"] <= step]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{str(self.metrics)!r} holds a line that is no metrics: {error}; move it away") from error
+            expect_file(self.metrics)
+            for line in self.metrics.read_bytes().splitlines(keepends=True):
+                if line.endswith(b"\n") and int(json.loads(line)["step"]) <= step:
+                    kept.append(line)
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(
+                f"{str(self.metrics)!r} holds a line that is no metrics: {one_line(error)}; move it away"
+            ) from error
         self.write("metrics.jsonl", b"".join(kept))

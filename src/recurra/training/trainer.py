@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from recurra import options
 from recurra.data.text import Windows, split
+from recurra.engines import choose
 from recurra.errors import InputError, RecurraError
 from recurra.models import files
 from recurra.models.language_model import LanguageModel
@@ -22,6 +23,7 @@ from recurra.training import checkpoint
 from recurra.training.carry import carried
 from recurra.training.config import TrainConfig
 from recurra.training.evaluate import bits_per_byte
+from recurra.training.interrupt import deferred
 from recurra.training.plot import loss_curve
 from recurra.training.run_folder import RunFolder
 
@@ -30,17 +32,26 @@ Progress = Callable[[dict[str, float]], None]
 
 
 def train(
-    config: TrainConfig, data: bytes, folder: str | Path, resume: bool = False, progress: Progress | None = None
+    config: TrainConfig,
+    data: bytes,
+    folder: str | Path,
+    resume: bool = False,
+    progress: Progress | None = None,
+    source: str | None = None,
 ) -> dict[str, Any]:
     """Train a byte-level language model and fill a run folder; gives what is written to `result.json`.
+
+    Ctrl-C ends it after the update at hand, with a checkpoint from which `resume` goes on; a second one at once, and
+    then from the last checkpoint.
 
     Args:
         data: the text; its last tenth is held out.
         folder: made if missing. Ends up with result.json, metrics.jsonl, loss.png, model.safetensors, config.json.
         resume: go on from the folder's last checkpoint, to the same weights as if there had been no break.
+        source: the path of the text, for the folder to remember.
 
     Raises:
-        InputError: the folder is in use, or its checkpoint does not fit; the text is too short.
+        InputError: the folder is in use, or its checkpoint does not fit; the text is too short; the model is too large.
         EngineRefused: the engine that `config` names cannot run the pattern.
         RecurraError: a file cannot be written, or the loss is no longer finite.
     """
@@ -48,7 +59,9 @@ def train(
     options.flag("resume", resume)
     if progress is not None:
         options.function("progress", progress)
-    run = _Run(config, data, options.path("folder", folder), progress)
+    if source is not None:
+        options.instance("source", source, str)
+    run = _Run(config, data, options.path("folder", folder), progress, source)
     try:
         run.open(resume)
         run.train()
@@ -57,20 +70,23 @@ def train(
         raise RecurraError(
             f"{str(folder)!r} cannot be written: {error.strerror}; what was written before is whole"
         ) from error
+    finally:
+        run.folder.close()
 
 
 class _Run:
-    def __init__(self, config: TrainConfig, data: bytes, folder: Path, progress: Progress | None):
+    def __init__(self, config: TrainConfig, data: bytes, folder: Path, progress: Progress | None, source: str | None):
         options.instance("data", data, bytes)
         self.config, self.progress = config, progress
         training, self.held_out = split(data)
         self.windows = Windows(training, config.batch, config.window)
         if len(self.held_out) < 2:
             raise InputError(f"data holds {len(data)} bytes; expected at least 20, since the last tenth is held out")
+        _expect_room(config)
         torch.manual_seed(config.seed)
         self.model = LanguageModel(**config.model_config())
         self.optimiser = torch.optim.AdamW(_groups(self.model, config.weight_decay), betas=(0.9, 0.99))
-        self.folder = RunFolder(folder, self.model.config, config, data)
+        self.folder = RunFolder(folder, self.model.config, config, data, source)
         self.at = checkpoint.Position(step=0, seconds=0.0, state=None)
 
     def open(self, resume: bool) -> None:
@@ -86,16 +102,22 @@ class _Run:
         """Every update that is left, with metrics and checkpoints."""
         config, before, began = self.config, self.at.seconds, time.perf_counter()
         self.model.train()
-        while not self._is_over():
-            loss, state = self._update()
-            self.at = checkpoint.Position(self.at.step + 1, before + time.perf_counter() - began, state)
-            metrics = self._metrics(loss)
-            if self.at.step % config.log_every == 0 or self._is_over():
-                self.folder.log(metrics)
-            if self.at.step % config.checkpoint_every == 0 or self._is_over():
-                checkpoint.save(self.folder.checkpoint, self.folder.identity, self.model, self.optimiser, self.at)
-            if self.progress:
-                self.progress(metrics)
+        with deferred() as interrupted:
+            while not self._is_over():
+                loss, state = self._update()
+                self.at = checkpoint.Position(self.at.step + 1, before + time.perf_counter() - began, state)
+                metrics = self._metrics(loss)
+                if self.at.step % config.log_every == 0 or self._is_over():
+                    self.folder.log(metrics)
+                stop = interrupted()
+                if self.at.step % config.checkpoint_every == 0 or self._is_over() or stop:
+                    checkpoint.save(self.folder.checkpoint, self.folder.identity, self.model, self.optimiser, self.at)
+                if self.progress:
+                    self.progress(metrics)
+                if stop:
+                    raise KeyboardInterrupt
+            if interrupted():
+                raise KeyboardInterrupt
 
     def _is_over(self) -> bool:
         limit = math.inf if self.config.seconds is None else self.config.seconds
@@ -149,6 +171,21 @@ class _Run:
         loss_curve(self.folder.metrics, self.folder.path / "loss.png")
         self.folder.write("result.json", json.dumps(result, indent=2) + "\n")
         return result
+
+
+def _expect_room(config: TrainConfig) -> None:
+    """Raises InputError if memory does not hold the weights, their gradients and the two moments of each."""
+    try:
+        with torch.device("meta"):
+            weights = sum(p.nbytes for p in LanguageModel(**config.model_config()).parameters())
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"width is {config.width}; the model would hold more numbers than a tensor can") from error
+    needed, room = 4 * weights, choose.room(torch.device("cpu"))
+    if needed > room:
+        raise InputError(
+            f"width is {config.width}, mlp is {config.mlp}; training {config.pattern!r} would need "
+            f"{needed / 2**30:.1f} GiB, {room / 2**30:.1f} are free"
+        )
 
 
 def _groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
