@@ -55,6 +55,29 @@ def expect_file(path: str | Path) -> int:
     return told.st_size
 
 
+def own_folder(path: Path) -> bool:
+    """Whether a folder is this user's, and nobody else may write to it; one that is missing is made so.
+
+    Raises OSError if it cannot be made.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return _is_own(os.stat(path))
+
+
+def read_own(path: Path) -> bytes:
+    """A file that nobody but this user can have written, or put where it is.
+
+    Raises OSError if it cannot be read, or if somebody else could.
+    """
+    # What is looked at is what was opened, which no other file can take the place of in between.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(handle, "rb") as file:
+        told = os.fstat(handle)
+        if not stat.S_ISREG(told.st_mode) or not _is_own(told) or not _is_own(os.stat(path.parent)):
+            raise PermissionError(errno.EPERM, "others may have written it", str(path))
+        return file.read()
+
+
 def inside(folder: str | Path, name: str) -> Path:
     """The path of a file of a folder that may have come from anywhere.
 
@@ -84,6 +107,11 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"it holds a {type(value).__name__}; expected an object, {{...}}")
     return value
+
+
+def _is_own(told: os.stat_result) -> bool:
+    """Whether this user owns it and nobody else may write to it. Other systems than Posix have no such marks."""
+    return os.name != "posix" or (told.st_uid == os.geteuid() and not told.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def _no_file(path: str | Path, mode: int) -> OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -57,7 +58,8 @@ def explain(
         _compiled(facts)
     print(f"On [{batch}, {time}, {width}] {explained}\n")
     for direction, path in facts.get("source", {}).items():
-        print(f"Generated source, {direction}: {path}")
+        kept = path if Path(path).exists() else f"not kept; {Path(path).parent} cannot be written, or others may"
+        print(f"Generated source, {direction}: {kept}")
 
 
 def _compiled(facts: dict[str, Any]) -> None:

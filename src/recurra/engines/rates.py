@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from recurra.compiler.targets import cache
 from recurra.engines.kernels import threads
-from recurra.files import write_atomically
+from recurra.files import own_folder, read_json, write_atomically
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,16 @@ class Estimate:
 def current() -> Rates:
     """The rates of this machine, if `calibrate` has measured them, else the defaults."""
     try:
-        stored = json.loads(_file().read_text())
-        return Rates(**{field.name: float(stored[field.name]) for field in fields(Rates)})
-    except (OSError, ValueError, KeyError, TypeError):
+        stored = read_json(_file())
+        found = {field.name: float(stored[field.name]) for field in fields(Rates)}
+        return Rates(**found) if all(0 < value < math.inf for value in found.values()) else Rates()
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return Rates()
 
 
 def keep(rates: Rates) -> None:
-    """Make these the rates of this machine, here and in later processes."""
+    """Make these the rates of this machine, here and in later processes. Raises OSError if they cannot be written."""
+    own_folder(_file().parent)  # it may be the first file there
     write_atomically(_file(), json.dumps(asdict(rates), indent=2).encode())
     current.cache_clear()
 

@@ -2,23 +2,28 @@
 
 A kernel's file holds its machine code with a checksum; beside it lies its generated source. A file that is damaged or
 was made by another version is made anew. Set RECURRA_CACHE_DIR to keep the files elsewhere than in the user's cache.
+
+A checksum says that a file is whole, not who wrote it, and machine code does whatever it likes: so only files are run
+that nobody but the user can have put there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import json
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from recurra.compiler.codegen.kernels import Kernel
 from recurra.compiler.targets import host
-from recurra.files import write_atomically
+from recurra.files import own_folder, read_own, write_atomically
 
 VERSION = "20"
 """Raised whenever the same graph would be written differently."""
@@ -48,10 +53,15 @@ class Loaded:
 
 
 def folder() -> Path:
-    """Where kernels are kept."""
-    chosen = os.environ.get("RECURRA_CACHE_DIR")
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(chosen) if chosen else (Path(base) if base else Path.home() / ".cache") / "recurra"
+    """Where kernels are kept. It need not be there, nor be the user's alone."""
+    if chosen := os.environ.get("RECURRA_CACHE_DIR"):
+        return Path(chosen)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "recurra"
+    try:
+        return Path.home() / ".cache" / "recurra"
+    except RuntimeError:  # a user id without an entry, as in containers
+        return Path(os.environ.get("TMPDIR", "/tmp")) / f"recurra-{os.geteuid()}"
 
 
 def built() -> int:
@@ -81,8 +91,8 @@ def get(key: str, write: Callable[[], Kernel], about: Callable[[], str]) -> Load
 def _read(path: Path) -> Loaded | None:
     """A kernel from its file, or None if there is none that can be trusted."""
     try:
-        digest, facts, code = path.with_suffix(".kernel").read_bytes().split(b"\n", 2)
-        if hashlib.sha256(facts + b"\n" + code).hexdigest().encode() != digest:
+        digest, facts, code = read_own(path.with_suffix(".kernel")).split(b"\n", 2)
+        if digest != _digest(path, facts + b"\n" + code):
             return None
         return _load(path, code, json.loads(facts))
     except (OSError, ValueError, KeyError, RuntimeError):
@@ -95,11 +105,28 @@ def _make(path: Path, kernel: Kernel, about: str) -> Loaded:
     body = json.dumps(facts).encode() + b"\n" + code
     # Without a place to write to, the kernel serves this process only.
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        comments = "".join(f"; {line}\n" for line in about.splitlines())
-        write_atomically(path.with_suffix(".ll"), comments + "\n" + kernel.ir)
-        write_atomically(path.with_suffix(".kernel"), hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        if own_folder(path.parent):
+            comments = "".join(f"; {line}\n" for line in about.splitlines())
+            write_atomically(path.with_suffix(".ll"), comments + "\n" + kernel.ir, mode=0o600)
+            write_atomically(path.with_suffix(".kernel"), _digest(path, body) + b"\n" + body, mode=0o600)
+        else:
+            _warn(path.parent)
     return _load(path, code, facts)
+
+
+def _digest(path: Path, body: bytes) -> bytes:
+    """Of a kernel's file, its name with it: one kernel is not run for another."""
+    return hashlib.sha256(path.name.encode() + b"\n" + body).hexdigest().encode()
+
+
+@functools.cache
+def _warn(folder: Path) -> None:
+    """Say it once."""
+    warnings.warn(
+        f"compiled code is not kept for the next process, since others may write to {str(folder)!r}: name a folder of "
+        "your own by RECURRA_CACHE_DIR, or run chmod go-w on that one",
+        stacklevel=2,
+    )
 
 
 def _load(path: Path, code: bytes, facts: dict) -> Loaded:
