@@ -2,7 +2,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 OUT ?= runs/default
 
-.PHONY: setup run test slow lint test-peers test-newest test-oldest bench figures gallery clean
+.PHONY: setup run test slow lint test-peers test-newest test-oldest bench figures gallery operations clean
 
 setup: .venv/ready
 
@@ -58,6 +58,9 @@ figures: setup
 
 gallery: setup
 	$(RUN) docs/gallery.py
+
+operations: setup
+	$(RUN) docs/operations.py
 
 clean:
 	rm -rf .venv .venv-* build src/*.egg-info

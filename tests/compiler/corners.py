@@ -240,8 +240,110 @@ VIEW = {
     "select_backward": lambda v: aten.select_backward(v[0], [2], 0, 1)[1],
     "slice_backward": lambda v: aten.slice_backward(v, [4], 0, 1, 3, 1)[2],
     "_to_copy": lambda v: (v > 1).to(v.dtype)[0] + v[1],
+    "roll": lambda v: v.roll(1)[0],
+    "roll, two axes": lambda v: v.view(2, 1).expand(2, 3).roll((1, 2), (0, 1))[0, 0],
+    "diagonal": lambda v: torch.stack([v, v.flip(0)]).diagonal()[1],
+    "unfold": lambda v: torch.cat([v, v]).unfold(0, 2, 1)[1, 0],
+    "pad": lambda v: F.pad(v, (1, 2), value=0.5)[2],
+    "pad, cut": lambda v: F.pad(v, (-1, 1))[0],
+    "index": lambda v: v[[1, 0]][0],
+    "index, a mask": lambda v: v[torch.tensor([False, True])][0],
+    "index, found": lambda v: v[torch.argmax(v)[None]][0],
+    "index, rows found": lambda v: torch.stack([v, v.flip(0)])[torch.argmin(v)[None], [1]][0],
+    "index_select": lambda v: v.index_select(0, torch.tensor([1]))[0],
+    "take": lambda v: torch.take(v.view(2, 1), torch.tensor([1]))[0],
+    "gather": lambda v: v.gather(0, torch.tensor([1, 1, 0]))[0],
+    "gather, found": lambda v: v.gather(0, torch.argmax(v)[None])[0],
+    "embedding": lambda v: F.embedding(torch.tensor([1]), v.view(2, 1))[0, 0],
+    "scatter": lambda v: v.scatter(0, torch.tensor([1]), v[:1])[1],
+    "scatter, found": lambda v: v.scatter(0, torch.argmax(v)[None], v[:1]).flip(0)[0],
+    "scatter_add": lambda v: v.scatter_add(0, torch.tensor([1, 1]), v)[1],
+    "scatter_reduce": lambda v: v.scatter_reduce(0, torch.tensor([1]), v[:1], "sum")[1],
+    "index_add": lambda v: v.index_add(0, torch.tensor([1]), v[:1], alpha=2)[1],
+    "index_copy": lambda v: v.index_copy(0, torch.tensor([1]), v[:1])[1],
+    "index_fill": lambda v: v.index_fill(0, torch.tensor([1]), 0.5)[1] + v[0],
+    "index_put": lambda v: v.index_put((torch.tensor([1]),), v[0])[1],
+    "index_put, added": lambda v: v.index_put((torch.tensor([1, 1]),), v, accumulate=True)[1],
+    "_unsafe_index_put": lambda v: aten._unsafe_index_put(v, [torch.tensor([1])], v[0])[1],
+    "slice_scatter": lambda v: torch.slice_scatter(v, v[:1], 0, 1, 2)[1],
+    "select_scatter": lambda v: torch.select_scatter(v, v[0], 0, 1)[1] if v.dim() == 1 else v[1],
+    "diagonal_scatter": lambda v: torch.diagonal_scatter(torch.stack([v, v]), v.flip(0))[0, 0],
 }
 """Of a vector of two: what only moves numbers."""
+
+ORDER = {
+    "max": torch.max,
+    "min": torch.min,
+    "max, axis": lambda v: v.max(0).values,
+    "min, axis": lambda v: v.min(0).values,
+    "max, place": lambda v: v.max(0).indices + v[0],
+    "amin": torch.amin,
+    "aminmax": lambda v: torch.aminmax(v).min,
+    "argmax": lambda v: torch.argmax(v) + v[0],
+    "argmin": lambda v: torch.argmin(v) + v[0],
+    "cummax": lambda v: torch.cummax(v, 0).values[1],
+    "cummin": lambda v: torch.cummin(v, 0).values[1],
+    "cummax, place": lambda v: torch.cummax(v, 0).indices[1] + v[0],
+    "sort": lambda v: v.sort().values[0],
+    "sort, down": lambda v: v.sort(descending=True).values[0],
+    "sort, place": lambda v: v.sort().indices[1] + v[0],
+    "topk": lambda v: v.topk(1).values[0],
+    "topk, least": lambda v: v.topk(2, largest=False).values[1],
+    "kthvalue": lambda v: v.kthvalue(2).values,
+    "median": torch.median,
+    "median, axis": lambda v: v.median(0).values,
+    "bucketize": lambda v: torch.bucketize(v, torch.tensor([-1.0, 0.5, 3.0], dtype=v.dtype))[0] + v[1],
+    "searchsorted": lambda v: torch.searchsorted(torch.tensor([0.0, 0.5], dtype=v.dtype), v, right=True)[0] + v[1],
+    "max_pool2d": lambda v: F.max_pool2d(v.view(1, 1, 1, 2), (1, 2))[0, 0, 0, 0],
+    "max_pool3d": lambda v: F.max_pool3d(v.view(1, 1, 1, 1, 2), (1, 1, 2))[0, 0, 0, 0, 0],
+    "adaptive_max_pool2d": lambda v: F.adaptive_max_pool2d(v.view(1, 1, 1, 2), 1)[0, 0, 0, 0],
+    "adaptive_max_pool3d": lambda v: F.adaptive_max_pool3d(v.view(1, 1, 1, 1, 2), 1)[0, 0, 0, 0, 0],
+}
+"""Of a vector of two: what chooses."""
+
+SUMMED = {
+    "cumsum": lambda v: v.cumsum(0)[1],
+    "cumprod": lambda v: v.cumprod(0)[1],
+    "prod": torch.prod,
+    "logcumsumexp": lambda v: torch.logcumsumexp(v, 0)[1],
+    "baddbmm": lambda v: torch.baddbmm(v.view(1, 2, 1), v.view(1, 2, 1), v[:1].view(1, 1, 1), beta=0.5)[0, 1, 0],
+    "convolution": lambda v: F.conv1d(v.view(1, 1, 2), v.view(1, 1, 2))[0, 0, 0],
+    "convolution, transposed": lambda v: F.conv_transpose1d(v.view(1, 1, 2), v[:1].view(1, 1, 1))[0, 0, 1],
+    "avg_pool2d": lambda v: F.avg_pool2d(v.view(1, 1, 1, 2), (1, 2))[0, 0, 0, 0],
+    "avg_pool3d": lambda v: F.avg_pool3d(v.view(1, 1, 1, 1, 2), (1, 1, 2))[0, 0, 0, 0, 0],
+    "adaptive_avg_pool2d": lambda v: aten._adaptive_avg_pool2d(v.view(1, 1, 1, 2), [1, 1])[0, 0, 0, 0],
+    "adaptive_avg_pool3d": lambda v: aten._adaptive_avg_pool3d(v.view(1, 1, 1, 1, 2), [1, 1, 1])[0, 0, 0, 0, 0],
+    "fft": lambda v: torch.view_as_real(torch.fft.fft(torch.complex(v, v.flip(0))))[1, 0],
+    "rfft": lambda v: torch.fft.rfft(v)[0].real,
+    "irfft": lambda v: torch.fft.irfft(torch.complex(v, torch.zeros_like(v)), n=2)[0],
+    "cdist": lambda v: torch.cdist(v.view(1, 2), v.flip(0).view(1, 2), p=1.0)[0, 0],
+    "pdist": lambda v: F.pdist(v.view(2, 1), 1.0)[0],
+    "bilinear": lambda v: F.bilinear(v[:1], v[1:], v[:1].view(1, 1, 1))[0],
+}
+"""Of a vector of two: sums and products of a few numbers."""
+
+
+def matrix(v):
+    """One that has an inverse, whatever the two numbers."""
+    return torch.stack([v + torch.tensor([9, 0]), v.flip(0) - torch.tensor([0, 9])])
+
+
+def lower(v):
+    return torch.stack([v + 5, v + 7])
+
+
+SOLVED = {
+    "inv": lambda v: torch.linalg.inv(matrix(v))[0, 1],
+    "solve": lambda v: torch.linalg.solve(matrix(v), v)[0],
+    "det": lambda v: torch.linalg.det(matrix(v)),
+    "slogdet": lambda v: torch.linalg.slogdet(matrix(v))[1],
+    "cholesky": lambda v: torch.linalg.cholesky(torch.outer(v, v) + torch.eye(2, dtype=v.dtype))[1, 1],
+    "cholesky_solve": lambda v: torch.cholesky_solve(v[:, None], lower(v).tril())[1, 0],
+    "cholesky_inverse": lambda v: torch.cholesky_inverse(lower(v).tril())[1, 0],
+    "solve_triangular": lambda v: torch.linalg.solve_triangular(lower(v), v[:, None], upper=False)[1, 0],
+    "matrix_exp": lambda v: torch.linalg.matrix_exp(torch.stack([v, v.flip(0)]) / 8)[0, 1],
+}
+"""Of a vector of two, moderate ones: linear algebra."""
 
 COMPLEX = {
     "abs": torch.abs,
@@ -266,6 +368,42 @@ COMPLEX = {
     "to complex": lambda z: z.real.to(z.dtype),
 }
 """Of one complex number."""
+
+COMPLEX_FUNCTIONS = {
+    "log": torch.log,
+    "log2": torch.log2,
+    "log10": torch.log10,
+    "log1p": torch.log1p,
+    "expm1": torch.expm1,
+    "exp2": torch.exp2,
+    "sqrt": torch.sqrt,
+    "rsqrt": torch.rsqrt,
+    "sigmoid": torch.sigmoid,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "tan": torch.tan,
+    "sinh": torch.sinh,
+    "cosh": torch.cosh,
+    "tanh": torch.tanh,
+    "asin": torch.asin,
+    "acos": torch.acos,
+    "atan": torch.atan,
+    "asinh": torch.asinh,
+    "acosh": torch.acosh,
+    "atanh": torch.atanh,
+    "z ** 3": lambda z: z**3,
+    "z ** -2": lambda z: z**-2,
+    "z ** 0.5": lambda z: z**0.5,
+    "z ** z": lambda z: z**z,
+    "2 ** z": lambda z: 2**z,
+    "eq": lambda z: (z == z.conj()) + z,
+    "ne": lambda z: (z != z.conj()) + z,
+    "isnan": lambda z: torch.isnan(z) + z,
+    "isinf": lambda z: torch.isinf(z) + z,
+    "var": lambda z: torch.stack([z, z * z]).var() + z,
+    "std": lambda z: torch.stack([z, z * z]).std() + z,
+}
+"""Of one complex number, a moderate one."""
 
 COMPLEX_TWO = {
     "add": torch.add,

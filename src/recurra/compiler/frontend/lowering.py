@@ -15,11 +15,16 @@ LOWERING: dict[str, Callable[..., Any]] = {}
 """Name of the operation in ATen -> function(graph, arguments with nodes for tensors) -> node, pair or list of them."""
 
 
-def rule(*names: str) -> Callable[[Callable], Callable]:
+BY_NUMBER: set[str] = set()
+"""Rules that are given whole numbers and booleans which are known now as the tensors they are: positions."""
+
+
+def rule(*names: str, by_number: bool = False) -> Callable[[Callable], Callable]:
     """Enter a function in the table."""
 
     def enter(function: Callable) -> Callable:
         LOWERING.update(dict.fromkeys(names, function))
+        BY_NUMBER.update(names if by_number else ())
         return function
 
     return enter

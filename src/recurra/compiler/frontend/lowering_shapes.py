@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from recurra.compiler.frontend.graph import Graph, Node
-from recurra.compiler.frontend.lowering import LOWERING, add, boolean, conj, each, mul, pair, real, rule
+from recurra.compiler.frontend.lowering import LOWERING, add, as_node, boolean, conj, each, mul, pair, real, rule
 from recurra.compiler.frontend.values import Pair, Value
 
 
@@ -161,8 +161,8 @@ rule("zeros_like", "new_zeros")(_filled(0.0))
 rule("ones_like", "new_ones")(_filled(1.0))
 LOWERING["new_zeros"] = lambda g, x, shape, **_: g.expand(g.constant(0.0), tuple(shape))
 LOWERING["new_ones"] = lambda g, x, shape, **_: g.expand(g.constant(1.0), tuple(shape))
-rule("full_like")(lambda g, x, value, **_: g.expand(g.constant(float(value)), x.shape))
-rule("new_full")(lambda g, x, shape, value, **_: g.expand(g.constant(float(value)), tuple(shape)))
+rule("full_like")(lambda g, x, value, **_: each(as_node(g, value), lambda node: g.expand(node, x.shape)))
+rule("new_full")(lambda g, x, shape, value, **_: each(as_node(g, value), lambda node: g.expand(node, tuple(shape))))
 
 
 # --- reductions and products ------------------------------------------------------------------------------------------

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# They fill the table of rules.
-from recurra.compiler.frontend import lowering_norms, lowering_pointwise, lowering_slopes  # noqa: F401
 from recurra.compiler.frontend.graph import Graph, Node
-from recurra.compiler.frontend.lowering import LOWERING
+from recurra.compiler.frontend.table import BY_NUMBER, LOWERING
 from recurra.compiler.frontend.values import Pair, Value
 from recurra.errors import RecurraError
 
@@ -106,6 +104,10 @@ class Recorder(TorchDispatchMode):
         self._real.add(tensor.dtype.to_real())
         return value
 
+    def computed(self, tensor: Tensor) -> bool:
+        """Whether the value of a tensor depends on what the step reads."""
+        return id(tensor) in self._values
+
     def value(self, tensor: Tensor) -> Value:
         """The node of a tensor the step computed, or a constant it made."""
         if id(tensor) in self._values:
@@ -156,11 +158,12 @@ class Recorder(TorchDispatchMode):
 
     def _record(self, name: str, args: tuple, kwargs: dict, result: Any) -> None:
         before = len(self.graph._known)
+        by_number = name in BY_NUMBER
         try:
-            lowered = LOWERING[name](self.graph, *_replace(args, self), **_replace(kwargs, self))
+            lowered = LOWERING[name](self.graph, *_replace(args, self, by_number), **_replace(kwargs, self, by_number))
         except (ValueError, TypeError, KeyError) as error:
             raise Untraceable(f"step uses {name} in a way that is not supported ({error}){_where()}") from error
-        results = result if isinstance(result, tuple | list) else [result]
+        results = [t for t in (result if isinstance(result, tuple | list) else [result]) if t is not None]
         given = {a.dtype.to_real() for a in _flat((args, kwargs)) if isinstance(a, Tensor) and id(a) in self._values}
         for tensor in results:
             floating = tensor.is_floating_point() or tensor.is_complex()
@@ -213,12 +216,13 @@ def _flat(value: Any) -> list[Any]:
     return [value]
 
 
-def _replace(value: Any, recorder: Recorder) -> Any:
-    """Arguments with every tensor replaced by its node."""
+def _replace(value: Any, recorder: Recorder, by_number: bool) -> Any:
+    """Arguments with every tensor replaced by its node; with `by_number` but for whole numbers that are known now."""
     if isinstance(value, Tensor):
-        return recorder.value(value)
+        known = by_number and not (value.is_floating_point() or value.is_complex() or recorder.computed(value))
+        return value if known else recorder.value(value)
     if isinstance(value, tuple | list):
-        return [_replace(item, recorder) for item in value]
+        return [_replace(item, recorder, by_number) for item in value]
     if isinstance(value, dict):
-        return {name: _replace(item, recorder) for name, item in value.items()}
+        return {name: _replace(item, recorder, by_number) for name, item in value.items()}
     return value
