@@ -10,6 +10,7 @@ import torch
 
 import recurra
 from recurra import LanguageModel, State, sealed
+from recurra.data.text import read
 from recurra.files import read_json, read_text, write_atomically
 from recurra.models import files
 from recurra.streaming.session import Session
@@ -62,13 +63,26 @@ def no_files(tmp_path):
 def test_what_is_no_file_is_not_read(tmp_path):
     model = LanguageModel(8, 8, "rnn", mlp=0)
     for path in no_files(tmp_path):
-        for read in (State.load, lambda path: Session.load(model, path)):
+        for load in (State.load, lambda path: Session.load(model, path)):
             with pytest.raises(recurra.InputError, match=r"file .* cannot be read: ") as caught:
-                read(path)
+                load(path)
             assert "\n" not in str(caught.value)
-        for read in (read_text, read_json):
+        for load in (read_text, read_json):
             with pytest.raises(OSError, match=r"directory|neither|symbolic"):
-                read(path)
+                load(path)
+
+
+@pytest.mark.parametrize("path", ["", ".", "x" * 5000, "a/" * 3000, "\ud800", "/dev/zero", "none"])
+@pytest.mark.usefixtures("no_waiting")
+def test_odd_paths(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    model = LanguageModel(8, 8, "rnn", mlp=0)
+    for call in (State.load, lambda path: Session.load(model, path), recurra.load, read):
+        with pytest.raises((recurra.InputError, OSError)) as caught:
+            call(path)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(recurra.InputError, match="path is"):
+        State.load("a\0b")
 
 
 @pytest.mark.usefixtures("no_waiting")

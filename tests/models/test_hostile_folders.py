@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import recurra
-from recurra import LanguageModel
+from recurra import LanguageModel, State
 from recurra.interop.convert import FAMILIES
 from recurra.models import files
+from recurra.streaming.session import Session
 
 MEMORY = 2**29
 """Bytes that reading a folder of a few kilobytes never takes, of those that are asked for."""
@@ -184,6 +185,8 @@ def test_weights_that_are_none(tmp_path, ours):
     ):  # fmt: skip
         (tmp_path / "a/model.safetensors").write_bytes(content)
         assert refused(tmp_path / "a"), content[:60]
+        for read in (State.load, lambda path: Session.load(LanguageModel(8, 8, "lstm", mlp=2), path)):
+            assert refused(tmp_path / "a", lambda folder, read=read: read(folder / "model.safetensors")), content[:60]
 
 
 @pytest.mark.parametrize("tied", ["[]", "{", '{"a": "b"}', '{"head.weight": 3}', '{"head.weight": "norm.weight"}', "3"])

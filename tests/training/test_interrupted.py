@@ -10,11 +10,13 @@ import threading
 from dataclasses import replace
 
 import pytest
+import torch
 from test_training import TEXT, TINY, everything, logged, same, weights
 
+from recurra import sealed
 from recurra.cli.train import _how_to_go_on
 from recurra.errors import InputError
-from recurra.training import trainer
+from recurra.training import checkpoint, trainer
 from recurra.training.config import TrainConfig
 from recurra.training.run_folder import begun
 from recurra.training.trainer import train
@@ -86,7 +88,7 @@ def test_in_another_thread_interrupts_are_left_alone(tmp_path):
 COMMAND = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from recurra.training import trainer
+from recurra.training import checkpoint, trainer
 metrics_of = trainer._Run._metrics
 
 def metrics(run, loss):
@@ -182,3 +184,37 @@ def test_a_run_with_another_config_is_left_alone(tmp_path, change):
         train(TINY, TEXT, tmp_path, resume=True)
     assert "\n" not in str(caught.value)
     assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": -1}, {"step": 10**30}, {"step": "2"}, {"step": float("inf")}, {"step": None}, {"seconds": -1.0},
+        {"seconds": float("nan")}, {"seconds": "x"}, {"run": None}, {"model.norm.weight": torch.zeros(3)},
+        {"model.norm.weight": torch.zeros(16).double()}, {"other": torch.zeros(1)},
+        {"optimiser.99.step": torch.zeros(1)}, {"optimiser.x": torch.zeros(1)}, {"optimiser.0.exp_avg": torch.zeros(5)},
+        {"random": torch.zeros(5)},
+        {"random": torch.zeros(5056, dtype=torch.uint8)}, {"state.blocks.0.h": torch.zeros(4, 3)},
+    ],
+    ids=lambda change: str(change)[:40],
+)  # fmt: skip
+def test_a_checkpoint_that_is_whole_but_wrong(tmp_path, change):
+    """Its digest fits: somebody wrote it so."""
+    train(replace(TINY, seconds=1e-9), TEXT, tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, facts = sealed.read(path, "no checkpoint")
+    meta = json.loads(facts[checkpoint.META])
+    ((name, value),) = change.items()
+    if isinstance(value, torch.Tensor):
+        tensors[name] = value
+    else:
+        meta[name] = value
+    sealed.write(path, "checkpoint", tensors, {checkpoint.META: json.dumps(meta)})
+    said = ""
+    try:
+        train(replace(TINY, seconds=1e-9), TEXT, tmp_path, resume=True)
+    except InputError as error:
+        said = str(error)
+    assert said or name in ("other", "state.blocks.0.h")  # which are not read, since the run is over
+    assert said.count("\n") == 0
+    assert len(said.replace(str(tmp_path), "")) < 300

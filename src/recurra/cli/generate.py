@@ -40,8 +40,9 @@ def generate(
         raise InputError("prompt is empty; expected at least one character")
     check_choices(count, temperature, top_k)
     typed = prompt.encode(errors="surrogateescape")  # the bytes as they came, also where they are not UTF-8
-    if save is not None and save.is_dir():
-        raise InputError(f"save is {str(save)!r}, a folder; expected the file to write")
+    if save is not None and save.exists() and not save.is_file():
+        what = "a folder" if save.is_dir() else "a pipe or a device"
+        raise InputError(f"save is {str(save)!r}, {what}; expected the file to write")
     model = load_model(run)
     tokenizer = model.tokenizer
     session = Session(model, seed) if load is None else Session.load(model, load)

@@ -31,6 +31,8 @@ def read(path: str | Path) -> bytes:
     try:
         if not path.exists():
             raise InputError(f"data {str(path)!r} does not exist; expected a file or a folder")
+        if path.is_char_device() or path.is_block_device():
+            raise InputError(f"data {str(path)!r} is a device, which may have no end; expected a file or a folder")
         data = b"\n".join(_texts(path)) if path.is_dir() else path.read_bytes()
     except OSError as error:
         raise InputError(f"data {str(path)!r} cannot be read: {error.strerror}: {error.filename}") from error

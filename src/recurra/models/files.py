@@ -49,7 +49,7 @@ def save(model: LanguageModel, folder: str | Path, about: Mapping[str, Any] | No
         config["origin"] = model.origin.config
     try:
         json.dumps(config)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"about is {options.shown(about)}; expected data that JSON can hold: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
     if model.origin is not None:

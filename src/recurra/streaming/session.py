@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recurra import options
-from recurra.errors import InputError, RecurraError
+from recurra.errors import InputError, RecurraError, one_line
 from recurra.models.language_model import LanguageModel
 from recurra.state import State
 from recurra.streaming.walk import TokenWalk
@@ -189,7 +189,7 @@ class Session:
         try:
             session.generator.set_state(saved["session.generator"])
         except RuntimeError as error:
-            raise InputError(f"session file {str(path)!r} is damaged: {error}") from error
+            raise InputError(f"session file {str(path)!r} is damaged: {one_line(error)}") from error
         session.logits = saved["session.logits"].to(session.logits.device)
         return session
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recurra import sealed
+from recurra import options, sealed
 from recurra.errors import InputError, one_line
 from recurra.models.language_model import LanguageModel
 from recurra.state import State
@@ -55,7 +55,8 @@ def load(path: Path, run: str, model: LanguageModel, optimiser: torch.optim.Opti
     saved = State(tensors)
     try:
         meta = json.loads(facts[META])
-        whose, step, seconds = meta["run"], int(meta["step"]), float(meta["seconds"])
+        whose, step = meta["run"], options.whole("step", meta["step"])
+        seconds = options.number("seconds", meta["seconds"], 0)
         moments = _moments(saved.under("optimiser"))
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"checkpoint {str(path)!r} is none of ours: {one_line(error)}") from error
@@ -63,9 +64,12 @@ def load(path: Path, run: str, model: LanguageModel, optimiser: torch.optim.Opti
         raise InputError(f"checkpoint {str(path)!r} is of another run; put the right one back, or start anew elsewhere")
     if not _fits(saved, moments, model, optimiser):
         raise InputError(f"checkpoint {str(path)!r} was written by another version of recurra; start anew elsewhere")
+    try:
+        torch.set_rng_state(saved["random"])
+    except RuntimeError as error:
+        raise InputError(f"checkpoint {str(path)!r} is none of ours: {one_line(error)}") from error
     model.load_state_dict(saved.under("model"))
     optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
-    torch.set_rng_state(saved["random"])
     return Position(step, seconds, saved.under("state") or None)
 
 

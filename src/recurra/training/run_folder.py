@@ -173,7 +173,7 @@ class RunFolder:
                     kept.append(line)
         except FileNotFoundError:
             pass
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
             raise InputError(
                 f"{str(self.metrics)!r} holds a line that is no metrics: {one_line(error)}; move it away"
             ) from error
