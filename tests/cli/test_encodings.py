@@ -39,6 +39,24 @@ def test_generate(tmp_path, monkeypatch, encoding, prompt):
     printed.decode(encoding)
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_other_verbs(tmp_path, monkeypatch, encoding):
+    (tmp_path / "text").write_bytes("née € ".encode() * 200)
+    folder = tmp_path / "rün €"
+    train = ["--data", tmp_path / "text", "--out", folder, "--pattern", "rnn", "--width", 8, "--mlp", 8]
+    for verb in (
+        ["train", *train, "--batch", 2, "--window", 8, "--steps", 2],
+        ["evaluate", folder, "--data", tmp_path / "text"],
+        ["convert", folder, tmp_path / "kopie é"],
+        ["explain", "lmu", "--width", 8],
+        ["layers", "--width", 8],
+        ["--help"],
+    ):
+        code, printed = run(monkeypatch, encoding, *verb)
+        assert not code, verb
+        assert printed.decode(encoding), verb
+
+
 def test_a_tokenizer_reads_text_only(tmp_path, monkeypatch, capfd):
     tokenizers = pytest.importorskip("tokenizers")
     files.save(LanguageModel(8, 8, "min-gru", mlp=0), tmp_path)
