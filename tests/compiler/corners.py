@@ -115,6 +115,25 @@ ONE = {
 }
 """Of one number."""
 
+
+WITHIN = {
+    name: torch.func.grad(ONE[name])
+    for name in (
+        "exp", "expm1", "exp2", "log1p", "sqrt", "sigmoid", "tanh", "erf", "sin", "tan", "atan", "relu", "leaky_relu",
+        "clamp", "clamp_min", "hardtanh", "relu6", "hardswish", "hardshrink", "softshrink", "softplus",
+        "logsigmoid", "gelu", "gelu, tanh", "elu", "elu, alpha", "selu", "celu, alpha", "x ** 3", "x ** 1.5",
+    )
+} | {
+    "hardsigmoid": lambda x: aten.hardsigmoid_backward(torch.ones_like(x), x.detach()),
+    "silu": lambda x: aten.silu_backward(torch.ones_like(x), x.detach()),
+    "logit": lambda x: aten.logit_backward(torch.ones_like(x), x.detach()),
+    "log_softmax": lambda x: torch.func.grad(lambda v: torch.log_softmax(v, 0)[0])(torch.stack([x, 2 * x]))[0],
+    "softmax": lambda x: torch.func.grad(lambda v: torch.softmax(v, 0)[0])(torch.stack([x, 2 * x]))[0],
+    "layer_norm": lambda x: torch.func.grad(lambda v: F.layer_norm(v, (2,))[0])(torch.stack([x, 2 * x]))[0],
+    "norm": lambda x: torch.func.grad(torch.linalg.vector_norm)(torch.stack([x, 2 * x]))[0],
+}  # fmt: skip
+"""Of one number: slopes that a step takes itself."""
+
 TWO = {
     "add": torch.add,
     "add, alpha": lambda a, b: torch.add(a, b, alpha=2),

@@ -52,11 +52,11 @@ def _circular(e: Emitter, x: Value, quarter: int) -> Value:
 
 def _far_as_well(e: Emitter, x: Value, r: Value, n: Value) -> tuple[Value, Value]:
     """The rest and the quarter turns of the angles x, given those that hold up to `NEAR`."""
-    size = e.abs(x)
-    beyond = e.compare("ogt", size, _k(e, NEAR[_double(x)], x))
-    far = e.bitwise("and", beyond, e.compare("one", size, _k(e, float("inf"), x)))
+    beyond = e.compare("ogt", e.abs(x), _k(e, NEAR[_double(x)], x))
     rest, quarters = e.variable(r), e.variable(n)
-    with e.when(e.any(far)):
+    with e.when(e.any(beyond)):
+        # Of infinity what is left by the short way is NaN.
+        far = e.bitwise("and", beyond, e.compare("one", e.abs(x), _k(e, float("inf"), x)))
         # Numbers one by one, through memory: rare, and so it takes little code.
         angles = e.variable(e.select(far, x, _k(e, 1.0, x)))
         counts = e.variable(n)

@@ -19,7 +19,7 @@ MEANING: dict[str, Callable[..., Tensor]] = {
     "tan": torch.tan, "asin": torch.asin, "acos": torch.acos, "atan": torch.atan, "sinh": torch.sinh,
     "cosh": torch.cosh, "asinh": torch.asinh, "acosh": torch.acosh, "atanh": torch.atanh, "fmod": torch.fmod,
     "atan2": torch.atan2,
-    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "pow": torch.pow,
+    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div,
     "hypot": torch.hypot, "exp2": torch.exp2,
     "maximum": torch.maximum, "minimum": torch.minimum, "lt": torch.lt, "le": torch.le, "eq": torch.eq,
     "and": torch.logical_and, "or": torch.logical_or, "not": torch.logical_not, "where": torch.where,
@@ -34,7 +34,8 @@ class _Slope(torch.autograd.Function):
 
     @staticmethod
     def forward(value: Tensor, x: Tensor, slope: Tensor) -> Tensor:  # noqa: ARG004
-        return value.clone()
+        # By way of x, so that mapping over x maps the result, too, where the value is the same for all.
+        return torch.where(torch.ones_like(x, dtype=torch.bool), value, x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:  # noqa: ARG004
@@ -68,8 +69,16 @@ def _value(node: Node, args: list[Tensor], inputs: Mapping[str, Tensor], dtype: 
         "sum": lambda: args[0].sum(node.attr),
         "max": lambda: args[0].amax(node.attr),
         "assemble": lambda: _assemble(node, args),
+        "pow": lambda: torch.pow(args[0], _exponent(node.args[1], args[1])),
     }
     return rules[node.op]() if node.op in rules else MEANING[node.op](*args)
+
+
+def _exponent(node: Node, value: Tensor) -> Tensor | float:
+    """A known exponent as the number it is, which is not always one of the dtype."""
+    while node.op in ("expand", "reshape"):
+        node = node.args[0]
+    return float(node.attr) if node.op == "constant" else value
 
 
 def _assemble(node: Node, parts: list[Tensor]) -> Tensor:

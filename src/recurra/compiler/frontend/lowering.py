@@ -262,16 +262,14 @@ def _silu(g: Graph, x: Node) -> Node:
 
 @rule("log_sigmoid_forward")
 def _log_sigmoid(g: Graph, x: Node) -> list[Node]:
-    value = g.pointwise("neg", g.pointwise("softplus", g.pointwise("neg", x)))
-    return [value, value]
+    """The value, and e^-|x|, which PyTorch keeps for the slope."""
+    kept = g.pointwise("exp", g.pointwise("neg", g.pointwise("abs", x)))
+    return [g.pointwise("neg", g.pointwise("softplus", g.pointwise("neg", x))), kept]
 
 
-# --- backward operations that appear when `step` differentiates inside itself -----------------------------------------
-
-
-@rule("threshold_backward")
-def _threshold_backward(g: Graph, d: Node, x: Node, threshold: float) -> Node:
-    return g.pointwise("where", g.pointwise("le", x, g.constant(float(threshold))), g.constant(0.0), d)
+@rule("mish")
+def _mish(g: Graph, x: Node) -> Node:
+    return g.pointwise("mul", x, g.pointwise("tanh", g.pointwise("softplus", x)))
 
 
 # --- comparison and choice --------------------------------------------------------------------------------------------

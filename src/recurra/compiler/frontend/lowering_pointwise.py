@@ -70,7 +70,8 @@ def _floor_divide(g: Graph, a: Any, b: Any) -> Node:
     left = g.pointwise("fmod", a, b)
     whole = g.pointwise("div", g.pointwise("sub", a, left), b)
     whole = g.pointwise("round", _choose(g, _is_zero(g, b), g.pointwise("div", a, b), whole))
-    return _choose(g, _crosses(g, left, b), g.pointwise("sub", whole, g.constant(1.0)), whole)
+    whole = _choose(g, _crosses(g, left, b), g.pointwise("sub", whole, g.constant(1.0)), whole)
+    return g.pointwise("stop", whole)
 
 
 def _rounded(divide: Callable[..., Value]) -> Callable[..., Value]:
@@ -79,7 +80,8 @@ def _rounded(divide: Callable[..., Value]) -> Callable[..., Value]:
     def div(g: Graph, a: Any, b: Any, rounding_mode: str | None = None) -> Value:
         if rounding_mode == "floor":
             return _floor_divide(g, a, b)
-        return divide(g, a, b) if rounding_mode is None else g.pointwise("trunc", real(g, divide(g, a, b)))
+        quotient = divide(g, a, b)
+        return quotient if rounding_mode is None else g.pointwise("stop", g.pointwise("trunc", real(g, quotient)))
 
     return div
 

@@ -88,6 +88,11 @@ def _hardswish(g: Graph, x: Node) -> Node:
     return g.given(value, (x, _choose(g, _at_most(g, x, -3.0), 0.0, within)))
 
 
+@rule("hardshrink")
+def _hardshrink(g: Graph, x: Node, lambd: float = 0.5) -> Node:
+    return _choose(g, _all(g, _at_most(g, -lambd, x), _at_most(g, x, lambd)), 0.0, x)
+
+
 @rule("softshrink")
 def _softshrink(g: Graph, x: Node, lambd: float = 0.5) -> Node:
     value = _choose(g, _less(g, x, -lambd), add(g, x, lambd), _choose(g, _less(g, lambd, x), add(g, x, -lambd), 0.0))
@@ -101,6 +106,8 @@ def _elu(g: Graph, x: Node, alpha: float = 1, scale: float = 1, input_scale: flo
     scaled, negative = mul(g, x, input_scale), _at_most(g, x, 0.0)
     value = _choose(g, negative, mul(g, alpha * scale, g.pointwise("expm1", scaled)), mul(g, x, scale))
     falling = mul(g, input_scale * alpha * scale, g.pointwise("exp", scaled))
+    # Its own slope, for a step that takes this one, is zero at zero and above.
+    falling = g.given(falling, (x, _choose(g, _less(g, x, 0.0), mul(g, input_scale, falling), 0.0)))
     return g.given(value, (x, _choose(g, negative, falling, scale)))
 
 
@@ -163,20 +170,6 @@ def _addcdiv(g: Graph, x: Value, a: Value, b: Value, value: float = 1) -> Value:
         return total
     of_b = g.pointwise("neg", divide(g, scaled, mul(g, b, b)))
     return g.given(total, (x, g.constant(1.0)), (a, divide(g, value, b)), (b, of_b))
-
-
-# The first two are met where a step takes a gradient of its own.
-@rule("tanh_backward")
-def _tanh_backward(g: Graph, d: Node, y: Node) -> Node:
-    slope = add(g, 1.0, mul(g, y, y), op="sub")
-    return g.given(mul(g, d, slope), (d, slope), (y, mul(g, mul(g, y, -2.0), d)))
-
-
-@rule("sigmoid_backward")
-def _sigmoid_backward(g: Graph, d: Node, y: Node) -> Node:
-    rest = add(g, 1.0, y, op="sub")
-    steep = mul(g, d, add(g, 1.0, mul(g, 2.0, y), op="sub"))
-    return g.given(mul(g, mul(g, d, rest), y), (d, mul(g, rest, y)), (y, steep))
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------

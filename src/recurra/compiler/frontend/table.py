@@ -1,6 +1,7 @@
 """The table of all rules, filled: `lowering` says what a rule is, and each of the other files enters its own."""
 
 from recurra.compiler.frontend import (  # noqa: F401
+    lowering_backward,
     lowering_complex,
     lowering_index,
     lowering_linalg,
