@@ -177,9 +177,11 @@ def table(found: list[dict[str, str]]) -> str:
 
 
 def short(row: dict[str, str]) -> str:
-    """An operation by its name, where it has one."""
-    name = re.match(r"(?:torch\.|F\.|nn\.|[hzabmxc]\.)([\w.]+)\(", row["operation"])
-    return name[1].removesuffix(".to") if name else row["operation"].replace("|", "\\|")
+    """An operation by its name, where it is the call of one."""
+    operation = row["operation"].replace("|", "\\|")
+    call = re.fullmatch(r"(?:torch\.|F\.|nn\.|[hzabmxc]\.)([\w.]+)\((.*)\)(?:\.\w+|\[\d\])?", operation)
+    depths = [call[2][:i].count("(") - call[2][:i].count(")") for i in range(len(call[2]) + 1)] if call else [-1]
+    return call[1] if call and min(depths) >= 0 else operation
 
 
 def main() -> None:
@@ -194,9 +196,8 @@ def main() -> None:
         writer = csv.DictWriter(file, list(listed[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(listed)
-    text = GUIDE.read_text()
-    text = re.sub(rf"(?<={FIRST}\n\n).*?(?=\n\n{LAST})", lambda _: table(listed), text, flags=re.DOTALL)
-    GUIDE.write_text(text)
+    before, rest = GUIDE.read_text().split(FIRST)
+    GUIDE.write_text(f"{before}{FIRST}\n\n{table(listed)}\n\n{LAST}{rest.split(LAST)[1]}")
 
 
 if __name__ == "__main__":

@@ -286,6 +286,9 @@ VIEW = {
     "_unsafe_index_put": lambda v: aten._unsafe_index_put(v, [torch.tensor([1])], v[0])[1],
     "slice_scatter": lambda v: torch.slice_scatter(v, v[:1], 0, 1, 2)[1],
     "select_scatter": lambda v: torch.select_scatter(v, v[0], 0, 1)[1] if v.dim() == 1 else v[1],
+    "block_diag": lambda v: torch.block_diag(v[:1], v)[1, 2],
+    "fill_": lambda v: v.clone().fill_(0.5)[0] + v[1],
+    "zero_": lambda v: v.clone().zero_()[0] + v[1],
     "diagonal_scatter": lambda v: torch.diagonal_scatter(torch.stack([v, v]), v.flip(0))[0, 0],
 }
 """Of a vector of two: what only moves numbers."""

@@ -280,9 +280,18 @@ rule("ge")(lambda g, a, b: g.pointwise("le", real(g, b), real(g, a)))
 rule("eq")(lambda g, a, b: g.pointwise("eq", real(g, a), real(g, b)))
 rule("ne")(lambda g, a, b: g.pointwise("not", g.pointwise("eq", real(g, a), real(g, b))))
 rule("isnan")(lambda g, x: g.pointwise("not", g.pointwise("eq", real(g, x), real(g, x))))
-rule("logical_and", "bitwise_and")(lambda g, a, b: g.pointwise("and", boolean(g, a), boolean(g, b)))
-rule("logical_or", "bitwise_or")(lambda g, a, b: g.pointwise("or", boolean(g, a), boolean(g, b)))
-rule("logical_not", "bitwise_not")(lambda g, a: g.pointwise("not", boolean(g, a)))
+rule("logical_and")(lambda g, a, b: g.pointwise("and", boolean(g, a), boolean(g, b)))
+rule("logical_or")(lambda g, a, b: g.pointwise("or", boolean(g, a), boolean(g, b)))
+rule("logical_not")(lambda g, a: g.pointwise("not", boolean(g, a)))
+for _name in ("and", "or", "not"):
+    rule(f"bitwise_{_name}")(lambda g, *args, _op=_name: g.pointwise(_op, *(condition(g, a) for a in args)))
+
+
+def condition(g: Graph, value: Any) -> Node:
+    """An operand of what PyTorch does bit by bit: of conditions that is their logic, of numbers it is not known."""
+    if not (isinstance(value, bool) or (isinstance(value, Node) and value.is_bool)):
+        raise TypeError("numbers, bit by bit")
+    return boolean(g, value)
 
 
 @rule("where")

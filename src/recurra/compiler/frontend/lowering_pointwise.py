@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from recurra.compiler.frontend.graph import Graph, Node
-from recurra.compiler.frontend.lowering import LOWERING, boolean, divide, mul, real, rule
+from recurra.compiler.frontend.lowering import LOWERING, boolean, condition, divide, mul, real, rule
 from recurra.compiler.frontend.values import Pair, Value
 
 for _name in ("ceil", "trunc", "erfc", "log2", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "asinh", "acosh",
@@ -136,9 +136,14 @@ def _not_nan(g: Graph, a: Any, b: Any, op: str = "maximum") -> Node:
 LOWERING["fmin"] = lambda g, a, b: _not_nan(g, a, b, "minimum")
 
 
-@rule("logical_xor", "bitwise_xor")
+@rule("logical_xor")
 def _xor(g: Graph, a: Any, b: Any) -> Node:
     return _differ(g, boolean(g, a), boolean(g, b))
+
+
+@rule("bitwise_xor")
+def _bitwise_xor(g: Graph, a: Any, b: Any) -> Node:
+    return _differ(g, condition(g, a), condition(g, b))
 
 
 # --- lengths and angles -----------------------------------------------------------------------------------------------

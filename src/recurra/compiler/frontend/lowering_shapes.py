@@ -21,6 +21,17 @@ def _same(_graph: Graph, x: Value, *_: Any, **__: Any) -> Value:
     return x
 
 
+@rule("block_diag")
+def _block_diag(g: Graph, parts: list[Value]) -> Value:
+    matrices = [_view(g, x, [*(1,) * (2 - len(x.shape)), *x.shape]) for x in parts]
+    ends = [[sum(x.shape[i] for x in matrices[:n]) for n in range(len(matrices) + 1)] for i in (0, 1)]
+    offsets, shape = list(zip(*ends, strict=True))[:-1], tuple(end[-1] for end in ends)
+    if all(isinstance(x, Node) for x in matrices):
+        return g.assemble(matrices, offsets, shape)  # type: ignore[arg-type]
+    pairs = [pair(g, x) for x in matrices]
+    return Pair(*(g.assemble(part, offsets, shape) for part in ([p.real for p in pairs], [p.imag for p in pairs])))
+
+
 @rule("_to_copy")
 def _to_copy(g: Graph, x: Value, dtype: Any = None, **_: Any) -> Value:
     if isinstance(x, Pair) or dtype is None or dtype.is_floating_point:
@@ -29,6 +40,8 @@ def _to_copy(g: Graph, x: Value, dtype: Any = None, **_: Any) -> Value:
         return pair(g, x)
     if str(dtype) == "torch.bool":
         return boolean(g, x)
+    if str(dtype) in ("torch.int64", "torch.int32"):
+        return real(g, x) if x.is_bool else g.pointwise("trunc", x)
     raise TypeError(f"a conversion to {dtype}")
 
 
@@ -157,7 +170,8 @@ def _filled(value: float) -> Callable[..., Node]:
     return lambda g, x, *_, **__: g.expand(g.constant(value), x.shape)
 
 
-rule("zeros_like", "new_zeros")(_filled(0.0))
+rule("zeros_like", "new_zeros", "zero")(_filled(0.0))
+rule("fill")(lambda g, x, value: each(as_node(g, value), lambda node: g.expand(node, x.shape)))
 rule("ones_like", "new_ones")(_filled(1.0))
 LOWERING["new_zeros"] = lambda g, x, shape, **_: g.expand(g.constant(0.0), tuple(shape))
 LOWERING["new_ones"] = lambda g, x, shape, **_: g.expand(g.constant(1.0), tuple(shape))

@@ -12,11 +12,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from recurra.compiler.frontend.bounds import largest
 from recurra.compiler.frontend.graph import Graph, Node
+from recurra.compiler.frontend.positions import Positions
 from recurra.compiler.frontend.table import BY_NUMBER, LOWERING
 from recurra.compiler.frontend.values import Pair, Value
+from recurra.compiler.frontend.writing import seen, share_memory, written
 from recurra.errors import RecurraError
 
+COUNTING = {"add", "sub", "rsub", "mul", "pow", "sum", "prod", "cumsum", "cumprod", "mm", "mv", "bmm", "dot", "addmm"}
+"""Operations of which whole numbers may become larger than those that they are made of."""
 LIBRARY = ("torch/", "recurra/compiler/", "recurra/recurrence.py", "recurra/check", "recurra/engines/")
 
 
@@ -61,8 +66,13 @@ def trace(
         examples.append({name: value.detach().clone() for name, value in group.items()})
         for name, value in examples[-1].items():
             leaves[f"{kind}.{name}"] = recorder.leaf(f"{kind}.{name}", value)
-    with recorder:
-        after, y = step(tuple(examples[0].values()), examples[1], examples[2])
+    with Positions(lambda said: Untraceable(said + _where())), recorder:
+        try:
+            after, y = step(tuple(examples[0].values()), examples[1], examples[2])
+        except Exception as error:
+            if type(error).__module__.startswith("torch._dynamo") or "HigherOrderOperator" in str(error):
+                raise Untraceable("step uses torch.cond or the like: decide by torch.where") from error
+            raise
     if recorder.refusal is not None:
         raise Untraceable(recorder.refusal)
     return Traced(
@@ -81,6 +91,9 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.graph = Graph()
         self.lines: dict[Node, str] = {}
+        self._constants: list[Tensor] = []
+        # Leaves that are whole numbers, with their size: none, since who reads them is refused for that.
+        self._whole: dict[str, float] = {}
         # Tensors are kept alive, so that an id stands for one tensor during the whole trace.
         self._values: dict[int, tuple[Tensor, Value]] = {}
         self._real: set[torch.dtype] = set()
@@ -102,7 +115,14 @@ class Recorder(TorchDispatchMode):
             value = self.graph.input(name, shape, tensor.dtype == torch.bool)
         self._values[id(tensor)] = (tensor, value)
         self._real.add(tensor.dtype.to_real())
+        if _is_whole(tensor):
+            self._whole[name] = 0.0
         return value
+
+    @property
+    def _exact(self) -> float:
+        """Up to where the type of the step holds all whole numbers."""
+        return 2.0**53 if torch.float64 in self._real else 2.0**24
 
     def computed(self, tensor: Tensor) -> bool:
         """Whether the value of a tensor depends on what the step reads."""
@@ -131,30 +151,56 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if _draws(func, args, kwargs):
             raise Untraceable(f"step draws random numbers{_where()}: draw them in inputs, for all time steps")
         name = func._overloadpacket._qualified_op_name.removeprefix("aten::")
         tensors = [a for a in _flat(args) if isinstance(a, Tensor)]
-        if not any(id(a) in self._values for a in tensors) and name not in ("copy_",):
-            return func(*args, **kwargs)  # a constant: its value is what counts
-        if name.endswith("_") and name[:-1] in LOWERING and self._alone(args[0]):
-            name = name[:-1]
+        if not any(id(a) in self._values for a in tensors):
+            result = func(*args, **kwargs)  # a constant: its value is what counts
+            self._constants.extend(t for t in _flat(result) if isinstance(t, Tensor))
+            return result
+        if torch.Tag.inplace_view in func.tags:  # squeeze_ and its like change no number
+            name = name.removesuffix("_")
+        elif func._schema.is_mutable and name.endswith("_"):
+            self._write(func, name.removesuffix("_"), args, kwargs)
+            return args[0]
+        if name == "as_strided":
+            result = func(*args, **kwargs)
+            self._values[id(result)] = result, seen(self.graph, self.value(args[0]), args[0], result)
+            return result
         if name in LOWERING:
             result = func(*args, **kwargs)
             self._record(name, args, kwargs, result)
             return result
+        return self._decomposed(func, name, args, kwargs)
+
+    def _decomposed(self, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
         with self:
             decomposed = _decompose(func, args, kwargs)
         if decomposed is NotImplemented:
             raise Untraceable(_refusal(name))
         return decomposed
 
-    def _alone(self, tensor: Tensor) -> bool:
-        """Whether a tensor computed by the step shares its memory with no other, so that it may be written over."""
-        storage = tensor.untyped_storage().data_ptr()
-        return id(tensor) in self._values and not any(
-            other is not tensor and other.untyped_storage().data_ptr() == storage for other, _ in self._values.values()
-        )
+    def _write(self, func: Any, name: str, args: tuple, kwargs: dict) -> None:
+        """An operation in place, as the same operation that gives a new tensor, and then a copy."""
+        target = args[0]
+        plain = getattr(torch.ops.aten, name, None)
+        if name == "copy":
+            source = args[1]
+        elif plain is None or func._overloadname not in plain.overloads():
+            self._decomposed(func, name, args, kwargs)
+            return
+        else:
+            with self:
+                source = getattr(plain, func._overloadname)(*args, **kwargs)
+        known = [known for known, _ in self._values.values()] + self._constants
+        others = [(other, self.value(other)) for other in known if share_memory(other, target)]
+        try:
+            changed = list(written(self.graph, target, self.value(source), others))
+        except ValueError as error:
+            raise Untraceable(f"step uses {name}_ in a way that is not supported ({error}){_where()}") from error
+        target.copy_(source)
+        self._values.update({id(tensor): (tensor, value) for tensor, value in changed})
 
     def _record(self, name: str, args: tuple, kwargs: dict, result: Any) -> None:
         before = len(self.graph._known)
@@ -173,6 +219,13 @@ class Recorder(TorchDispatchMode):
         lowered = lowered if isinstance(lowered, list) else [lowered]
         for tensor, value in zip(results, lowered, strict=True):
             self._values[id(tensor)] = (tensor, value)
+            if (
+                name in COUNTING
+                and isinstance(value, Node)
+                and _is_whole(tensor)
+                and largest(value, self._whole) > self._exact
+            ):
+                raise Untraceable(f"step may count beyond what its type holds exactly{_where()}: use a float")
         if len(self.graph._known) > before:
             place = _user_line()
             for node in list(self.graph._known.values())[before:]:
@@ -188,6 +241,17 @@ def _decompose(func: Any, args: tuple, kwargs: dict) -> Any:
 
     rule = decomposition_table.get(func)
     return NotImplemented if rule is None else rule(*args, **kwargs)
+
+
+def _draws(func: Any, args: tuple, kwargs: dict) -> bool:
+    """Whether an operation draws random numbers; attention does if it drops something."""
+    if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:
+        return (args[3] if len(args) > 3 else kwargs.get("dropout_p", 0.0)) != 0
+    return torch.Tag.nondeterministic_seeded in func.tags
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool)
 
 
 def _refusal(name: str) -> str:
