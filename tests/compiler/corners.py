@@ -122,11 +122,12 @@ WITHIN = {
         "exp", "expm1", "exp2", "log1p", "sqrt", "sigmoid", "tanh", "erf", "sin", "tan", "atan", "relu", "leaky_relu",
         "clamp", "clamp_min", "hardtanh", "relu6", "hardswish", "hardshrink", "softshrink", "softplus",
         "logsigmoid", "gelu", "gelu, tanh", "elu", "elu, alpha", "selu", "celu, alpha", "x ** 3", "x ** 1.5",
+        "silu", "mish", "logit", "logit, eps", "atanh", "asin", "acosh", "sinc", "rsqrt", "x ** -1", "softsign",
     )
 } | {
-    "hardsigmoid": lambda x: aten.hardsigmoid_backward(torch.ones_like(x), x.detach()),
-    "silu": lambda x: aten.silu_backward(torch.ones_like(x), x.detach()),
-    "logit": lambda x: aten.logit_backward(torch.ones_like(x), x.detach()),
+    "hardsigmoid_backward": lambda x: aten.hardsigmoid_backward(torch.ones_like(x), x.detach()),
+    "silu_backward": lambda x: aten.silu_backward(torch.ones_like(x), x.detach()),
+    "logit_backward": lambda x: aten.logit_backward(torch.ones_like(x), x.detach()),
     "log_softmax": lambda x: torch.func.grad(lambda v: torch.log_softmax(v, 0)[0])(torch.stack([x, 2 * x]))[0],
     "softmax": lambda x: torch.func.grad(lambda v: torch.softmax(v, 0)[0])(torch.stack([x, 2 * x]))[0],
     "layer_norm": lambda x: torch.func.grad(lambda v: F.layer_norm(v, (2,))[0])(torch.stack([x, 2 * x]))[0],
