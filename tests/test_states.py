@@ -96,6 +96,29 @@ def test_what_dicts_do_gives_states():
         state | [1]
 
 
+def test_tensors_without_plain_memory_are_not_written(tmp_path):
+    """Wrapped by a transform, fake, of another class, sparse, without values."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    def refused(tensor):
+        with pytest.raises(recurra.InputError, match=r"state\['h'\] is .*; a file holds plain dense tensors"):
+            State(h=tensor).save(tmp_path / "state")
+        return tensor
+
+    torch.func.vmap(refused)(torch.randn(2, 3))
+    torch.func.grad(lambda x: refused(x).sum())(torch.randn(3))
+    with FakeTensorMode():
+        refused(torch.randn(3))
+    refused(torch.randn(3).as_subclass(Named))
+    refused(torch.randn(3).to_sparse())
+    refused(torch.empty(3, device="meta"))
+    assert not list(tmp_path.iterdir())
+
+
+class Named(torch.Tensor):
+    """A tensor of another class."""
+
+
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 def test_integers_of_any_type_are_lengths_and_rows(dtype):
     layer, x = recurra.layer("lstm", 4), torch.randn(3, 5, 4)

@@ -39,11 +39,14 @@ def write(path: Path, what: str, tensors: Mapping[str, Tensor], facts: Mapping[s
     for name, tensor in tensors.items():
         try:
             plain[name] = tensor.detach().cpu().resolve_conj().clone(memory_format=torch.contiguous_format)
+            if type(plain[name]) is not Tensor or (plain[name].numel() and not plain[name].data_ptr()):
+                raise TypeError(type(tensor))
             save({name: torch.empty(0, dtype=tensor.dtype)})
         except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             kind = f"{str(tensor.dtype)[6:]} on {tensor.device}, {str(tensor.layout)[6:]}"
             raise InputError(
-                f"{what}[{shown(name)}] is {kind}; a file holds dense tensors that have values, under names of str"
+                f"{what}[{shown(name)}] is {kind}, {type(tensor).__name__}; a file holds plain dense tensors that have "
+                "values, under names of str"
             ) from error
     write_atomically(path, _ordered(save(plain, {**facts, DIGEST: _digest(plain, facts)})))
 

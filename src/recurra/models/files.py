@@ -54,9 +54,9 @@ def save(model: LanguageModel, folder: str | Path, about: Mapping[str, Any] | No
     folder.mkdir(parents=True, exist_ok=True)
     if model.origin is not None:
         model.origin.write_files(folder)
-    write_config(folder, config)
     facts = {"format": "pt", CONFIG: json.dumps(model.config), TIED: json.dumps(_tied(model))}
     sealed.write(folder / WEIGHTS, "model", tensors, facts)
+    write_config(folder, config)
 
 
 def load(folder: str | Path) -> LanguageModel:
