@@ -61,8 +61,9 @@ def _largest(g: Graph, size: Node, axes: Any, keepdim: bool, sign: float) -> Nod
     factor, zero = g.constant(sign), g.constant(0.0)
     most = g.pointwise("mul", factor, reduced(g, "max", g.pointwise("mul", factor, size), axes, True))
     hit = g.pointwise("eq", size, most)
-    count = reduced(g, "sum", g.pointwise("where", hit, g.constant(1.0), zero), axes, True)
-    slope = g.pointwise("where", hit, g.pointwise("div", g.constant(1.0), count), zero)
+    hits = g.pointwise("where", hit, g.constant(1.0), zero)
+    count = g.pointwise("maximum", reduced(g, "sum", hits, axes, True), g.constant(1.0))
+    slope = g.pointwise("div", hits, count)
     value = most if keepdim else reduced(g, "max", most, axes, False)
     return _summed(g, value, size, slope, axes, keepdim)
 

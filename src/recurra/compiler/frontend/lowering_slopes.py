@@ -101,6 +101,13 @@ def _softshrink(g: Graph, x: Node, lambd: float = 0.5) -> Node:
 
 
 # --- branches that overflow -------------------------------------------------------------------------------------------
+@rule("_prelu_kernel")
+def _prelu(g: Graph, x: Node, weight: Node) -> Node:
+    above = _less(g, 0.0, x)
+    value = _choose(g, above, x, mul(g, weight, x))
+    return g.given(value, (x, _choose(g, above, 1.0, weight)), (weight, _choose(g, above, 0.0, x)))
+
+
 @rule("elu")
 def _elu(g: Graph, x: Node, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Node:
     scaled, negative = mul(g, x, input_scale), _at_most(g, x, 0.0)
@@ -133,13 +140,17 @@ def _entr(g: Graph, x: Node) -> Node:
     return g.given(value, (x, g.pointwise("neg", add(g, log, 1.0))))
 
 
-@rule("xlogy")
-def _xlogy(g: Graph, a: Any, b: Any) -> Node:
+def _times_log(g: Graph, a: Any, b: Any, log: str, above: Any) -> Node:
+    """a times a logarithm of b, 0 where a is; `above` is how far b is above the end of the logarithm's range."""
     a, b = real(g, a), real(g, b)
-    log, nothing = g.pointwise("log", b), g.pointwise("eq", a, g.constant(0.0))
-    value = _choose(g, _is_nan(g, b), b, _choose(g, nothing, 0.0, mul(g, a, log)))
-    slope = _choose(g, _all(g, nothing, _at_most(g, b, 0.0)), 0.0, log)
-    return g.given(value, (a, slope), (b, g.pointwise("div", a, b)))
+    grown, nothing, left = g.pointwise(log, b), g.pointwise("eq", a, g.constant(0.0)), above(b)
+    value = _choose(g, _is_nan(g, b), b, _choose(g, nothing, 0.0, mul(g, a, grown)))
+    slope = _choose(g, _all(g, nothing, _at_most(g, left, 0.0)), 0.0, grown)
+    return g.given(value, (a, slope), (b, g.pointwise("div", a, left)))
+
+
+rule("xlogy")(lambda g, a, b: _times_log(g, a, b, "log", lambda b: b))
+rule("special_xlog1py")(lambda g, a, b: _times_log(g, a, b, "log1p", lambda b: add(g, b, 1.0)))
 
 
 @rule("sinc")
