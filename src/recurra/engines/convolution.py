@@ -14,7 +14,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from recurra.compiler.frontend.graph import topological
 from recurra.compiler.frontend.structure import flat_states, jacobian_rows
 from recurra.compiler.frontend.values import parts
 from recurra.engines import affine, compiled, loop
@@ -87,12 +86,10 @@ def _read(problem: Problem) -> dict[str, StepInput]:
     """The signals: inputs that change in time and that the step does something with."""
     step = traced_step(problem)
     assert isinstance(step, TracedStep)
-    outputs = parts("states", tuple(step.traced.states.values())) | parts("y", step.traced.y)
-    used = {node.attr for node in topological(outputs.values()) if node.op == "input"}
     return {
         name: entry
         for name, entry in problem.inputs.items()
-        if entry.per_time and any(f"input.{name}{part}" in used for part in ("", ".real", ".imag"))
+        if entry.per_time and any(f"input.{name}{part}" in step.read for part in ("", ".real", ".imag"))
     }
 
 

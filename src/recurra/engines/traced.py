@@ -42,6 +42,11 @@ class TracedStep:
         return structure(self.traced, self.leaves)
 
     @cached_property
+    def read(self) -> frozenset[str]:
+        """The leaves, states among them, that the new states and the output depend on."""
+        return frozenset(node.attr for node in topological(_outputs(self.traced)) if node.op == "input")
+
+    @cached_property
     def linearised(self) -> TracedStep:
         """The step with its Jacobian as output: row by row, each as long as the state, exact within its groups."""
         rows = jacobian_rows(self.traced, self.structure.groups)
