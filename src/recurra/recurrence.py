@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -46,6 +46,10 @@ class Recurrence(Layer):
     "chunkwise" runs it then.
     """
 
+    withheld: ClassVar[Mapping[str, str]] = {}
+    """Names of what `step` reads that does not reach the output of its own time step, each with the reason: a predictor
+    gives its output before it reads x, missing values are replaced. It is stated for the laws, which then check that
+    NaN in these does not come out at its time step, and that NaN in all others does."""
     last_solve: Solve | None = None
     """How the last call on the Newton engine went: iterations, residual, time steps left to the loop, seconds."""
 

@@ -27,13 +27,6 @@ def with_step(step):
     return type("Cell", (Whole,), {"step": lambda self, h, x: step(h, x)})(4)
 
 
-def filled(h, x):
-    new = torch.zeros(4)
-    for i in range(4):
-        new[i] = torch.tanh(h[i] + x[3 - i])
-    return new, new
-
-
 FORBIDDEN = {
     "if": (lambda h, x: (h, x) if h.sum() > 0 else (x, h), "use torch.where"),
     "max": (lambda h, x: (h * max(x[0], x[1]), x), "use torch.where"),
@@ -44,7 +37,6 @@ FORBIDDEN = {
     "noise": (lambda h, x: (h + torch.randn_like(x), x), "draw them in inputs"),
     "choice": (lambda h, x: (h + torch.multinomial(torch.softmax(x, 0), 1), x), "draw them in inputs"),
     "mask": (lambda h, x: (h + x[x > 0].sum(), x), "use torch.where"),
-    "filled": (filled, "use torch.stack"),
     "equal": (lambda h, x: (h, x) if torch.equal(h, x) else (x, h), "many lanes at once"),
 }
 
@@ -161,6 +153,33 @@ def out_of_place(h, c, x, m, w):
     c = torch.tanh(c + x)
     h = h + x * m * w
     return (h, c), h * c
+
+
+def shares(h, c, x, m, w):
+    """Writes what is its own into what all lanes read, and into what it makes."""
+    new = torch.zeros(2, dtype=h.dtype)
+    m *= x
+    for i in range(2):
+        new[i] = torch.tanh(h[1 - i] + m * w[i])
+    return (new, c), new
+
+
+def shares_nothing(h, c, x, m, w):
+    h = torch.tanh(h.flip(0) + m * x * w)
+    return (h, c), h
+
+
+@pytest.mark.parametrize("lengths", [None, torch.tensor([3, 1])])
+def test_what_all_lanes_share_may_be_written_to(lengths):
+    x, results = torch.randn(2, 3, 4).double(), []
+    weight = torch.randn(4, 2).double()
+    for step in (shares, shares_nothing):
+        layer = type("Cell", (Lanes,), {"step": lambda self, *a, step=step, **k: step(*a, **k)})().double()
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+        results.append(gradients(Case(layer, x, layer.initial_state(2), None, lengths), "loop"))
+    for name, value in results[1].items():
+        assert_close(name, results[0][name], value)
 
 
 @pytest.mark.parametrize("lengths", [None, torch.tensor([3, 1])])

@@ -1,4 +1,4 @@
-"""One deliberately wrong recurrence or engine for each law."""
+"""Recurrences and engines that are wrong on purpose, at least one for each law."""
 
 import torch
 from torch import nn
@@ -139,3 +139,64 @@ class HidesState(Healthy):
 
     def inputs(self, x):
         return {"gate": self.to_gate(x) + self.hidden[0], "x": x}
+
+
+class Grouped(Healthy):
+    """Gives another result for a sequence that is alone."""
+
+    def inputs(self, x):
+        return {"gate": self.to_gate(x), "x": x / max(1, len(x))}
+
+
+class PeeksFar(Healthy):
+    """Sees what comes 20 time steps later."""
+
+    def inputs(self, x):
+        later = torch.cat([x[:, 20:], torch.zeros_like(x[:, :20])], 1)
+        return {"gate": self.to_gate(later), "x": x}
+
+
+class LooksFarBack(Healthy):
+    """Sees what came 100 time steps before, of this call only."""
+
+    def inputs(self, x):
+        return {"gate": self.to_gate(torch.cat([torch.zeros_like(x[:, :100]), x[:, :-100]], 1)), "x": x}
+
+
+class LeakySlope(Healthy):
+    """Its value depends on nothing that comes later; its gradient says it does."""
+
+    def inputs(self, x):
+        total = x.sum(1, keepdim=True)
+        return {"gate": self.to_gate(x), "x": x + total - total.detach()}
+
+
+class OtherwiseCompiled(Healthy):
+    """Is another function under PyTorch's own compiler."""
+
+    def inputs(self, x):
+        return {"gate": self.to_gate(x) + torch.compiler.is_compiling(), "x": x}
+
+
+class LosesNaN(Shifted):
+    """An engine that makes numbers of NaN."""
+
+    @staticmethod
+    def run(problem):
+        rollout = loop.run(problem)
+        return Rollout(torch.where(rollout.y.isnan(), 0, rollout.y), rollout.state)
+
+
+class SaysWithheld(Healthy):
+    """Says of an input that it does not reach the output, and it does."""
+
+    withheld = {"x": "it is read before the output"}
+
+
+class WithholdsMore(Healthy):
+    """Its gate does not reach the output, and it says so of x only."""
+
+    withheld = {"x": "the output is given before x is read"}
+
+    def step(self, h, gate, x):
+        return super().step(h, gate, x)[0], h

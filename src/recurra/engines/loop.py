@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import traceback
 import weakref
 from collections.abc import Callable, Mapping
@@ -20,7 +21,6 @@ FORBIDDEN = {
     "control flow": "decides by the value of a tensor (if, while, bool()){at}: use torch.where",
     ".item()": "takes a number out of a tensor (.item(), int(), float(), math){at}: compute with the tensor",
     "random": "draws random numbers{at}: draw them in inputs, for all time steps",
-    "inplace": "writes what belongs to one lane into a tensor that all lanes share{at}: use torch.stack, cat or where",
     "dynamic": "makes a tensor whose shape depends on values{at}: use torch.where",
     "data pointer": "leaves PyTorch (numpy, tolist){at}: use PyTorch's operations",
 }
@@ -141,24 +141,38 @@ def _step_of(problem: Problem) -> tuple[Mapped, dict[str, StepInput]]:
         except RecurraError:
             raise
         except Exception as error:
-            first = {name: _first_of(inputs[name], value).clone() for name, value in now.items()}
-            if _runs(step, tuple(value[0, 0].clone() for value in states), first):
+            if "inplace" in str(error):
+                # Mapped, all lanes share a tensor that a step makes before it writes what is its own into it.
+                return _lane_by_lane(step, inputs, states, now)
+            if _runs_lane_by_lane(step, inputs, states, now):
                 raise EngineRefused(f"step {_forbidden(error)}") from error
             raise
 
     return mapped, inputs
 
 
-def _first_of(entry: StepInput, value: Tensor) -> Tensor:
-    """What the first lane of the first sequence reads at one time step."""
-    return value[(0,) * (entry.per_time + entry.per_lane)]
+def _lane_by_lane(
+    step: Callable, inputs: Mapping[str, StepInput], states: tuple[Tensor, ...], now: Mapping[str, Tensor]
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The same, one lane of one sequence after the other."""
+    rows, lanes = states[0].shape[:2]
+    done = []
+    for row, lane in itertools.product(range(rows), range(lanes)):
+        at = {name: (row,) * entry.per_time + (lane,) * entry.per_lane for name, entry in inputs.items()}
+        own = {name: value[at[name]].clone() for name, value in now.items()}
+        after, y = step(tuple(state[row, lane].clone() for state in states), own)
+        done.append((*after, y))
+    *after, y = (torch.stack(values).unflatten(0, (rows, lanes)) for values in zip(*done, strict=True))
+    return tuple(after), y
 
 
-def _runs(step: Callable, states: tuple[Tensor, ...], inputs: Mapping[str, Tensor]) -> bool:
-    """Whether the step of one lane runs by itself: then it is the mapping that fails."""
+def _runs_lane_by_lane(
+    step: Callable, inputs: Mapping[str, StepInput], states: tuple[Tensor, ...], now: Mapping[str, Tensor]
+) -> bool:
+    """Whether the step of every single lane runs by itself: then it is the mapping that fails."""
     try:
         with torch.no_grad():
-            step(states, inputs)
+            _lane_by_lane(step, inputs, states, now)
     except Exception:
         return False
     return True

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from recurra.contract import Layer
 from recurra.state import State
+from recurra.testing.tolerances import assert_close
 
 Make = Callable[[], Layer]
 """Builds a fresh layer; its parameters are drawn anew each time."""
@@ -31,12 +32,22 @@ class Case:
 
     def to(self, dtype: torch.dtype) -> Case:
         """The same call in another dtype; the layer is converted in place."""
-        layer = self.layer.to(dtype)
-        state = None
+        layer, x, state = self.layer.to(dtype), self.x.to(dtype), None
         if self.state is not None:
-            like = layer.initial_state(1)
+            like = layer.initial_state(1, x)
             state = State({name: value.to(like[name].dtype) for name, value in self.state.items()})
-        return replace(self, layer=layer, x=self.x.to(dtype), state=state)
+        return replace(self, layer=layer, x=x, state=state)
+
+    def part(self, steps: slice, state: State | None) -> Case:
+        """Some time steps of it, from another state."""
+        resets = None if self.resets is None else self.resets[:, steps]
+        return replace(self, x=self.x[:, steps], state=state, resets=resets)
+
+    def row(self, row: int) -> Case:
+        """One sequence of it, alone."""
+        state = None if self.state is None else self.state.rows(row)
+        resets, lengths = (None if t is None else t[row : row + 1] for t in (self.resets, self.lengths))
+        return Case(self.layer, self.x[row : row + 1], state, resets, lengths)
 
 
 def draw(
@@ -65,6 +76,18 @@ def draw(
     )
 
 
+def weighted(results: dict[str, Tensor]) -> Tensor:
+    """One number that all results have a part in, each entry with a weight of its own; what is not finite is left
+    out."""
+    generator = torch.Generator().manual_seed(7)
+    total = torch.zeros((), dtype=torch.float64)
+    for value in results.values():
+        for part in (value.real, value.imag) if value.is_complex() else (value,):
+            weight = torch.randn(part.shape, generator=generator, dtype=torch.float64)
+            total = total + (torch.where(part.isfinite(), part.double(), 0) * weight).sum()
+    return total
+
+
 def gradients(case: Case, engine: str) -> dict[str, Tensor]:
     """Every output and every gradient of a call, by name. The loss weighs all outputs by fixed random numbers."""
     x = case.x.detach().clone().requires_grad_()
@@ -74,12 +97,7 @@ def gradients(case: Case, engine: str) -> dict[str, Tensor]:
         value.requires_grad_()
     y, after = replace(case, x=x, state=state).run(engine)
     results = {"y": y} | {f"state.{name}": value for name, value in after.items()}
-    generator = torch.Generator().manual_seed(7)
-    loss = torch.zeros((), dtype=torch.float64)
-    for value in results.values():
-        for part in (value.real, value.imag) if value.is_complex() else (value,):
-            weight = torch.randn(part.shape, generator=generator, dtype=torch.float64)
-            loss = loss + (torch.where(part.isfinite(), part.double(), 0) * weight).sum()
+    loss = weighted(results)
     wanted = {"x": x} | {f"parameter {n}": p for n, p in case.layer.named_parameters() if p.requires_grad}
     wanted |= {f"carried {name}": value for name, value in moving.items()}
     if loss.requires_grad:
@@ -87,3 +105,17 @@ def gradients(case: Case, engine: str) -> dict[str, Tensor]:
         for (name, value), grad in zip(wanted.items(), grads, strict=True):
             results[f"gradient of {name}"] = torch.zeros_like(value) if grad is None else grad
     return {name: value.detach() for name, value in results.items()}
+
+
+def compare(case: Case, engine: str) -> None:
+    """Hold one call on `engine` to the reference, both run in the case's dtype."""
+    expected, got = gradients(case, "loop"), gradients(case, engine)
+    for name, value in expected.items():
+        assert_close(f"{name} on engine {engine!r}", got[name], value, case.x.dtype)
+
+
+def states_close(case: Case, what: str, got: State, expected: State) -> None:
+    """Hold one state of a case's layer to another."""
+    got, expected = case.layer.trim(got), case.layer.trim(expected)
+    for name, value in expected.items():
+        assert_close(f"state {name!r}, {what}", got[name], value, case.x.dtype)

@@ -13,13 +13,16 @@ allows more roundings since they cost nothing in digits that matter (1e5 roundin
 """
 
 
-def assert_close(what: str, got: Tensor, expected: Tensor, dtype: torch.dtype | None = None) -> None:
+def assert_close(
+    what: str, got: Tensor, expected: Tensor, dtype: torch.dtype | None = None, slack: Tensor | float = 0.0
+) -> None:
     """Raise AssertionError, naming `what`, if two tensors differ by more than rounding, or in where they are NaN.
 
     Integers must be equal.
 
     Args:
         dtype: the type whose rounding counts; by default that of `got`.
+        slack: what is allowed beyond that, for every entry or for all.
     """
     if got.shape != expected.shape:
         raise AssertionError(f"{what}: shape {list(got.shape)}, expected {list(expected.shape)}")
@@ -34,8 +37,9 @@ def assert_close(what: str, got: Tensor, expected: Tensor, dtype: torch.dtype | 
         raise AssertionError(f"{what}: NaN or Inf in {int(bad.sum())} places, expected in {int(wrong.sum())}")
     if not (~bad).any():
         return
+    further = torch.as_tensor(slack).detach().expand_as(got)[~bad]
     got, expected = got[~bad], expected[~bad]
     limit = ROUNDINGS[real] * torch.finfo(real).eps * max(1.0, float(expected.abs().max()))
-    off = float((got - expected).abs().max())
+    off = float(((got - expected).abs() - further).clamp(min=0).max())
     if not off <= limit:
         raise AssertionError(f"{what}: off by {off:.3g}, allowed {limit:.3g}")
