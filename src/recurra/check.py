@@ -29,6 +29,11 @@ def describe(value: object) -> str:
 
 def sequence(layer: Layer, x: object) -> None:
     """`x` is [B, T, width] of the layer's dtype, on its device."""
+    if torch._C._get_tracing_state() is not None:
+        raise InputError(
+            f"torch.jit.trace would record {type(layer).__name__} for this very input; use torch.export, or trace what "
+            "is around the layer"
+        )
     if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[2] != layer.width:
         raise InputError(f"x is {describe(x)}; {type(layer).__name__} expects [B, T, {layer.width}]")
     parameter = representative(layer)

@@ -9,7 +9,7 @@ class InputError(RecurraError, ValueError):
     """An argument, a file or a `step` is not what the contract asks for."""
 
 
-class EngineRefused(RecurraError, ValueError):
+class EngineRefused(RecurraError, ValueError, NotImplementedError):
     """An engine was asked for by name and cannot run this recurrence; the message says why."""
 
 

@@ -6,7 +6,7 @@ K and V key and value widths, C time steps in a chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -52,13 +52,19 @@ class Step(Protocol):
     """Names of the states, in the order in which `step` takes and returns them."""
 
     @property
-    def owner(self) -> tuple[Any, Hashable]:
-        """Whose step this is, and the plain settings it was built with: the same pair means the same function."""
+    def owner(self) -> Any:
+        """Whose step this is."""
+        ...
+
+    @property
+    def reading(self) -> Any:
+        """What the step reads besides its arguments: `key`, equal for equal functions, `tensors` by name, and `found`,
+        where engines keep what they have found out."""
         ...
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """Parameters and buffers of the recurrence, by qualified name; `step` may read any of them."""
+        """The tensors that `step` may read besides its arguments, by where they are found."""
         ...
 
     def bind(self, weights: Mapping[str, Tensor]) -> Step:
@@ -131,6 +137,11 @@ class Problem:
     dtype: torch.dtype
     """Storage type of inputs and outputs; half types are computed in float32."""
     device: torch.device
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that a run may read."""
+        yield from (entry.tensor for entry in self.inputs.values())
+        yield from (*self.state.values(), *self.start.values(), *self.step.weights.values())
 
     @property
     def compute_dtype(self) -> torch.dtype:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -12,8 +13,9 @@ from recurra import check
 from recurra.contract import Layer, Paper
 from recurra.engines.choose import explain, reasons_to_refuse, run, structure_of
 from recurra.engines.newton.engine import Solve
+from recurra.engines.reading import Reading
 from recurra.engines.stepping import single
-from recurra.engines.stepping.modules import with_tensors
+from recurra.engines.stepping.modules import settled, with_tensors
 from recurra.engines.traced import Structure
 from recurra.errors import InputError
 from recurra.problem import DeltaRule, Lane, Problem, StepInput, cast, compute_dtype
@@ -174,19 +176,25 @@ def in_type_of(x: Tensor, module: nn.Module) -> Tensor:
 class BoundStep:
     """`Recurrence.step` as the pure function that engines see: checked, and able to read other weights."""
 
-    def __init__(self, recurrence: Recurrence, names: tuple[str, ...]):
-        self.recurrence, self.names = recurrence, names
+    def __init__(self, recurrence: Recurrence, names: tuple[str, ...], settled: bool = False):
+        self.owner, self.names, self._is_settled = recurrence, names, settled
+
+    @cached_property
+    def recurrence(self) -> Recurrence:
+        """The recurrence, with parametrised weights computed: once for all time steps."""
+        if self._is_settled or not Reading.of(self.owner).parametrised:
+            return self.owner
+        return settled(self.owner)
+
+    @cached_property
+    def reading(self) -> Reading:
+        """What the step reads of the recurrence, and whatever else it can reach."""
+        return Reading.of(self.recurrence)
 
     @property
-    def owner(self) -> tuple[Recurrence, Hashable]:
-        """The recurrence, and those of its attributes that are plain values."""
-        plain = (int, float, str, bool, tuple, type(None))
-        return self.recurrence, tuple((k, v) for k, v in vars(self.recurrence).items() if isinstance(v, plain))
-
-    @property
-    def weights(self) -> dict[str, Tensor]:
-        """Parameters and buffers by qualified name."""
-        return dict(self.recurrence.named_parameters()) | dict(self.recurrence.named_buffers())
+    def weights(self) -> Mapping[str, Tensor]:
+        """The tensors among that, by where they are found."""
+        return self.reading.tensors
 
     @property
     def combine(self) -> Callable[[tuple, tuple], tuple] | None:
@@ -195,7 +203,7 @@ class BoundStep:
 
     def bind(self, weights: Mapping[str, Tensor]) -> BoundStep:
         """The same step on a shallow copy of the module that holds these tensors; the module is not touched."""
-        return BoundStep(with_tensors(self.recurrence, weights), self.names)
+        return BoundStep(with_tensors(self.recurrence, weights), self.names, True)
 
     @property
     def as_delta_rule(self) -> Callable[..., DeltaRule] | None:

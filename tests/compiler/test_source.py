@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import torch
 
 import recurra
 from recurra.compiler.targets import cache, host
-from recurra.engines import compiled
+from recurra.engines import affine, compiled, traced
 from recurra.engines.kernels import operator, threads, window
 from recurra.engines.stepping import single
 from recurra.recurrence import Recurrence
@@ -38,7 +39,8 @@ def only_write(monkeypatch):
     def on(processor):
         texts.clear()
         monkeypatch.setattr(host, "vector_bytes", lambda: PROCESSORS[processor])
-        monkeypatch.setattr(operator, "_numbers", {})
+        monkeypatch.setattr(traced, "_traces", OrderedDict())
+        monkeypatch.setattr(affine.FreeStep, "_readings", {})
         monkeypatch.setattr(single, "_recipes", {})
         return texts
 

@@ -205,7 +205,7 @@ def test_refusals_say_why():
     with pytest.raises(recurra.EngineRefused, match=r"chunkwise.*delta rule"):
         recurra.layer("gru", 8)(torch.zeros(1, 2, 8), engine="chunkwise")
     made = recurra.layer("gla", 8)
-    with pytest.raises(recurra.EngineRefused, match=r"inside torch\.func"):
+    with pytest.raises(recurra.EngineRefused, match=r"torch\.func"):
         torch.func.vmap(lambda x: made(x, engine="chunkwise")[0])(torch.zeros(2, 1, 3, 8))
 
 

@@ -1,10 +1,12 @@
 """The associative scan as a function, as an engine, and time cut in segments."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 
 import recurra
-from recurra.engines import affine, compiled, scan
+from recurra.engines import affine, compiled, scan, traced
 from recurra.engines.kernels import segments
 from recurra.testing.cases import draw, gradients
 from recurra.testing.tolerances import assert_close
@@ -137,7 +139,7 @@ def test_segments_meet_soon_where_the_state_is_forgotten(name, monkeypatch):
         return steps(self, states, begin, count, pieces)
 
     monkeypatch.setattr(segments._Sequence, "_steps", counted)
-    monkeypatch.setattr(segments, "_forgetting", {})
+    monkeypatch.setattr(traced, "_traces", OrderedDict())  # a plan that nobody has called yet
     torch.set_num_threads(2)
     layer = recurra.layer(name, 8)
     with torch.no_grad():

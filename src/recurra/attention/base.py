@@ -14,6 +14,7 @@ from recurra import check
 from recurra.attention import cache, loop
 from recurra.contract import Layer
 from recurra.engines.choose import ENGINES, Explained, note
+from recurra.engines.gate import hidden, hindrance, is_fake
 from recurra.engines.unseen import unseen
 from recurra.errors import EngineRefused, InputError
 from recurra.options import shown
@@ -140,7 +141,7 @@ class Attention(Layer, ABC):
             raise InputError(f"state holds {entries} entries; expected as many of each")
         position, size = state["position"], next(iter(entries.values()))
         wrong = (position < 0) | (self.kept(position) > size)
-        if not torch.compiler.is_compiling() and wrong.any():
+        if not torch.compiler.is_compiling() and hidden(state.values()) is None and wrong.any():
             row = int(wrong.nonzero()[0])
             raise InputError(
                 f"state['position'][{row}] is {int(position[row])}, with {size} entries in state[{self.growing[0]!r}]; "
@@ -166,7 +167,15 @@ class Attention(Layer, ABC):
     def _run(
         self, x: Tensor, state: State, resets: Tensor | None, lengths: Tensor | None, engine: str
     ) -> tuple[Tensor, State]:
-        name = OWN[0] if engine == "auto" else engine
+        if x.is_meta or state["position"].is_meta or is_fake(x):
+            raise EngineRefused(
+                f"{type(self).__name__} cannot run on tensors of device meta or without memory: its state has as many "
+                "entries as its position says, which is a number"
+            )
+        name = engine
+        if engine == "auto":
+            # PyTorch's attention has no derivative in forward mode; what it is made of has.
+            name = OWN[0] if hindrance([x, *state.values(), *self.parameters()]) is None else "loop"
         if name not in OWN:
             if isinstance(name, str) and name in ENGINES:
                 raise EngineRefused(f"engine {name!r} cannot run {type(self).__name__}: {self.refusals(x)[name]}")

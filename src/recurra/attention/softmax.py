@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
+
+from recurra.engines.gate import is_transformed
 
 BLOCK = 256
 """Queries whose scores are held at once where they cannot be left to one call of PyTorch."""
@@ -40,10 +43,17 @@ def attend(
     q = torch.where(q.isfinite(), q, 0)
     k, v = (torch.where(entries_fine[..., None], part, 0) for part in (k, v))
     if whole and bias is None and (window is None or window >= time):
-        y = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        y = _attention(q, k, v, is_causal=True)
     else:
         y = _in_blocks(q, k, v, stop, seen, window, bias)
     return torch.where(fine[..., None], y, float("nan"))
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
+    if is_transformed():  # the fast kernels have no rule for vmap
+        with sdpa_kernel(SDPBackend.MATH):
+            return scaled_dot_product_attention(q, k, v, enable_gqa=True, **how)
+    return scaled_dot_product_attention(q, k, v, enable_gqa=True, **how)
 
 
 def all_fine(fine: Tensor, first: Tensor, stop: Tensor) -> Tensor:
@@ -67,7 +77,7 @@ def _in_blocks(
         if bias is not None:
             mask = torch.where(mask, bias(begin, end, first).to(q.dtype), float("-inf"))
         part = q[:, :, begin:end], k[:, :, first:last], v[:, :, first:last]
-        return scaled_dot_product_attention(*part, attn_mask=mask, enable_gqa=True)
+        return _attention(*part, attn_mask=mask)
 
     if time <= BLOCK:
         return block(0, time, q, k, v)

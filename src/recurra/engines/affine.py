@@ -6,15 +6,15 @@ N blocks of b numbers, blocks innermost. On the CPU the compiled loop solves it,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recurra.engines import compiled
 from recurra.engines.associative import scan
+from recurra.engines.reading import Named
 from recurra.problem import Lane, Problem, StepInput
 
 
@@ -95,15 +95,20 @@ class FreeStep:
     names: tuple[str, ...] = ("h",)
     weights: Mapping[str, Tensor] = {}
     combine = as_delta_rule = None
-    _home = nn.Module()
+    _readings: dict[str, Named] = {}
 
     def __init__(self, name: str, function: Callable):
         self.name, self.function = name, function
 
     @property
-    def owner(self) -> tuple[Any, Hashable]:
-        """The function, by its name."""
-        return self._home, self.name
+    def owner(self) -> Callable:
+        """The function."""
+        return self.function
+
+    @property
+    def reading(self) -> Named:
+        """Nothing is read but arguments: the name says all."""
+        return self._readings.setdefault(self.name, Named(self.name))
 
     def bind(self, weights: Mapping[str, Tensor]) -> FreeStep:  # noqa: ARG002
         return self

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from recurra.engines import compiled, rates
 from recurra.engines.affine import FreeStep
-from recurra.engines.kernels import launch, threads
+from recurra.engines.kernels import threads
+from recurra.engines.kernels.call import vector_width
 from recurra.engines.rates import Rates
 from recurra.problem import Lane, Problem, StepInput
 
@@ -20,7 +21,7 @@ def calibrate() -> Rates:
     lanes = 16 * 8 * threads.count()
     each, call = _slope(_heavy, lanes, 1024, 8192)
     plan = compiled.plan_of(_problem(_heavy, 1, 1, lanes))
-    counted = plan.forward.instructions * lanes / launch.vector_width(plan) / threads.count()
+    counted = plan.forward.instructions * lanes / vector_width(plan) / threads.count()
     step, _ = _slope(_light, 8, 8192, 131072)
     batch, steps, lanes = threads.count(), 8192, 512
     stream = _best(_runner(_problem(_light, batch, steps, lanes)))

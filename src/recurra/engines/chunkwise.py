@@ -40,6 +40,7 @@ from torch.nn.functional import pad
 
 from recurra.engines import loop
 from recurra.engines.associative import scan
+from recurra.engines.gate import hidden, hindrance
 from recurra.engines.rates import Estimate, current
 from recurra.problem import DeltaRule, Problem, Rollout, cast
 
@@ -53,8 +54,8 @@ def refuses(problem: Problem) -> str | None:
     """The reason why this problem has no chunkwise form, or None."""
     if problem.step.as_delta_rule is None:
         return "its step is not known to be a delta rule; a recurrence that is one says so by a method as_delta_rule"
-    if any(torch._C._functorch.is_functorch_wrapped_tensor(entry.tensor) for entry in problem.inputs.values()):
-        return "it cannot run inside torch.func transforms"
+    if reason := hidden(problem.tensors()) or hindrance(problem.tensors()):
+        return reason
     if problem.resets is not None and any(bool(value.any()) for value in problem.start.values()):
         return "a reset selects a start state that is not zero"
     return None

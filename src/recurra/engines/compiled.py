@@ -16,7 +16,9 @@ from torch import Tensor
 from recurra.compiler.frontend.trace import Untraceable
 from recurra.compiler.planning.plan import Plan, make_plan
 from recurra.compiler.targets import cache
+from recurra.engines.gate import hindrance
 from recurra.engines.kernels import launch, operator, segments, threads
+from recurra.engines.kernels.call import vector_width
 from recurra.engines.rates import Estimate, current
 from recurra.engines.traced import STORAGE, TracedStep, lock, tensors_of, traced_step
 from recurra.problem import Lane, Problem, Rollout
@@ -38,10 +40,8 @@ def refuses(problem: Problem) -> str | None:
         return f"it runs on the CPU, the layer is on {problem.device}"
     if problem.dtype not in STORAGE:
         return f"it knows {', '.join(str(d)[6:] for d in STORAGE)}, the layer is {problem.dtype}"
-    if any(torch._C._functorch.is_functorch_wrapped_tensor(entry.tensor) for entry in problem.inputs.values()):
-        return "it cannot run inside torch.func transforms"
     step = traced_step(problem)
-    return step if isinstance(step, str) else None
+    return step if isinstance(step, str) else hindrance(problem.tensors())
 
 
 def run(problem: Problem, step: TracedStep | None = None, cut: bool = False) -> Rollout:
@@ -79,7 +79,7 @@ def estimate(problem: Problem, cut: bool = False) -> Estimate:
     """What a run forward is expected to take."""
     rates, plan, work = current(), plan_of(problem), problem.batch * problem.time
     lanes, sizes = problem.lanes, {"float": 4, "double": 8, "bfloat": 2, "half": 2, "i8": 1}
-    width = launch.vector_width(plan)
+    width = vector_width(plan)
     vectors = -(-lanes // width) if plan.channel else lanes / width
     moved = sum(math.prod(leaf.shape) * sizes[leaf.scalar] * (lanes if leaf.per_lane else 1)
                 for leaf in plan.leaves.values() if leaf.per_time)  # fmt: skip

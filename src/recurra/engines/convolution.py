@@ -18,6 +18,7 @@ from recurra.compiler.frontend.structure import flat_states, jacobian_rows
 from recurra.compiler.frontend.values import parts
 from recurra.engines import affine, compiled, loop
 from recurra.engines.everywhere import Everywhere, Trajectory, joined, real_parts
+from recurra.engines.gate import hidden, hindrance
 from recurra.engines.rates import Estimate, current
 from recurra.engines.traced import TracedStep, traced_step
 from recurra.problem import Problem, Rollout, StepInput, cast
@@ -37,7 +38,7 @@ def refuses(problem: Problem) -> str | None:
         return "the coefficients of its state change in time: use engine='scan'"
     if not step.structure.invariant:
         return "its output is not a fixed combination of state and inputs: use engine='scan'"
-    return None
+    return hidden(problem.tensors()) or hindrance(problem.tensors())
 
 
 def run(problem: Problem) -> Rollout:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.func import vmap
 from recurra.compiler.frontend.graph import Node, topological
 from recurra.compiler.frontend.interpret import evaluate
 from recurra.compiler.frontend.values import Pair, parts
+from recurra.engines.reading import Named
 from recurra.engines.traced import TracedStep, tensors_of
 from recurra.problem import Problem, Rollout, Step, cast
 
@@ -124,9 +125,13 @@ class Trajectory:
     combine = as_delta_rule = None
 
     @property
-    def owner(self) -> tuple[Any, Hashable]:
-        owner, settings = self.inner.owner
-        return owner, (settings, "trajectory")
+    def owner(self) -> Any:
+        return self.inner.owner
+
+    @property
+    def reading(self) -> Named:
+        inner = self.inner.reading
+        return inner.found.setdefault("trajectory", Named((inner.key, "trajectory"), inner.tensors))
 
     def bind(self, weights: Mapping[str, Tensor]) -> Trajectory:
         return Trajectory(self.inner.bind(weights))

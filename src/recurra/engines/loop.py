@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from recurra.compiler.frontend.trace import LIBRARY
+from recurra.compiler.frontend.refusal import LIBRARY
 from recurra.engines.rates import Estimate, current
 from recurra.errors import EngineRefused, RecurraError
 from recurra.problem import Problem, Rollout, StepInput, cast
@@ -35,7 +35,7 @@ Mapped = Callable[[tuple[Tensor, ...], Mapping[str, Tensor]], tuple[tuple[Tensor
 
 def refuses(problem: Problem) -> str | None:
     """The reason why this step cannot be mapped over sequences and lanes, or None; found out by one time step."""
-    owner = problem.step.owner[0]
+    owner = problem.step.owner
     if owner in _mapped:
         return None
     try:

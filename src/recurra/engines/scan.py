@@ -18,6 +18,7 @@ from recurra.compiler.frontend.structure import flat_states, jacobian_rows
 from recurra.engines import affine, compiled, loop
 from recurra.engines.associative import scan
 from recurra.engines.everywhere import Everywhere, finish, real_parts
+from recurra.engines.gate import hindrance
 from recurra.engines.rates import Estimate, current
 from recurra.engines.traced import TracedStep, traced_step
 from recurra.problem import Problem, Rollout
@@ -30,7 +31,9 @@ def refuses(problem: Problem) -> str | None:
         return step
     if not step.structure.affine and problem.step.combine is None:
         return f"its step is not affine in the state: {step.structure.obstacle}"
-    return None
+    if step.traced.custom:
+        return "its step holds a torch.autograd.Function, whose gradient only the compiled loop knows"
+    return hindrance(problem.tensors())
 
 
 def run(problem: Problem) -> Rollout:

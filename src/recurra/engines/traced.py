@@ -1,10 +1,10 @@
-"""From a problem to the graph of its step: traced once per recurrence, settings and kind of input, for all engines."""
+"""From a problem to the graph of its step: traced once per kind of step and of inputs, for all engines."""
 
 from __future__ import annotations
 
 import threading
-import weakref
-from collections.abc import Hashable, Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recurra.compiler.frontend.clean import clean
 from recurra.compiler.frontend.graph import topological
 from recurra.compiler.frontend.structure import Structure, jacobian_rows, structure
 from recurra.compiler.frontend.trace import Traced, Untraceable, trace
@@ -21,9 +22,11 @@ from recurra.problem import Problem, cast
 
 STORAGE = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat", torch.float16: "half"}
 SCALAR = STORAGE | {torch.bool: "i8"}
+MOST = 64
+"""Traces that are remembered after the layers they were made for are gone, for others that are alike."""
 
 lock = threading.RLock()
-_traces: weakref.WeakKeyDictionary[Any, dict[Hashable, _Trace]] = weakref.WeakKeyDictionary()
+_traces: OrderedDict[Hashable, TracedStep | str] = OrderedDict()
 
 
 @dataclass
@@ -55,62 +58,56 @@ class TracedStep:
         return TracedStep(replace(self.traced, y=graph.concat(flat, 0)), self.leaves, self.weights)
 
 
-@dataclass(frozen=True)
-class _Trace:
-    """What tracing came to, and the shapes and types of the weights it holds for."""
-
-    step: TracedStep | str
-    weights: dict[str, Hashable]
-
-    def holds(self, problem: Problem) -> bool:
-        return not self.weights or self.weights == _kinds(problem.step.weights, self.weights)
-
-
-def _kinds(weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Hashable]:
-    return {name: (weights[name].shape, weights[name].dtype) for name in names if name in weights}
-
-
 def traced_step(problem: Problem) -> TracedStep | str:
     """The traced step, or why there is none."""
-    owner, settings = problem.step.owner
+    reading = problem.step.reading
     shapes = tuple((n, e.tensor.shape[2 * e.per_time :], e.tensor.dtype, e.per_time, e.per_lane)
                    for n, e in problem.inputs.items())  # fmt: skip
     states = tuple((n, t.shape[1:], t.dtype) for n, t in problem.state.items())
-    key = (settings, shapes, states, problem.dtype)
-    with lock:
-        known = _traces.setdefault(owner, {})
-        if key not in known or not known[key].holds(problem):
-            step = _trace(problem)
-            weights = problem.step.weights
-            known[key] = _Trace(step, _kinds(weights, weights if isinstance(step, str) else step.weights))
-        return known[key].step
+    kind = (shapes, states, problem.dtype, problem.device.type, torch.get_default_dtype())
+    found = reading.found.get(kind)
+    if found is None:
+        with lock:
+            found = reading.found[kind] = _shared((reading.key, kind), problem)
+    return found
+
+
+def _shared(key: Hashable, problem: Problem) -> TracedStep | str:
+    """A trace made for another layer like this one, or a new one."""
+    if key not in _traces:
+        with clean():
+            _traces[key] = _trace(problem)
+        if len(_traces) > MOST:
+            _traces.popitem(last=False)
+    _traces.move_to_end(key)
+    return _traces[key]
 
 
 def _trace(problem: Problem) -> TracedStep | str:
     dtype = problem.compute_dtype
-    weights = {name: cast(weight, dtype) for name, weight in problem.step.weights.items()}
+    held = problem.step.weights
 
     def step(states: tuple[Tensor, ...], inputs: dict[str, Tensor], own: dict[str, Tensor]) -> Any:
         return problem.step.bind(own)(states, inputs)
 
-    with torch.no_grad():
-        device = problem.device
-        states = {name: _example(t.shape[2:], t.dtype, device) for name, t in problem.state.items()}
-        inputs = {
-            name: _example(e.tensor.shape[2 * e.per_time + e.per_lane :], cast(e.tensor[:0], dtype).dtype, device)
-            for name, e in problem.inputs.items()
-        }
+    states = {name: _example(t.shape[2:], t.dtype) for name, t in problem.state.items()}
+    inputs = {
+        name: _example(e.tensor.shape[2 * e.per_time + e.per_lane :], _computed(e.tensor.dtype, dtype))
+        for name, e in problem.inputs.items()
+    }
+    weights = {name: like_weight(t, _computed(t.dtype, dtype)) for name, t in held.items()}
     try:
-        traced = trace(step, states, inputs, weights)
+        traced = trace(step, states, inputs, weights, held)
     except Untraceable as error:
         return str(error)
     leaves = _leaves(problem, traced)
     used = {node.attr for node in topological(_outputs(traced)) if node.op == "input"}
     read = {
         kind: [name for name in names if any(f"{kind}.{name}{part}" in used for part in ("", ".real", ".imag"))]
-        for kind, names in (("input", inputs), ("weight", weights))
+        for kind, names in (("input", inputs), ("weight", held))
     }
-    return _inexact(problem, read["input"], read["weight"]) or TracedStep(traced, leaves, read["weight"])
+    needed = list(dict.fromkeys([*read["weight"], *traced.prepared.weights]))
+    return _inexact(problem, read["input"], needed) or TracedStep(traced, leaves, read["weight"])
 
 
 def _inexact(problem: Problem, inputs: list[str], weights: list[str]) -> str | None:
@@ -129,9 +126,23 @@ def _inexact(problem: Problem, inputs: list[str], weights: list[str]) -> str | N
     return None
 
 
-def _example(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _computed(dtype: torch.dtype, real: torch.dtype) -> torch.dtype:
+    """The type that a tensor has while the step computes in the real type `real`."""
+    return cast(torch.empty(0, dtype=dtype, device="cpu"), real).dtype
+
+
+def _example(shape: Iterable[int], dtype: torch.dtype) -> Tensor:
     """Values to trace with; any will do, since what is recorded does not depend on them."""
-    return torch.full(shape, 0 if dtype is torch.bool else 0.5, dtype=dtype, device=device)
+    return torch.full(tuple(shape), 0 if dtype is torch.bool else 0.5, dtype=dtype, device="cpu")
+
+
+def like_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """As `_example`. Operations that are refused for some matrices are given what hardly any refuses: independent
+    rows, none of them zero."""
+    example = _example(weight.shape, dtype)
+    if weight.dim() > 1 and example.is_floating_point():
+        example = example + torch.rand(weight.shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    return example
 
 
 def _outputs(traced: Traced) -> list:
@@ -159,15 +170,20 @@ def _leaves(problem: Problem, traced: Traced) -> dict[str, Leaf]:
 
 def tensors_of(problem: Problem, step: TracedStep) -> dict[str, Tensor]:
     """Everything by the name it has in the graph, complex values as two."""
-    weights = problem.step.weights if step.weights else {}
+    prepared = step.traced.prepared
+    weights = problem.step.weights if step.weights or prepared.leaves else {}
     whole = {f"input.{name}": entry.tensor for name, entry in problem.inputs.items()}
     whole |= {f"weight.{name}": weights[name] for name in step.weights}
+    if prepared.leaves:
+        read = {name: cast(weights[name], problem.compute_dtype) for name in prepared.weights}
+        whole |= {f"weight.{name}": t for name, t in prepared(read, problem.device).items()}
     whole |= {f"state.{name}": t for name, t in problem.state.items()}
     whole |= {f"start.{name}": t for name, t in problem.start.items()}
     tensors: dict[str, Tensor] = {}
     for name, t in whole.items():
         if t.is_complex():
+            t = t.resolve_conj()
             tensors |= {f"{name}.real": t.real, f"{name}.imag": t.imag}
         else:
-            tensors[name] = t
+            tensors[name] = t.resolve_neg()
     return tensors

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
+import weakref
 from dataclasses import dataclass
 from enum import Enum
 
@@ -70,9 +70,17 @@ def leaf_kind(leaf: Leaf) -> Kind:
     return Kind.LANE if leaf.per_lane else Kind.ONE
 
 
-@functools.cache
 def gradient_outputs(plan: Plan) -> tuple[Output, ...]:
     """Every gradient the reverse kernel writes, besides the adjoint of the state."""
+    if plan not in _found:
+        _found[plan] = _gradient_outputs(plan)
+    return _found[plan]
+
+
+_found: weakref.WeakKeyDictionary[Plan, tuple[Output, ...]] = weakref.WeakKeyDictionary()
+
+
+def _gradient_outputs(plan: Plan) -> tuple[Output, ...]:
     parts = {Kind.TIME_LANE: Kind.TIME_LANE, Kind.TIME: Kind.PART_TIME, Kind.LANE: Kind.PART_LANE, Kind.ONE: Kind.PART}
     taken = {outer.leaf for outer in plan.outers}
     written = {p.target for places in plan.reverse.places.values() for p in places}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from recurra.compiler.frontend.graph import Graph, Node, topological
+from recurra.compiler.frontend.graph import Graph, Node, replaced, topological
 
 Rule = Callable[[Graph, Node, Node], tuple[Node | None, ...]]
 """(graph, node, gradient of the node) to the gradients of its arguments, before broadcasts are undone."""
@@ -188,6 +188,7 @@ RULES: dict[str, Rule] = {
     ),
     "neg": lambda g, n, d: (g.pointwise("neg", d),),
     "copy": lambda g, n, d: (d,),
+    "custom": lambda g, n, d: (None, *replaced(g, dict(enumerate(n.attr[1])), {n.attr[0]: d}).values()),
     "exp": _times(lambda g, x, y: y),
     "exp2": _times(lambda g, x, y: g.pointwise("mul", y, g.constant(math.log(2)))),
     "log": lambda g, n, d: (g.pointwise("div", d, n.args[0]),),

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-MARKS = {"stop", "slope"}
+MARKS = {"stop", "slope", "custom"}
 """What passes a value on and says something of its gradient; no code is generated for it. "stop" has none; "slope" of
-(value, x, s) has by x s more than the value has."""
+(value, x, s) has by x s more than the value has; "custom" has one of its own."""
+K = TypeVar("K", bound=Hashable)
 UNARY = {"neg", "exp", "exp2", "log", "log1p", "expm1", "sqrt", "sigmoid", "tanh", "erf", "sin", "cos", "abs", "sign",
          "softplus", "floor", "copy", "ceil", "trunc", "round", "log2", "erfc", "tan", "asin", "acos", "atan", "sinh",
          "cosh", "asinh", "acosh", "atanh", "stop"}  # fmt: skip
@@ -203,6 +204,12 @@ class Graph:
             raise ValueError(f"cannot multiply {matrix.shape} by {vector.shape}")
         return self._node("matvec", (matrix, vector), matrix.shape[:1])
 
+    def custom(self, value: Node, gradients: list[tuple[Node, Node]], seed: Node) -> Node:
+        """`value` with a gradient of its own: for each (argument, gradient) what `seed`, the gradient of the value,
+        becomes for that argument."""
+        arguments, pulled = zip(*gradients, strict=True) if gradients else ((), ())
+        return self._node("custom", (value, *arguments), value.shape, (seed, pulled))
+
     def rebuild(self, node: Node, args: tuple[Node, ...]) -> Node:
         """`node` with other arguments of the same shapes."""
         return node if args == node.args else self._node(node.op, args, node.shape, node.attr, node.is_bool)
@@ -242,6 +249,14 @@ def topological(outputs: Iterable[Node]) -> list[Node]:
         stack.append((node, True))
         stack.extend((arg, False) for arg in reversed(node.args))
     return list(order)
+
+
+def replaced(graph: Graph, outputs: Mapping[K, Node], by: Mapping[Node, Node]) -> dict[K, Node]:
+    """`outputs` computed with other nodes in place of some."""
+    made: dict[Node, Node] = {}
+    for node in topological(outputs.values()):
+        made[node] = by.get(node) or graph.rebuild(node, tuple(made[arg] for arg in node.args))
+    return {name: made[node] for name, node in outputs.items()}
 
 
 def unmarked(graph: Graph, outputs: Mapping[str, Node]) -> dict[str, Node]:

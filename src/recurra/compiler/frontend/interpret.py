@@ -23,7 +23,8 @@ MEANING: dict[str, Callable[..., Tensor]] = {
     "hypot": torch.hypot, "exp2": torch.exp2,
     "maximum": torch.maximum, "minimum": torch.minimum, "lt": torch.lt, "le": torch.le, "eq": torch.eq,
     "and": torch.logical_and, "or": torch.logical_or, "not": torch.logical_not, "where": torch.where,
-    "matvec": torch.mv, "stop": torch.detach, "slope": lambda value, x, slope: _Slope.apply(value, x, slope),
+    "matvec": torch.mv, "custom": lambda value, *_: value, "stop": torch.detach,
+    "slope": lambda value, x, slope: _Slope.apply(value, x, slope),
 }  # fmt: skip
 
 

@@ -8,12 +8,13 @@ Two schedules come out. "forward" computes `next.<state>` and `y` from `state.<s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from recurra.compiler.frontend.derive import vector_jacobian
-from recurra.compiler.frontend.graph import Graph, Node, listing, topological, unmarked
+from recurra.compiler.frontend.graph import Graph, Node, listing, replaced, topological, unmarked
 from recurra.compiler.frontend.trace import Traced
 from recurra.compiler.frontend.values import Leaf, parts
 from recurra.compiler.planning.regroup import regroup
@@ -62,6 +63,8 @@ class Plan:
     outers: list[Outer]
     listing: str
     """Both graphs as text; the same text means the same kernel."""
+    calls: dict[Hashable, Any] = field(default_factory=dict)
+    """What has been found out about calling it."""
 
     @property
     def products(self) -> int:
@@ -109,13 +112,13 @@ def make_plan(
     outputs = unmarked(graph, outputs)
     kept = {f"saved.{i}": node for i, node in enumerate(_worth_keeping(graph, outputs, gradients, channel))}
     saved = {node: graph.input(name, node.shape) for name, node in kept.items()}
-    gradients = _replace(graph, gradients, saved)
+    gradients = replaced(graph, gradients, saved)
     gradients, outers = _outer_products(graph, gradients, leaves, fixed)
-    again = {name: n for name, n in _replace(graph, outputs, saved).items() if name.startswith("next.")}
+    again = {name: n for name, n in replaced(graph, outputs, saved).items() if name.startswith("next.")}
     needed = set(topological(gradients.values()))
     costly = [n for n in topological(again.values()) if n in needed and COST.get(n.op, 1) >= COSTLY] if channel else []
     recalled = {f"recalled.{i}": node for i, node in enumerate(costly)}
-    gradients = _replace(graph, gradients, {node: graph.input(n, node.shape) for n, node in recalled.items()})
+    gradients = replaced(graph, gradients, {node: graph.input(n, node.shape) for n, node in recalled.items()})
     real = "double" if storage == "double" else "float"
     return Plan(
         channel,
@@ -145,7 +148,7 @@ def _worth_keeping(
     if channel or not any(n.op == "matvec" for n in products):
         return products
     costly = [n for n in nodes if n in read and COST.get(n.op, 1) >= COSTLY]
-    without = _replace(graph, gradients, {n: graph.input(f"saved {i}", n.shape) for i, n in enumerate(costly)})
+    without = replaced(graph, gradients, {n: graph.input(f"saved {i}", n.shape) for i, n in enumerate(costly)})
     left = set(topological(without.values()))
     instead = [*costly, *(n for n in products if n in left)]
     return instead if sum(n.size for n in instead) <= MOST_KEPT * sum(n.size for n in products) else products
@@ -174,13 +177,6 @@ def _gradients(
     inputs = [graph.input(f"state.{name}", shape) for name, shape in states.items()]
     inputs += [graph.input(leaf.name, leaf.shape) for leaf in leaves]
     return dict(zip(names, vector_jacobian(graph, cotangents, inputs), strict=True))
-
-
-def _replace(graph: Graph, outputs: Mapping[str, Node], by: Mapping[Node, Node]) -> dict[str, Node]:
-    made: dict[Node, Node] = {}
-    for node in topological(outputs.values()):
-        made[node] = by.get(node) or graph.rebuild(node, tuple(made[arg] for arg in node.args))
-    return {name: made[node] for name, node in outputs.items()}
 
 
 def _outer_products(

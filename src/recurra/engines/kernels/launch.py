@@ -6,53 +6,23 @@ import ctypes
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from recurra.compiler.codegen.arguments import Variant, packed_name, padded
+from recurra.compiler.codegen.arguments import packed_name, padded
 from recurra.compiler.codegen.kernels import write_kernel
 from recurra.compiler.planning.plan import Plan
 from recurra.compiler.planning.schedule import Schedule
-from recurra.compiler.targets import cache, host
+from recurra.compiler.targets import cache
 from recurra.engines.kernels import threads
+from recurra.engines.kernels.call import Call, pitch_of, vector_width
 
 REAL = {"float": torch.float32, "double": torch.float64, "bfloat": torch.bfloat16, "half": torch.float16}
 LARGE = 16 * 2**20
 """Bytes of results that caches hardly hold until somebody reads them."""
 SMALL = 20_000
 """Numbers computed below which a second thread costs more than it brings."""
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """A kind of call: all that decides which kernels run, but no tensors. One is kept of each kind."""
-
-    plan: Plan
-    names: tuple[str, ...]
-    """Of the tensors given, in order."""
-    save: bool
-    resets: bool
-    lengths: bool
-    width: int
-    rows: int
-    pitch: int
-    chunk: int
-    cut: bool
-    """Whether time may be cut into segments (see `segments`)."""
-
-    def variant(self, reverse: bool, large: bool) -> Variant:
-        save = self.save and not reverse
-        return Variant(reverse, self.resets, self.lengths, save, self.rows, self.pitch, self.chunk, large)
-
-    @property
-    def stored(self) -> list[tuple[str, int]]:
-        """What the forward kernel keeps for the reverse one: names and numbers per lane."""
-        if not self.save:
-            return []
-        states = [(f"stored.{name}", math.prod(shape)) for name, shape in self.plan.states.items()]
-        return states + [(name, padded(node.size, self.width)) for name, node in self.plan.kept.items()]
 
 
 def kernel_of(call: Call, reverse: bool, large: bool = False) -> cache.Loaded:
@@ -65,12 +35,14 @@ def kernel_of(call: Call, reverse: bool, large: bool = False) -> cache.Loaded:
     )
 
 
-@functools.cache
 def _key(call: Call, reverse: bool, large: bool) -> str:
-    plan, variant = call.plan, call.variant(reverse, large)
-    facts = [plan.channel, plan.lanes, plan.real, call.width, variant, sorted(plan.states.items())]
-    facts += [sorted(plan.leaves.items()), sorted(plan.outputs.items()), plan.outers]
-    return plan.listing + repr(facts)
+    known = call.keys.get((reverse, large))
+    if known is None:
+        plan, variant = call.plan, call.variant(reverse, large)
+        facts = [plan.channel, plan.lanes, plan.real, call.width, variant, sorted(plan.states.items())]
+        facts += [sorted(plan.leaves.items()), sorted(plan.outputs.items()), plan.outers]
+        known = call.keys[reverse, large] = plan.listing + repr(facts)
+    return known
 
 
 def blocks_of(call: Call, batch: int, reverse: bool) -> tuple[int, int, int]:
@@ -84,11 +56,6 @@ def blocks_of(call: Call, batch: int, reverse: bool) -> tuple[int, int, int]:
     block = min(padded(-(-lanes // blocks), call.width), call.pitch)
     blocks = -(-lanes // block)
     return batch * blocks, blocks, block
-
-
-def vector_width(plan: Plan) -> int:
-    """Numbers in a vector of this machine."""
-    return host.vector_bytes() // (8 if plan.real == "double" else 4)
 
 
 def most_blocks(plan: Plan) -> int:
@@ -161,10 +128,3 @@ def packed_matrices(call: Call, schedule: Schedule, memory: Mapping[str, Tensor]
         target[:, :, :m] = matrix.transpose(1, 2)
         packed[packed_name(schedule, product)] = target
     return packed
-
-
-def pitch_of(plan: Plan) -> int:
-    """Channels, at most, that one thread takes through time together."""
-    width, states = vector_width(plan), sum(math.prod(shape) for shape in plan.states.values())
-    most = padded((8192 if states < 3 else 2048) // max(1, states), width)
-    return min(padded(plan.lanes, width), max(8 * width, most))

@@ -14,20 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from recurra.engines.kernels.call import Call
 from recurra.problem import Problem
-
-if TYPE_CHECKING:
-    from recurra.engines.kernels.launch import Call
 
 SHORTEST = 256
 """Time steps below which a segment is not worth a thread."""
-_forgetting: dict[Call, int] = {}
-"""In how many time steps segments of a call forgot the state they began with, 0 if they did not."""
 
 Launch = Callable[[Mapping[str, Tensor], int, int], None]
 """Runs the forward kernel on arguments by name, for a batch and a number of time steps."""
@@ -47,7 +42,7 @@ def cut(call: Call, batch: int, time: int, pieces: int) -> Cut | None:
     """How to cut the time of a call, or None if that is not worth it."""
     if not call.cut or call.lengths or batch >= pieces:
         return None
-    lead = min(_forgetting.get(call, 0), time // pieces // 4) // call.chunk * call.chunk
+    lead = min(sum(call.forgetting), time // pieces // 4) // call.chunk * call.chunk
     each = (time - lead) // pieces // call.chunk * call.chunk
     return Cut(pieces, lead, each) if each >= SHORTEST else None
 
@@ -87,7 +82,7 @@ class _Sequence:
             guess, old_end = ({n: t[s] for n, t in states.items()} for states in (guesses, ends))
             state = old_end if _same(state, guess) else self._repair(state, lead + s * each, old_end)
         if self.needed:
-            _forgetting[self.call] = max(self.needed)
+            self.call.forgetting[:] = [max(self.needed)]
         done = lead + pieces * each
         if done < self.time:
             state = self._one(state, done, self.time - done)

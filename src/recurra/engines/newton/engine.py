@@ -28,6 +28,7 @@ from torch import Tensor
 from recurra.compiler.frontend.structure import flat_states
 from recurra.engines import compiled, loop
 from recurra.engines.everywhere import finish
+from recurra.engines.gate import hidden, hindrance
 from recurra.engines.newton import shooting
 from recurra.engines.newton.system import LARGEST_BLOCK, System
 from recurra.engines.rates import Estimate, current
@@ -70,7 +71,11 @@ class Solve:
 def refuses(problem: Problem) -> str | None:
     """The reason why this problem cannot be solved in parallel, or None."""
     step = traced_step(problem)
-    return step if isinstance(step, str) else None
+    if isinstance(step, str):
+        return step
+    if step.traced.custom:
+        return "its step holds a torch.autograd.Function, whose gradient the compiled loop knows, and no Jacobian"
+    return hidden(problem.tensors()) or hindrance(problem.tensors())
 
 
 def run(problem: Problem) -> Rollout:
@@ -163,7 +168,7 @@ def _stuck(merits: list[float], few: bool) -> bool:
 
 def _say_if_not_finite(system: System, h: Tensor, f: Tensor, J: Tensor) -> None:
     """Warn, once per layer, if the Jacobian is not finite at a time step where all of f is."""
-    layer = system.problem.step.owner[0]
+    layer = system.problem.step.owner
     finite_J, finite_f, finite_h = (t.isfinite().flatten(2).all(2) for t in (J, f, h))
     if layer not in _warned and (~finite_J & finite_f & finite_h).any():
         _warned.add(layer)

@@ -54,6 +54,8 @@ class Chain:
         for i, step in enumerate(steps):
             for name in step.recipe.weights:
                 self.pointers[self._place[i, f"weight.{name}"]] = step.weights[name]
+            for name, data in step.recipe.data.items():
+                self.pointers[self._place[i, name]] = data.data_ptr()
         counts = [len(kernel.pointers) for kernel in self.kernels]
         begins = [ctypes.sizeof(ctypes.c_void_p) * at for at in accumulate(counts, initial=0)]
         self.own = [(ctypes.c_void_p * count, at) for count, at in zip(counts, begins, strict=False)]

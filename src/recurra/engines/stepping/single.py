@@ -204,7 +204,8 @@ class Recipe:
         self.states = {name: (state.shape, state.dtype) for name, state in states.items()}
         computed = {name: cast(weight, self.real) for name, weight in weights.items()}
         examples = {name: cast(state, self.real) for name, state in states.items()}
-        traced = trace(function, examples, {"x": cast(x, self.real)}, computed)
+        # Weights may change from one time step to the next: what is computed from them is computed in the kernel.
+        traced = trace(function, examples, {"x": cast(x, self.real)}, computed, trains=False)
         outputs = {k: n for name, value in traced.states.items() for k, n in parts(f"next.{name}", value).items()}
         outputs = unmarked(traced.graph, outputs | parts("y", traced.y))
         outputs = regroup(traced.graph, expand_products(traced.graph, outputs, set()))
@@ -214,6 +215,9 @@ class Recipe:
         leaves = {name: kinds.get(name[6:], scalar) for name in used if name.startswith(("state.", "input."))}
         self.weights = [name for name in weights if f"weight.{name}" in used]
         leaves |= {f"weight.{name}": SCALAR[weights[name].dtype] for name in self.weights}
+        data = traced.prepared({}, x.device)
+        self.data = {f"weight.{name}": cast(t, self.real).contiguous() for name, t in data.items()}
+        leaves |= dict.fromkeys(self.data, scalar)
         if "y" not in outputs or set(leaves) != set(used):
             raise Untraceable("single steps are compiled for real weights and outputs")
         self.y = outputs["y"].shape

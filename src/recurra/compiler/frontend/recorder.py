@@ -1,0 +1,376 @@
+"""What sees every operation of a step while it runs on example values, and writes it down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from recurra.compiler.frontend.bounds import largest
+from recurra.compiler.frontend.custom import own_gradient
+from recurra.compiler.frontend.graph import Graph, Node
+from recurra.compiler.frontend.leaving import Leaving
+from recurra.compiler.frontend.prepared import Operation, Origin, Prepared, Result, Weight, origins, prepare, replaced
+from recurra.compiler.frontend.refusal import Untraceable, refusal, user_line, where
+from recurra.compiler.frontend.table import BY_NUMBER, LOWERING
+from recurra.compiler.frontend.values import Pair, Value
+from recurra.compiler.frontend.writing import seen, share_memory, written
+
+SPELT = 64
+"""Numbers up to which a constant is part of the graph; a larger one is a leaf that holds data."""
+COUNTING = {"add", "sub", "rsub", "mul", "pow", "sum", "prod", "cumsum", "cumprod", "mm", "mv", "bmm", "dot", "addmm"}
+"""Operations of which whole numbers may become larger than those that they are made of."""
+
+
+class Recorder(TorchDispatchMode):
+    """Sees every primitive operation below autograd and torch.func, and adds it to a graph.
+
+    A tensor is one of three kinds: it depends on the state or the inputs of a time step, and has a value in the graph;
+    or on weights alone, and is computed once before the loop (a view of a weight is both); or on nothing, a constant.
+    """
+
+    def __init__(self, met: Mapping[str, Tensor], trains: bool, differentiates: bool = True) -> None:
+        super().__init__()
+        self._trains, self._differentiates = trains, trains and differentiates
+        self.graph = Graph()
+        self.lines: dict[Node, str] = {}
+        self.leaves: dict[str, Value] = {}
+        # Raised in the end: should the step not keep to the contract, that is what has to be said.
+        self.refusal: str | None = None
+        self.custom = False
+        # Tensors are kept alive, so that an id stands for one tensor during the whole trace.
+        self._values: dict[int, tuple[Tensor, Value]] = {}
+        self._origins: dict[int, tuple[Tensor, Origin]] = {}
+        self._operations: list[Operation] = []
+        self._moving: set[int] = set()
+        # Leaves that are whole numbers, with their size: none, since who reads them is refused for that.
+        self._whole: dict[str, float] = {}
+        self._prepared: dict[str, Origin] = {}
+        self._real: set[torch.dtype] = set()
+        self._met = {id(tensor): (name, tensor) for name, tensor in met.items()}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not wrapping the dispatch for torch.compile saves the second that importing it takes."""
+        return False
+
+    # --- leaves ---------------------------------------------------------------------------------------------------
+    def example(self, name: str, value: Tensor, kind: str) -> Tensor:
+        """A tensor to run the step with, in place of `value`: a leaf, which takes gradients as the real one does."""
+        own = value.detach().clone()
+        if self._differentiates and (own.is_floating_point() or own.is_complex()):
+            own = own.requires_grad_().clone()
+        self._leaf(name, own)
+        if kind == "weight":
+            self._weight(name.removeprefix("weight."), own)
+        else:
+            self._moving.add(id(own))
+        return own
+
+    def _weight(self, name: str, tensor: Tensor) -> None:
+        self._origins[id(tensor)] = tensor, Weight(name)
+        if not self._trains:
+            self._moving.add(id(tensor))
+
+    def _example_gradient(self, name: str, like: Tensor) -> Tensor:
+        own = torch.full(like.shape, 0.5, dtype=like.dtype).requires_grad_()
+        self._origins.pop(id(own), None)
+        self._values[id(own)] = own, self.graph.input(name, tuple(like.shape))
+        self._moving.add(id(own))
+        return own
+
+    def _leaf(self, name: str, tensor: Tensor) -> Value:
+        shape = tuple(tensor.shape)
+        value: Value
+        if tensor.is_complex():
+            value = Pair(self.graph.input(f"{name}.real", shape), self.graph.input(f"{name}.imag", shape))
+        else:
+            value = self.graph.input(name, shape, tensor.dtype == torch.bool)
+        self._values[id(tensor)] = tensor, value
+        self._real.add(tensor.dtype.to_real())
+        self.leaves[name] = value
+        if _is_whole(tensor):
+            self._whole[name] = 0.0
+        return value
+
+    @property
+    def _exact(self) -> float:
+        """Up to where the type of the step holds all whole numbers."""
+        return 2.0**53 if torch.float64 in self._real else 2.0**24
+
+    def prepared(self) -> Prepared:
+        """How the leaves that depend on weights alone are computed."""
+        return prepare(self._operations, self._prepared)
+
+    # --- what a tensor is -----------------------------------------------------------------------------------------
+    def value(self, tensor: Tensor) -> Value:
+        """The value in the graph of a tensor that the step computed, read or made."""
+        self._meet(tensor)
+        if id(tensor) in self._moving and isinstance(tensor.grad_fn, torch.autograd.function.BackwardCFunction):
+            return self._with_own_gradient(tensor)
+        return self._plain(tensor)
+
+    def _number_or_value(self, tensor: Tensor) -> Any:
+        """Whole numbers that are known now are given as they are."""
+        whole = not (tensor.is_floating_point() or tensor.is_complex())
+        constant = id(tensor) not in self._values and isinstance(self._origins[id(tensor)][1], Tensor)
+        return tensor if whole and constant else self.value(tensor)
+
+    def _plain(self, tensor: Tensor) -> Value:
+        if id(tensor) in self._values:
+            return self._values[id(tensor)][1]
+        origin = self._origins[id(tensor)][1]
+        if isinstance(origin, Tensor) and tensor.numel() <= SPELT:
+            return self._constant(tensor)
+        if tensor.numel() == 0:
+            raise Untraceable(f"step makes an empty tensor of shape {list(tensor.shape)}{where()}")
+        if isinstance(tensor.grad_fn, torch.autograd.function.BackwardCFunction):
+            raise Untraceable(f"step calls a torch.autograd.Function of weights alone{where()}: call it in inputs")
+        own = f"({len(self._prepared)})"
+        # What a constant is now; it may be written to later.
+        self._prepared[own] = tensor.detach().clone() if isinstance(origin, Tensor) else origin
+        return self._leaf(f"weight.{own}", tensor)
+
+    def _constant(self, tensor: Tensor) -> Value:
+        if tensor.is_complex():
+            return Pair(self._constant(tensor.real), self._constant(tensor.imag))
+        if tensor.numel() == 0:
+            raise Untraceable(f"step makes an empty tensor of shape {list(tensor.shape)}{where()}")
+        flat = [self.graph.constant(float(v)) for v in tensor.detach().flatten().tolist()]
+        if len(set(flat)) == 1:
+            node = self.graph.expand(flat[0], tuple(tensor.shape))
+        else:
+            parts = [self.graph.reshape(v, (1,)) for v in flat]
+            node = self.graph.reshape(self.graph.concat(parts, 0), tuple(tensor.shape))
+        if tensor.dtype == torch.bool:
+            return self.graph.pointwise("not", self.graph.pointwise("eq", node, self.graph.constant(0.0)))
+        return node
+
+    def _with_own_gradient(self, tensor: Tensor) -> Value:
+        """What a `torch.autograd.Function` returned: from here on its value has the gradient that this says."""
+        forward = self._plain(tensor)
+        if isinstance(forward, Node) and forward.op == "custom":
+            return forward
+        self.custom = True
+        known = {(id(t.grad_fn), t.output_nr): t for t, _ in self._values.values() if t.grad_fn is not None}
+        with Leaving(), self:
+            value = own_gradient(self.graph, tensor, forward, known, self._example_gradient, self.value)
+        if isinstance(value, str):
+            raise Untraceable(f"step calls a torch.autograd.Function {value}{where()}")
+        self._values[id(tensor)] = tensor, value
+        return value
+
+    def _meet(self, tensor: Tensor) -> None:
+        """A tensor that no operation of the step has made: it has to be one of those that can be found again."""
+        key = id(tensor)
+        if key in self._values or key in self._origins:
+            return
+        if key in self._met:
+            name = self._met[key][0]
+            self._leaf(f"weight.{name}", tensor)
+            self._weight(name, tensor)
+            return
+        twin = next((known for known, _ in self._values.values() if _same_memory(known, tensor)), None)
+        if twin is None:
+            raise Untraceable(
+                f"step reads a tensor of shape {list(tensor.shape)} that neither the layer holds nor step names"
+                f"{where()}: make it a buffer or a parameter"
+            )
+        self._values[key] = tensor, self._values[id(twin)][1]
+        if id(twin) in self._moving:
+            self._moving.add(key)
+
+    # --- operations -----------------------------------------------------------------------------------------------
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if _draws(func, args, kwargs):
+            raise Untraceable(f"step draws random numbers{where()}: draw them in inputs, for all time steps")
+        name = func._overloadpacket._qualified_op_name.removeprefix("aten::")
+        tensors = origins((args, kwargs))
+        if name in ("lift_fresh", "lift_fresh_copy"):  # a tensor made from Python's numbers
+            self._origins.setdefault(id(args[0]), (args[0], args[0]))
+        for tensor in tensors:
+            self._meet(tensor)
+        if not any(id(tensor) in self._moving for tensor in tensors):
+            return self._fixed(func, name, args, kwargs, tensors)
+        if torch.Tag.inplace_view in func.tags:  # squeeze_ and its like change no number
+            name = name.removesuffix("_")
+        elif func._schema.is_mutable and name.endswith("_"):
+            self._write(func, name.removesuffix("_"), args, kwargs)
+            return args[0]
+        if name in LOWERING or name == "as_strided":
+            result = func(*args, **kwargs)
+            self._record(name, args, kwargs, result)
+            return result
+        return self._decomposed(func, name, args, kwargs)
+
+    def _decomposed(self, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
+        with self:
+            decomposed = _decompose(func, args, kwargs)
+        if decomposed is NotImplemented:
+            raise Untraceable(refusal(name))
+        return decomposed
+
+    def _write(self, func: Any, name: str, args: tuple, kwargs: dict) -> None:
+        """An operation in place, as the same operation that gives a new tensor, and then a copy."""
+        target, plain = args[0], getattr(torch.ops.aten, name, None)
+        if self._is_weight(target):
+            raise Untraceable(f"step changes a weight or buffer in place{where()}: make it a state")
+        if name == "copy":
+            source = args[1]
+        elif plain is None or func._overloadname not in plain.overloads():
+            self._decomposed(func, name, args, kwargs)
+            return
+        else:
+            with self:
+                source = getattr(plain, func._overloadname)(*args, **kwargs)
+        known = [t for t, _ in (*self._values.values(), *self._origins.values()) if share_memory(t, target)]
+        others = [(t, self._plain(t)) for t in {id(t): t for t in known}.values()]
+        before = {id(t): value for t, value in others}
+        try:
+            changed = list(written(self.graph, target, self.value(source), others))
+        except ValueError as error:
+            raise Untraceable(f"step uses {name}_ in a way that is not supported ({error}){where()}") from error
+        target.copy_(source)
+        for tensor, value in changed:
+            unseen = self._trains and not torch.is_grad_enabled()
+            self._keep(tensor, self._without_gradient(value, before.get(id(tensor))) if unseen else value)
+
+    def _keep(self, tensor: Tensor, value: Value) -> None:
+        """The value of a tensor that depends on the time step."""
+        self._values[id(tensor)] = tensor, value
+        self._moving.add(id(tensor))
+        self._origins.pop(id(tensor), None)
+
+    def _fixed(self, func: Any, name: str, args: tuple, kwargs: dict, tensors: list[Tensor]) -> Any:
+        """An operation on weights and constants: run it, and remember how its results come about."""
+        if func._schema.is_mutable and any(_written(func, args, kwargs, t) and self._is_weight(t) for t in tensors):
+            raise Untraceable(f"step changes a weight or buffer in place{where()}: make it a state")
+        result = func(*args, **kwargs)
+        results = [t for t in (result if isinstance(result, tuple | list) else [result]) if isinstance(t, Tensor)]
+        known = {id(t): self._origins[id(t)][1] for t in tensors if id(t) in self._origins}
+        if not any(isinstance(origin, Weight | Result) for origin in known.values()):
+            self._origins.update({id(t): (t, t) for t in results})
+            return result
+        if not results and name in ("_local_scalar_dense", "item", "is_nonzero", "equal"):
+            raise Untraceable(refusal(name))
+        number = len(self._operations)
+        template = replaced((args, kwargs), lambda t: known.get(id(t), t))
+        self._operations.append(Operation(func, *template, torch.is_grad_enabled()))
+        for i, tensor in enumerate(results):
+            self._origins[id(tensor)] = tensor, Result(number, i)
+            self._values.pop(id(tensor), None)
+        if name in LOWERING and all(id(t) in self._values for t in tensors) and all(map(_is_view, results)):
+            self._record(name, args, kwargs, result)
+        return result
+
+    def _is_weight(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies in the memory of a weight."""
+        memory = tensor.untyped_storage().data_ptr()
+        return any(
+            isinstance(origin, Weight) and known.untyped_storage().data_ptr() == memory
+            for known, origin in self._origins.values()
+        )
+
+    def _record(self, name: str, args: tuple, kwargs: dict, result: Any) -> None:
+        before = len(self.graph._known)
+        moving = any(id(t) in self._moving for t in origins((args, kwargs)))
+        # What is detached has no gradient anyway, so that it does not matter where it came from.
+        read: Callable[[Tensor], Any] = self._plain if name == "detach" else self.value
+        if name in BY_NUMBER:
+            read = self._number_or_value
+        try:
+            if name == "as_strided":
+                lowered = seen(self.graph, self.value(args[0]), args[0], result)
+            else:
+                lowered = LOWERING[name](self.graph, *replaced(args, read), **replaced(kwargs, read))
+        except (Untraceable, Warning):
+            raise
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            raise Untraceable(f"step uses {name} in a way that is not supported ({reason}){where()}") from error
+        results = [t for t in (result if isinstance(result, tuple | list) else [result]) if t is not None]
+        self._check_types(args, kwargs, results)
+        lowered = lowered if isinstance(lowered, list) else [lowered]
+        for tensor, value in zip(results, lowered, strict=True):
+            if self._trains and moving and (name == "detach" or not torch.is_grad_enabled()):
+                value = self._without_gradient(value, None)
+            self._values[id(tensor)] = tensor, value
+            if moving:
+                self._keep(tensor, value)
+            whole = name in COUNTING and isinstance(value, Node) and _is_whole(tensor)
+            if whole and largest(value, self._whole) > self._exact:
+                raise Untraceable(f"step may count beyond what its type holds exactly{where()}: use a float")
+        if len(self.graph._known) > before:
+            place = user_line()
+            for node in list(self.graph._known.values())[before:]:
+                self.lines[node] = place
+
+    def _without_gradient(self, value: Value, old: Value | None) -> Value:
+        """A value that autograd does not know of. What is written in place unknown to it keeps the gradient it had."""
+        if not self._differentiates and not torch.is_grad_enabled():
+            raise Untraceable(f"step computes without gradients{where()}, beside what PyTorch cannot differentiate")
+        if isinstance(value, Pair):
+            before = old if isinstance(old, Pair) else Pair(*[None] * 2)  # type: ignore[list-item]
+            return Pair(*map(self._without_gradient, (value.real, value.imag), (before.real, before.imag)))
+        if value.is_bool:
+            return value
+        stopped = self.graph.pointwise("stop", value)
+        if not isinstance(old, Node):
+            return stopped
+        return self.graph.pointwise("slope", stopped, old, self.graph.constant(1.0))
+
+    def _check_types(self, args: tuple, kwargs: dict, results: Any) -> None:
+        given = {t.dtype.to_real() for t in origins((args, kwargs)) if id(t) in self._values}
+        for tensor in results:
+            floating = tensor.is_floating_point() or tensor.is_complex()
+            if floating and tensor.dtype.to_real() not in self._real and given & self._real - {torch.bool}:
+                own = ", ".join(str(dtype)[6:] for dtype in self._real if dtype.is_floating_point)
+                self.refusal = f"step computes in {str(tensor.dtype)[6:]}{where()}, where all else is {own}"
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same numbers, seen the same way."""
+    return (
+        a.dtype == b.dtype and a.shape == b.shape and a.stride() == b.stride()
+        and a.storage_offset() == b.storage_offset()
+        and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr() != 0
+    )  # fmt: skip
+
+
+def _is_view(tensor: Tensor) -> bool:
+    return tensor._is_view()
+
+
+def _written(func: Any, args: tuple, kwargs: dict, tensor: Tensor) -> bool:
+    """Whether an operation writes to one of its arguments."""
+    for i, argument in enumerate(func._schema.arguments):
+        given = args[i] if i < len(args) else kwargs.get(argument.name)
+        if argument.alias_info is not None and argument.alias_info.is_write and given is tensor:
+            return True
+    return False
+
+
+def _decompose(func: Any, args: tuple, kwargs: dict) -> Any:
+    """The operation in terms of simpler ones, by PyTorch's own tables."""
+    result = func.decompose(*args, **kwargs)
+    if result is not NotImplemented:
+        return result
+    from torch._decomp import decomposition_table
+
+    rule = decomposition_table.get(func)
+    return NotImplemented if rule is None else rule(*args, **kwargs)
+
+
+def _draws(func: Any, args: tuple, kwargs: dict) -> bool:
+    """Whether an operation draws random numbers; attention does if it drops something."""
+    if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:
+        return (args[3] if len(args) > 3 else kwargs.get("dropout_p", 0.0)) != 0
+    return torch.Tag.nondeterministic_seeded in func.tags
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool)

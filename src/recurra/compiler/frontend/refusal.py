@@ -1,0 +1,42 @@
+"""What has no graph, and where in the user's file it is."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+from recurra.errors import RecurraError
+
+LIBRARY = ("torch/", "recurra/compiler/", "recurra/recurrence.py", "recurra/check", "recurra/engines/")
+
+
+class Untraceable(RecurraError):
+    """`step` does something that has no graph; the message says what and where."""
+
+
+def refusal(name: str) -> str:
+    """Why an operation has no graph."""
+    if name in ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero"):
+        return f"step decides by the value of a tensor (if, while, int(), .item()){where()}: use torch.where"
+    return f"step uses {name}, which has no rule{where()}"
+
+
+def where() -> str:
+    """Where in the step this is: " at file:line", or nothing."""
+    line = user_line()
+    return f" at {line}" if line else ""
+
+
+def within_library() -> bool:
+    """Whether it is this library that asked."""
+    files = (frame.f_code.co_filename.replace("\\", "/") for frame, _ in traceback.walk_stack(sys._getframe(2)))
+    return "recurra/compiler/" in next((file for file in files if "torch/" not in file), "")
+
+
+def user_line() -> str:
+    """The innermost line outside PyTorch and this library's machinery, as "file:line"."""
+    for frame, line in traceback.walk_stack(sys._getframe()):
+        name = frame.f_code.co_filename.replace("\\", "/")
+        if not any(part in name for part in LIBRARY) and not name.startswith("<"):
+            return f"{name}:{line}"
+    return ""
