@@ -4,11 +4,13 @@ import random
 
 import pytest
 import torch
+from cells import operations
 
 from recurra import Lane, Recurrence, constant, shared
 from recurra.testing.cases import draw, gradients
 from recurra.testing.tolerances import assert_close
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # of operations that PyTorch would rather not have, or not mapped
 UNARY = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
@@ -58,6 +60,35 @@ MATRIX = {
     "turned": lambda w, v, a: a @ (w - v),
     "normalised": lambda w, v, a: torch.softmax(w, 1) @ a,
 }
+UNMAPPED = {
+    "h // 0.7",
+    "1.5 % (x * x + 1)",
+    "torch.floor_divide(h, 0.7)",
+    "torch.heaviside(h, x)",
+    "torch.column_stack([h, x])",
+    "torch.select_scatter(a, x[:3], 0, 1)",
+    "torch.chain_matmul(a, m)",
+    "F.silu(z)",
+}
+"""What has no gradient in PyTorch; and what its vmap, by which the reference runs, cannot map or gets wrong."""
+OPERATIONS = [
+    row["operation"]
+    for row in operations.rows()
+    if row["outcome"] == "compiled" and row["group"] not in ("modules", "in place") and row["operation"] not in UNMAPPED
+]
+"""On two vectors of six numbers."""
+
+
+def fit(x, size):
+    """The numbers of a vector, over and over, as many as asked for."""
+    return x.repeat(-(-size // x.shape[0]))[:size]
+
+
+def operated(operation, a, c):
+    """An operation on numbers that are neither large nor alike, with a result that is not large."""
+    apart = 0.0137 * torch.arange(1, 7, dtype=a.dtype)
+    h, x = (torch.tanh(fit(v, 6)) + apart for v in (a, c))
+    return fit(torch.tanh(0.3 * operations.result(operation, None, h, x)), a.shape[0])
 
 
 class Random(Recurrence):
@@ -90,9 +121,10 @@ class Random(Recurrence):
         """(operation, argument numbers) in order; arguments count from the states on."""
         program, known = [], self.num_states + 3
         for _ in range(dice.randint(3, 12)):
-            kinds = ["unary", "binary", "binary"] + (["vector", "matrix", "common"] if self.vector else [])
+            kinds = ["unary", "binary", "binary"] + (["vector", "matrix", "common", "operation"] if self.vector else [])
             kind = dice.choice(kinds)
-            table = {"unary": UNARY, "binary": BINARY, "vector": VECTOR}.get(kind, MATRIX)
+            tables = {"unary": UNARY, "binary": BINARY, "vector": VECTOR, "operation": OPERATIONS}
+            table = tables.get(kind, MATRIX)
             name = dice.choice(list(table))
             program.append((kind, name, dice.randrange(known), dice.randrange(known)))
             known += 1
@@ -125,6 +157,8 @@ class Random(Recurrence):
                 values.append(BINARY[name](a, c))
             elif kind == "vector":
                 values.append(VECTOR[name](a))
+            elif kind == "operation":
+                values.append(operated(name, a, c))
             else:
                 own, other = (m, self.common) if kind == "matrix" else (self.common, m)
                 values.append(MATRIX[name](own, other, a))

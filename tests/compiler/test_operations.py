@@ -1,14 +1,12 @@
 """Every operation of docs/operations.csv, as a step of its own: the graph of the step and of its derivative, evaluated,
 are PyTorch's value and gradient; and, slowly, the kernels made of them."""
 
-import importlib.util
 import random
 import re
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from cells import operations
 
 from recurra import Lane, Recurrence
 from recurra.compiler.frontend.derive import vector_jacobian
@@ -17,10 +15,6 @@ from recurra.compiler.frontend.interpret import evaluate
 from recurra.engines.traced import tensors_of, traced_step
 from recurra.testing.tolerances import assert_close
 
-_spec = importlib.util.spec_from_file_location("operations", Path(__file__).parents[2] / "docs/operations.py")
-operations = importlib.util.module_from_spec(_spec)
-sys.modules["operations"] = operations
-_spec.loader.exec_module(operations)
 FIRST = random.SystemRandom().randrange(10**6)
 ROWS = operations.rows()
 GROUPS = list(dict.fromkeys(row["group"] for row in ROWS))
