@@ -1,5 +1,7 @@
 """Uninitialised memory is filled with NaN in every test, so that a forgotten element cannot pass by luck."""
 
+from inspect import isfunction, unwrap
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -40,3 +42,13 @@ def all_in_double(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "to", stay)
     monkeypatch.setattr(torch.Tensor, "float", lambda self: self.to(torch.float32))
     monkeypatch.setattr(torch.Tensor, "type", lambda self, dtype: self.to(dtype))
+
+
+@pytest.fixture
+def qwen3_next(monkeypatch):
+    """The module of transformers. Where fla is installed, they call its GPU kernels, GPU or not; here their own."""
+    module = pytest.importorskip("transformers.models.qwen3_next.modeling_qwen3_next")
+    for name, value in list(vars(module).items()):
+        if isfunction(value) and name.startswith(("torch_", "causal_conv1d_")):
+            monkeypatch.setattr(module, name, unwrap(value))
+    return module

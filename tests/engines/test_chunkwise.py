@@ -217,15 +217,14 @@ def test_double_backward_is_refused():
 
 
 @pytest.mark.parametrize(("time", "dtype"), [(150, torch.float32), (64, torch.float32), (1, torch.float32)])
-def test_gated_delta_rule_is_that_of_transformers(time, dtype):
-    module = pytest.importorskip("transformers.models.qwen3_next.modeling_qwen3_next")
+def test_gated_delta_rule_is_that_of_transformers(time, dtype, qwen3_next):
     problem, leaves = by_hand("gated-delta-net", time=time, heads=4, size=8, dtype=dtype)
     S = torch.randn(2, 4, 3, 8)
     rollout = chunkwise.run(replace(problem, state={"S": S}))
     args = [leaves[name] for name in ("q", "k", "v", "log_decay", "beta")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        y, state = module.torch_chunk_gated_delta_rule(*args, initial_state=S.mT, output_final_state=True)
+        y, state = qwen3_next.torch_chunk_gated_delta_rule(*args, initial_state=S.mT, output_final_state=True)
     assert_close("y", rollout.y * 8**-0.5, y)
     assert_close("S", rollout.state["S"], state.mT)
     weight = torch.randn_like(y)

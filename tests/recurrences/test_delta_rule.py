@@ -368,15 +368,12 @@ def test_wrong_options_are_named(name, options, words):
 
 @pytest.mark.parametrize(("key_heads", "value_heads"), [(2, 4), (2, 2)])
 @pytest.mark.usefixtures("all_in_double")
-def test_gated_delta_net_is_that_of_transformers(key_heads, value_heads):
-    transformers = pytest.importorskip("transformers")
-    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
-
-    config = transformers.Qwen3NextConfig(
+def test_gated_delta_net_is_that_of_transformers(key_heads, value_heads, qwen3_next):
+    config = qwen3_next.Qwen3NextConfig(
         hidden_size=24, linear_num_key_heads=key_heads, linear_num_value_heads=value_heads, linear_key_head_dim=6,
         linear_value_head_dim=10, linear_conv_kernel_dim=4, num_hidden_layers=1, layer_types=["linear_attention"],
     )  # fmt: skip
-    theirs = peers.scattered(Qwen3NextGatedDeltaNet(config, 0), torch.float64)
+    theirs = peers.scattered(qwen3_next.Qwen3NextGatedDeltaNet(config, 0), torch.float64)
     ours = recurra.layer(
         "gated-delta-net", 24, heads=value_heads, key_heads=key_heads, key_size=6, value_size=10,
         norm_eps=config.rms_norm_eps,

@@ -33,6 +33,9 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 def progress(label: str, total: int) -> Iterator[Any]:
     """A bar on standard error with time left; gives `update(completed, note)`. Silent when not on a terminal."""
     console = Console(stderr=True)
+    if not console.is_terminal:  # a disabled bar is not silent in every version of rich
+        yield lambda completed, note="": None
+        return
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -40,7 +43,6 @@ def progress(label: str, total: int) -> Iterator[Any]:
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
     )
     with bar:
         task = bar.add_task(label, total=total, note="")
