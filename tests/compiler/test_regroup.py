@@ -9,8 +9,7 @@ import recurra
 from recurra.compiler.frontend.graph import POINTWISE, Graph, topological
 from recurra.compiler.frontend.interpret import evaluate
 from recurra.compiler.planning.regroup import regroup
-from recurra.testing.cases import draw
-from recurra.testing.laws import compare
+from recurra.testing.cases import compare, draw
 from recurra.testing.tolerances import assert_close
 
 

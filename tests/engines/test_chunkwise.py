@@ -12,8 +12,7 @@ from recurra.engines import chunkwise, loop
 from recurra.engines.choose import reasons_to_refuse
 from recurra.problem import DeltaRule, StepInput
 from recurra.state import State
-from recurra.testing.cases import Case, gradients
-from recurra.testing.laws import compare
+from recurra.testing.cases import Case, compare, gradients
 from recurra.testing.tolerances import assert_close
 
 LAYERS = {

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import recurra
-from recurra.testing.cases import draw
-from recurra.testing.laws import compare, engines_for
+from recurra.testing.cases import compare, draw
+from recurra.testing.laws import engines_for
 from recurra.testing.tolerances import assert_close
 
 DRAWN = settings(max_examples=60)
