@@ -8,12 +8,16 @@ import pytest
 import torch
 from modules import ALL
 from torch import nn
+from torch.nn.utils import prune
 
 from recurra.check import representative
 from recurra.contract import Layer
 from recurra.testing.tolerances import assert_close
 
 every = pytest.mark.parametrize("name", ALL)
+# Where steps are so long that compiling one more of them takes seconds, some laws are held by the slow tests.
+LONG = ("atlas", "xlstm", "memory as context")
+many = pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in ALL])
 
 
 class Adapted(nn.Module):
@@ -169,7 +173,7 @@ def vectors(module, wide):
             yield from ([p] for p in own if p is not first)
 
 
-@every
+@many
 @pytest.mark.parametrize(
     ("narrow", "wide", "alone"),
     [
@@ -197,14 +201,20 @@ def test_types_may_be_mixed(name, narrow, wide, alone):
             parameter.grad, parameter.data = None, parameter.data.to(narrow)
 
 
-@pytest.fixture(params=[(torch.float64, torch.float64), (torch.float32, torch.float64), (torch.float64, torch.float32)])
+@pytest.fixture(
+    params=[
+        (torch.float64, torch.float32),
+        (torch.float64, torch.float64),
+        pytest.param((torch.float32, torch.float64), marks=pytest.mark.slow),
+    ]
+)
 def defaults(request):
     """The default type while a module is made, and while it runs."""
     yield request.param
     torch.set_default_dtype(torch.float32)
 
 
-@every
+@many
 def test_default_type(name, defaults):
     """What is made has the type that is the default then; the default of the time when it runs changes nothing."""
     kind, (made, runs) = ALL[name], defaults
@@ -229,7 +239,7 @@ def test_default_type(name, defaults):
             assert_close("a time step of one", module.advance(given[:1, 0], first)[0], many[:1])
 
 
-@every
+@many
 def test_parameters_may_be_parts_of_one_vector(name):
     """As optimisers hold them that look at all parameters at once; at any place, however odd."""
     kind = ALL[name]
@@ -245,3 +255,63 @@ def test_parameters_may_be_parts_of_one_vector(name):
         assert (got.grad is None) == (wanted.grad is None), at
         if wanted.grad is not None:
             assert_close(f"gradient of {at}", got.grad, wanted.grad)
+
+
+def held(module):
+    """Names of parts and of the parameters they hold; of lists, PyTorch's tools can take none."""
+    return [(at, own) for at, part in module.named_modules() if not isinstance(part, nn.ParameterList)
+            for own, _ in part.named_parameters(recurse=False)]  # fmt: skip
+
+
+@every
+def test_pruned_weights(name):
+    """What is left of every parameter by `torch.nn.utils.prune`, now and after its next change: numbers and slopes."""
+    kind = ALL[name]
+    module = kind.make().double()
+    given, plain, pruned = kind.draw(module), copy.deepcopy(module), {}
+    module(given)  # what is found out here must not stay
+    for at, own in held(plain):
+        prune.random_unstructured(module.get_submodule(at), own, 0.4)
+        weight, part = plain.get_parameter(f"{at}.{own}".strip(".")), module.get_submodule(at)
+        weight.data *= part.get_buffer(f"{own}_mask")
+        pruned[weight] = part.get_parameter(f"{own}_orig"), part.get_buffer(f"{own}_mask")
+    for _ in range(2):
+        y, expected = module(given)[0], plain(given)[0]
+        assert_close("y", y, expected)
+        y.square().sum().backward()
+        expected.square().sum().backward()
+        for weight, (got, mask) in pruned.items():
+            if weight.grad is not None:
+                assert_close("gradient", got.grad, weight.grad * mask)
+            got.grad, weight.grad, got.data, weight.data = None, None, got * 1.1, weight * 1.1
+    _same_time_step(kind, module, plain, given)
+
+
+@every
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_weights_over_their_norms(name):
+    """By the hooks of the old `torch.nn.utils.weight_norm`, on every matrix."""
+    kind = ALL[name]
+    module = kind.make().double()
+    for parameter in module.parameters():
+        parameter.data += torch.randn_like(parameter) / 10  # a row of zeros has no direction
+    given, plain = kind.draw(module), copy.deepcopy(module)
+    module(given)
+    for at, own in held(plain):
+        if (weight := plain.get_parameter(f"{at}.{own}".strip("."))).dim() > 1:
+            part = nn.utils.weight_norm(module.get_submodule(at), own)
+            part.get_parameter(f"{own}_g").data *= 1.5
+            weight.data *= 1.5
+    y = module(given)[0]
+    assert_close("y", y, plain(given)[0])
+    y.square().sum().backward()
+    assert all(p.grad is not None for own, p in module.named_parameters() if own.endswith("_g"))
+    _same_time_step(kind, module, plain, given)
+
+
+def _same_time_step(kind, module, plain, given):
+    if kind.streams:
+        with torch.no_grad():
+            y, expected = (m.advance(given[:1, 2], m(given[:1, :2])[1])[0] for m in (module, plain))
+        assert_close("y of a time step", y, expected)
