@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from recurra.interop.hook import watch as watch_transformers
+from recurra.interop.hook import watch
 
 if TYPE_CHECKING:
     from recurra.attention.base import Attention as Attention
@@ -58,4 +58,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"recurra.{_PUBLIC[name]}"), name)
 
 
-watch_transformers()
+watch()

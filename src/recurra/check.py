@@ -119,7 +119,8 @@ def lengths(value: object, x: Tensor) -> Tensor | None:
         raise InputError(f"lengths is on {value.device}, x on {x.device}: move one of them")
     signed = value.long()  # unsigned integers do not compare; those of 2^63 and more become negative
     wrong = (signed < 0) | (signed > x.shape[1])
-    if wrong.any():
+    # While a program is exported there are no numbers yet: the operator looks at them when it runs.
+    if not torch.compiler.is_exporting() and wrong.any():
         row = int(wrong.nonzero()[0])
         raise InputError(f"lengths[{row}] is {value.tolist()[row]}; expected 0 to {x.shape[1]}, the time steps of x")
     return signed

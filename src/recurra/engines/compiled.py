@@ -19,6 +19,7 @@ from recurra.compiler.targets import cache
 from recurra.engines.gate import hindrance
 from recurra.engines.kernels import launch, operator, segments, threads
 from recurra.engines.kernels.call import vector_width
+from recurra.engines.kernels.run import in_order
 from recurra.engines.rates import Estimate, current
 from recurra.engines.traced import STORAGE, TracedStep, lock, tensors_of, traced_step
 from recurra.problem import Lane, Problem, Rollout
@@ -148,22 +149,13 @@ def _lay_out(name: str, t: Tensor, step: TracedStep, channel: bool) -> Tensor:
     """Lanes innermost for channels; the numbers of one time step (of one lane, for heads) next to each other."""
     leaf = step.leaves.get(name)
     lane_axis = 1 if name.startswith("state.") else 0
-    inner = t.dim() - 1 if name.startswith("state.") else t.dim()
     if leaf is not None:
         lane_axis = 2 if leaf.per_time else 0
-        inner = t.dim() - (2 * leaf.per_time)
-        if not channel and leaf.per_time and leaf.per_lane:
-            inner -= 1
     if channel and (leaf is None or leaf.per_lane):
         t = t.movedim(lane_axis, -1)
     if leaf is None or not leaf.per_time:
         return t.contiguous()
-    expected = 1
-    for size, stride in list(zip(t.shape, t.stride(), strict=True))[::-1][:inner]:
-        if size != 1 and stride != expected:
-            return t.contiguous()
-        expected *= size
-    return t
+    return in_order(t, 2 if channel or not leaf.per_lane else 3)
 
 
 def _joined(name: str, parts: dict[str, Tensor]) -> Tensor:

@@ -39,9 +39,27 @@ class Outer:
 
 
 @dataclass(frozen=True, eq=False)
+class Origin:
+    """What a plan is made from."""
+
+    graph: Graph
+    outputs: Mapping[str, Node]
+    """`next.<state>` for every state, and the parts of y."""
+    leaves: Mapping[str, Leaf]
+    """Every leaf that is not a state, by the name it has in the graph."""
+    channel: bool
+    lanes: int
+    storage: str
+    """How y is stored: float, double, bfloat or half."""
+    needs: frozenset[str]
+    """Names of the leaves whose gradient will be asked for."""
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
     """All that code generation needs to know. A plan equals itself only."""
 
+    origin: Origin
     channel: bool
     """Whether lanes are channels (vectorised across lanes) or hold vectors themselves (vectorised within)."""
     lanes: int
@@ -98,13 +116,19 @@ def make_plan(
         leaves: every leaf of the trace that is not a state, by the name it has in the graph.
         needs: names of the leaves whose gradient will be asked for.
     """
-    graph = traced.graph
     after = {k: n for name, value in traced.states.items() for k, n in parts(f"next.{name}", value).items()}
-    y = parts("y", traced.y)
+    return planned(Origin(traced.graph, after | parts("y", traced.y), leaves, channel, lanes, storage, needs))
+
+
+def planned(origin: Origin) -> Plan:
+    """The plan of an origin, of which the same one always gives the same plan."""
+    graph, leaves, channel, storage = origin.graph, origin.leaves, origin.channel, origin.storage
+    after = {name: node for name, node in origin.outputs.items() if name.startswith("next.")}
+    y = {name: node for name, node in origin.outputs.items() if name not in after}
     fixed = set() if channel else {leaf.name for leaf in leaves.values() if not leaf.per_time}
     outputs = regroup(graph, expand_products(graph, after | y, fixed))
     states = {name.removeprefix("next."): outputs[name].shape for name in after}
-    used = [leaf for name, leaf in sorted(leaves.items()) if name in needs and _used(name, outputs)]
+    used = [leaf for name, leaf in sorted(leaves.items()) if name in origin.needs and _used(name, outputs)]
     gradients = unmarked(graph, _gradients(graph, outputs, states, used))
     gradients = {n: node for n, node in gradients.items() if n.startswith("before.") or graph.value(node) != 0.0}
     gradients = regroup(graph, expand_products(graph, gradients, fixed))
@@ -121,8 +145,9 @@ def make_plan(
     gradients = replaced(graph, gradients, {node: graph.input(n, node.shape) for n, node in recalled.items()})
     real = "double" if storage == "double" else "float"
     return Plan(
+        origin,
         channel,
-        lanes,
+        origin.lanes,
         real,
         states,
         read,

@@ -1,15 +1,16 @@
-"""Kinds of calls of a plan: what decides which kernels run, and the numbers that the operator knows them by."""
+"""Kinds of calls of a plan: what decides which kernels run, and the texts that the operator knows them by."""
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 import threading
 import weakref
 from dataclasses import dataclass, field
 
 from recurra.compiler.codegen.arguments import Kind, Variant, gradient_outputs, padded
-from recurra.compiler.planning.plan import Plan
+from recurra.compiler.planning import written
+from recurra.compiler.planning.plan import Plan, planned
 from recurra.compiler.targets import host
 from recurra.engines.kernels import threads
 from recurra.errors import RecurraError
@@ -19,9 +20,9 @@ CACHE_BYTES = 1024 * 1024
 """Bytes of states that one thread keeps while it goes back over a chunk of time steps."""
 
 _lock = threading.Lock()
-_numbers = itertools.count()
-_calls: weakref.WeakValueDictionary[int, Call] = weakref.WeakValueDictionary()
-"""A call lives as long as its plan, which lives as long as the layers that it was made for."""
+_calls: weakref.WeakValueDictionary[str, Call] = weakref.WeakValueDictionary()
+"""By their texts, where those have been asked for. A call lives as long as its plan, which lives as long as the layers
+that it was made for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +41,6 @@ class Call:
     chunk: int
     cut: bool
     """Whether time may be cut into segments (see `segments`)."""
-    number: int
-    """What the operator knows it by."""
     keys: dict[tuple[bool, bool], str] = field(default_factory=dict)
     """The keys of its kernels so far."""
     forgetting: list[int] = field(default_factory=list)
@@ -50,6 +49,15 @@ class Call:
     def variant(self, reverse: bool, large: bool) -> Variant:
         save = self.save and not reverse
         return Variant(reverse, self.resets, self.lengths, save, self.rows, self.pitch, self.chunk, large)
+
+    @functools.cached_property
+    def text(self) -> str:
+        """All of it as text: what a graph that holds the operator carries, so that any process can run it."""
+        how = {"names": self.names, "save": self.save, "resets": self.resets, "lengths": self.lengths}
+        text = written.write(self.plan.origin, how | {"rows": self.rows, "cut": self.cut})
+        with _lock:
+            _calls[text] = self
+        return text
 
     @property
     def stored(self) -> list[tuple[str, int]]:
@@ -69,30 +77,40 @@ def call_of(plan: Plan, names: tuple[str, ...], problem: Problem, save: bool, cu
         cut: whether time may be cut into segments.
     """
     resets, lengths = problem.resets is not None, problem.lengths is not None
-    key = (names, save, resets, lengths, problem.batch if plan.products else 0, threads.count(), cut)
+    # While a program is exported, a size may be open.
+    batch = problem.batch if isinstance(problem.batch, int) else 1
+    key = (names, save, resets, lengths, batch if plan.products else 0, threads.count(), cut)
     with _lock:
         if key not in plan.calls:
-            width, pitch, rows = vector_width(plan), pitch_of(plan), _rows(plan, problem.batch, lengths)
-            states = sum(math.prod(shape) for shape in (*plan.states.values(), *plan.recalled.values()))
-            per_step = states * (pitch if plan.channel else 1) * (8 if plan.real == "double" else 4)
-            chunk = max(4, min(64, 2 ** int(math.log2(max(1, CACHE_BYTES // per_step)))))
-            chunk = 1 if plan.stores_every_state else chunk
-            number = next(_numbers)
-            plan.calls[key] = _calls[number] = Call(
-                plan, names, save, resets, lengths, width, rows, pitch, chunk, cut, number
-            )
+            plan.calls[key] = _made(plan, names, save, resets, lengths, _rows(plan, batch, lengths), cut)
         return plan.calls[key]
 
 
-def numbered(number: int) -> Call:
-    """The call of that number. Raises RecurraError if this process has none."""
-    call = _calls.get(number)
-    if call is None:
+def _made(plan: Plan, names: tuple[str, ...], save: bool, resets: bool, lengths: bool, rows: int, cut: bool) -> Call:
+    """A kind of call, with what this machine decides."""
+    width, pitch = vector_width(plan), pitch_of(plan)
+    states = sum(math.prod(shape) for shape in (*plan.states.values(), *plan.recalled.values()))
+    per_step = states * (pitch if plan.channel else 1) * (8 if plan.real == "double" else 4)
+    chunk = max(4, min(64, 2 ** int(math.log2(max(1, CACHE_BYTES // per_step)))))
+    chunk = 1 if plan.stores_every_state else chunk
+    return Call(plan, names, save, resets, lengths, width, rows, pitch, chunk, cut)
+
+
+def called(text: str) -> Call:
+    """The call of a text, made from it if this process has none. Raises RecurraError if the text is damaged."""
+    call = _calls.get(text)
+    return _read(text) if call is None else call
+
+
+@functools.lru_cache(64)
+def _read(text: str) -> Call:
+    try:
+        origin, how = written.read(text)
+        return _made(planned(origin), tuple(how.pop("names")), **how)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecurraError(
-            f"recurra::rollout is asked for call {number}, which this process has not made, or whose layer is gone: "
-            "a graph that holds the operator runs only beside the layer it was recorded from"
-        )
-    return call
+            f"recurra::rollout cannot read which kernel it is to run: {error}; export the program again"
+        ) from error
 
 
 def _rows(plan: Plan, batch: int, lengths: bool) -> int:

@@ -11,14 +11,11 @@ from torch._C._functorch import is_legacy_batchedtensor
 
 from recurra.compiler.planning.plan import Plan
 from recurra.engines.gate import PLAIN, is_transformed
-from recurra.engines.kernels.call import Call, call_of, numbered
+from recurra.engines.kernels.call import Call, call_of, called
 from recurra.engines.kernels.launch import kernel_of
-from recurra.engines.kernels.run import backward, batch_of, forward, results_of
+from recurra.engines.kernels.run import admitted, backward, batch_of, forward, results_of
 from recurra.errors import RecurraError
 from recurra.problem import Problem
-
-_recorded: set[Call] = set()
-"""Calls that a tracer has seen, whose graph may ask for them later."""
 
 
 def rollout(plan: Plan, tensors: Mapping[str, Tensor], problem: Problem, save: bool, cut: bool) -> dict[str, Tensor]:
@@ -31,10 +28,9 @@ def rollout(plan: Plan, tensors: Mapping[str, Tensor], problem: Problem, save: b
     names = tuple(name for name in tensors if not name.startswith("start.") or problem.resets is not None)
     call = call_of(plan, names, problem, save, cut)
     given = [tensors[name] for name in names]
-    facts = problem.resets, problem.lengths, problem.time, call.number
+    facts = problem.resets, problem.lengths, problem.time, call
     if _watched(given):
-        _recorded.add(call)
-        results = torch.ops.recurra.rollout(given, *facts)
+        results = torch.ops.recurra.rollout(given, *facts[:3], call.text)
     elif is_transformed() or (torch.is_grad_enabled() and any(t.requires_grad for t in given)):
         results = _Rollout.apply(*facts, *given)
     else:
@@ -59,17 +55,29 @@ def sources(plan: Plan, problem: Problem) -> dict[str, str]:
 
 # --- registration -------------------------------------------------------------------------------------------------
 _library = torch.library.Library("recurra", "FRAGMENT")
-_library.define("rollout(Tensor[] tensors, Tensor? resets, Tensor? lengths, int time, int number) -> Tensor[]")
+_library.define("rollout(Tensor[] tensors, Tensor? resets, Tensor? lengths, SymInt time, str call) -> Tensor[]")
 _library.define(
-    "rollout_backward(Tensor[] grads, Tensor[] saved, Tensor[] tensors, Tensor? resets, Tensor? lengths, int time, "
-    "int number) -> Tensor[]"
+    "rollout_backward(Tensor[] grads, Tensor[] saved, Tensor[] tensors, Tensor? resets, Tensor? lengths, SymInt time, "
+    "str call) -> Tensor[]"
 )
-_library.impl("rollout", forward, "CPU")
-_library.impl("rollout_backward", backward, "CPU")
 
 
-def _fake_forward(tensors, _resets, _lengths, time, number):  # type: ignore[no-untyped-def]
-    call = numbered(number)
+def _recorded_forward(tensors, resets, lengths, time, text):  # type: ignore[no-untyped-def]
+    call = called(text)
+    return forward(admitted(call, tensors, resets, lengths, time), resets, lengths, time, call)
+
+
+def _recorded_backward(grads, saved, tensors, resets, lengths, time, text):  # type: ignore[no-untyped-def]
+    call = called(text)
+    return backward(grads, saved, admitted(call, tensors, resets, lengths, time), resets, lengths, time, call)
+
+
+_library.impl("rollout", _recorded_forward, "CPU")
+_library.impl("rollout_backward", _recorded_backward, "CPU")
+
+
+def _fake_forward(tensors, _resets, _lengths, time, text):  # type: ignore[no-untyped-def]
+    call = called(text)
     return list(results_of(call, tensors[0], batch_of(call, tensors), time, False).values())
 
 
@@ -82,11 +90,12 @@ torch.library.register_fake("recurra::rollout_backward", _fake_backward, lib=_li
 
 
 def _setup(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    tensors, resets, lengths, time, number = inputs
-    # The call is kept with the graph that needs it.
-    ctx.call = call = numbered(number)
+    tensors, resets, lengths, time, call = inputs
+    ctx.recorded = isinstance(call, str)
+    # Kept with the graph that needs it.
+    ctx.call = call = called(call) if ctx.recorded else call
     first = len(call.plan.outputs) + len(call.plan.states)
-    ctx.facts = (time, number, len(tensors), len(output) - first, resets is not None, lengths is not None)
+    ctx.facts = (time, len(tensors), len(output) - first, resets is not None, lengths is not None)
     ctx.shapes = [(o.shape, o.dtype) for o in output[:first]]
     optional = [t for t in (resets, lengths) if t is not None]
     ctx.save_for_backward(*tensors, *output[first:], *optional)
@@ -95,7 +104,7 @@ def _setup(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 
 def _gradient(ctx, grads):  # type: ignore[no-untyped-def]
-    time, number, given, kept, has_resets, has_lengths = ctx.facts
+    time, given, kept, has_resets, has_lengths = ctx.facts
     values = list(ctx.saved_tensors)
     tensors, saved, optional = values[:given], values[given : given + kept], values[given + kept :]
     resets = optional.pop(0) if has_resets else None
@@ -104,11 +113,13 @@ def _gradient(ctx, grads):  # type: ignore[no-untyped-def]
         torch.zeros(shape, dtype=dtype) if grad is None else grad
         for grad, (shape, dtype) in zip(grads, ctx.shapes, strict=False)
     ]
-    facts = resets, lengths, time, number
+    facts = resets, lengths, time, ctx.call
+    if ctx.recorded and not _watched(tensors):
+        tensors = admitted(ctx.call, tensors, resets, lengths, time)
     if any(map(is_legacy_batchedtensor, full)):
         back = _of_many(full, lambda one: backward(one, saved, tensors, *facts))
     elif _watched([*full, *tensors]):
-        back = torch.ops.recurra.rollout_backward(full, saved, tensors, *facts)
+        back = torch.ops.recurra.rollout_backward(full, saved, tensors, *facts[:3], ctx.call.text)
     elif is_transformed() or torch.is_grad_enabled():
         # A function of its own, which can be asked for its gradient: it refuses, see `_second_gradient`.
         back = _RolloutBackward.apply(*facts, len(full), len(saved), *full, *saved, *tensors)
@@ -132,8 +143,8 @@ class _Rollout(torch.autograd.Function):
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:
-        resets, lengths, time, number, *tensors = args
-        return tuple(forward(tensors, resets, lengths, time, number))
+        resets, lengths, time, call, *tensors = args
+        return tuple(forward(tensors, resets, lengths, time, call))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -147,7 +158,7 @@ class _Rollout(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
         """Sequences of the mapped axis are further rows of the batch, if all read the same weights."""
-        call = numbered(args[3])
+        call = args[3]
         rows = (True, True, False, False, *(_has_rows(call, name) for name in call.names))
         return _mapped(_Rollout.apply, info, in_dims, args, rows)
 
@@ -157,9 +168,9 @@ class _RolloutBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:
-        resets, lengths, time, number, grads, saved, *tensors = args
+        resets, lengths, time, call, grads, saved, *tensors = args
         parts = tensors[:grads], tensors[grads : grads + saved], tensors[grads + saved :]
-        return tuple(backward(*parts, resets, lengths, time, number))
+        return tuple(backward(*parts, resets, lengths, time, call))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -173,7 +184,7 @@ class _RolloutBackward(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
         """Every sequence of the mapped axis has gradients of its own for what all of them read."""
-        call = numbered(args[3])
+        call = args[3]
         own = [_has_rows(call, name) for name in call.names]
         rows = (True, True, False, False, False, False, *[all(own)] * (args[4] + args[5]), *own)
         return _mapped(_RolloutBackward.apply, info, in_dims, args, rows if all(own) else (False,) * len(args))

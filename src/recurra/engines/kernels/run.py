@@ -8,10 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from recurra.compiler.codegen.arguments import Kind, gradient_outputs
+from recurra.compiler.codegen.arguments import Kind, gradient_outputs, leaf_kind
 from recurra.engines.kernels import segments, threads
-from recurra.engines.kernels.call import Call, numbered
+from recurra.engines.kernels.call import Call
 from recurra.engines.kernels.launch import REAL, blocks_of, launch, packed_matrices
+from recurra.errors import RecurraError
+
+STORED = REAL | {"i8": torch.bool}
+"""How arguments of each scalar type are stored."""
 
 
 # --- shapes -------------------------------------------------------------------------------------------------------
@@ -23,6 +27,9 @@ def _shape(call: Call, kind: Kind, size: tuple[int, ...], batch: int, time: int,
     parts = blocks if call.plan.channel else lanes
     return {
         Kind.TIME_LANE: [batch, time, *inner],
+        Kind.TIME: [batch, time, *size],
+        Kind.LANE: inner,
+        Kind.ONE: [*size],
         Kind.BATCH_LANE: [batch, *inner],
         Kind.CHUNK: [batch, -(-time // call.chunk), *inner],
         Kind.PART_TIME: [parts, batch, time, *size],
@@ -63,11 +70,53 @@ def batch_of(call: Call, tensors: Sequence[Tensor]) -> int:
     return tensors[call.names.index(f"state.{next(iter(call.plan.states))}")].shape[0]
 
 
+def admitted(
+    call: Call, tensors: Sequence[Tensor], resets: Tensor | None, lengths: Tensor | None, time: int
+) -> list[Tensor]:
+    """Arguments that a graph brings, and no engine has prepared, in the order of memory that the kernels read.
+
+    Raises RecurraError if they have other shapes or types than the kernels read, or lengths are none.
+    """
+    batch, plan = batch_of(call, tensors), call.plan
+    kinds = {name: (leaf_kind(leaf), leaf.shape, leaf.scalar) for name, leaf in plan.origin.leaves.items()}
+    kinds |= {f"state.{name}": (Kind.BATCH_LANE, shape, plan.real) for name, shape in plan.states.items()}
+    kinds |= {f"start.{name}": (Kind.LANE, shape, plan.real) for name, shape in plan.states.items()}
+    free, laid = {Kind.TIME_LANE: 2 if plan.channel else 3, Kind.TIME: 2}, []
+    for name, t in zip(call.names, tensors, strict=True):
+        kind, size, scalar = kinds[name]
+        _hold(name, t, _shape(call, kind, size, batch, time, 0, 0), STORED[scalar])
+        laid.append(in_order(t.resolve_neg(), free.get(kind, 0)))
+    if resets is not None:
+        _hold("resets", resets, [batch, time], torch.bool)
+    if lengths is not None:
+        _hold("lengths", lengths, [batch], torch.int64)
+        if ((lengths < 0) | (lengths > time)).any():
+            raise RecurraError(f"recurra::rollout is given lengths {lengths.tolist()}; expected 0 to {time}")
+    return laid
+
+
+def _hold(name: str, t: Tensor, shape: list[int], dtype: torch.dtype) -> None:
+    if list(t.shape) != shape or t.dtype != dtype:
+        raise RecurraError(
+            f"recurra::rollout was recorded with {name} {shape} {str(dtype)[6:]} and is given {list(t.shape)} "
+            f"{str(t.dtype)[6:]}: call the program with what it was exported with"
+        )
+
+
+def in_order(t: Tensor, free: int) -> Tensor:
+    """A tensor whose axes, but for the first `free`, lie in memory as they follow each other."""
+    expected = 1
+    for size, stride in reversed(list(zip(t.shape[free:], t.stride()[free:], strict=True))):
+        if size != 1 and stride != expected:
+            return t.contiguous()
+        expected *= size
+    return t
+
+
 def forward(
-    tensors: Sequence[Tensor], resets: Tensor | None, lengths: Tensor | None, time: int, number: int
+    tensors: Sequence[Tensor], resets: Tensor | None, lengths: Tensor | None, time: int, call: Call
 ) -> list[Tensor]:
     """Outputs, last states, and what the way back needs."""
-    call = numbered(number)
     batch = batch_of(call, tensors)
     memory = _context(call, tensors, resets, lengths)
     results = results_of(call, tensors[0], batch, time, lengths is not None)
@@ -112,10 +161,9 @@ def _gradients(call: Call, batch: int, time: int, zero: bool) -> dict[str, Tenso
 
 def backward(
     grads: Sequence[Tensor], saved: Sequence[Tensor], tensors: Sequence[Tensor], resets: Tensor | None,
-    lengths: Tensor | None, time: int, number: int,
+    lengths: Tensor | None, time: int, call: Call,
 ) -> list[Tensor]:  # fmt: skip
     """The gradient of every argument."""
-    call = numbered(number)
     batch = batch_of(call, tensors)
     names = [f"grad.{n}" for n in call.plan.outputs] + [f"adjoint.{n}" for n in call.plan.states]
     memory = _context(call, tensors, resets, lengths)
