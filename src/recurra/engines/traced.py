@@ -132,8 +132,12 @@ def _computed(dtype: torch.dtype, real: torch.dtype) -> torch.dtype:
 
 
 def _example(shape: Iterable[int], dtype: torch.dtype) -> Tensor:
-    """Values to trace with; any will do, since what is recorded does not depend on them."""
-    return torch.full(tuple(shape), 0 if dtype is torch.bool else 0.5, dtype=dtype, device="cpu")
+    """Values to trace with; any will do, since what is recorded does not depend on them. Matrices are positive
+    definite, since PyTorch refuses to factorise, invert or solve others."""
+    example = torch.full(tuple(shape), 0 if dtype is torch.bool else 0.5, dtype=dtype, device="cpu")
+    if example.dim() > 1 and (dtype.is_floating_point or dtype.is_complex):
+        example = example + torch.eye(*example.shape[-2:], dtype=dtype, device="cpu")
+    return example
 
 
 def like_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -16,7 +16,7 @@ from recurra.compiler.frontend.lowering import LOWERING, add, conj, each, mul, r
 from recurra.compiler.frontend.lowering_index import iota, take
 from recurra.compiler.frontend.lowering_order import _first, _is_nan
 from recurra.compiler.frontend.lowering_shapes import reduced
-from recurra.compiler.frontend.values import Value
+from recurra.compiler.frontend.values import Pair, Value
 
 TERMS = 20
 """Of the series of exp, for a matrix of norm 1 at most: enough for double."""
@@ -168,7 +168,7 @@ def _slogdet(g: Graph, a: Value) -> list[Any]:
 def _cholesky(g: Graph, a: Value, upper: bool = False, check_errors: bool = False) -> list[Any]:  # noqa: ARG001
     if upper:
         a = conj(g, _turned(g, a))
-    n, left, columns = a.shape[-1], a, []
+    n, left, columns = a.shape[-1], _of_both_halves(g, a), []
     for k in range(n):
         corner = _columns(g, _rows(g, left, [0]), [0])
         root = g.pointwise("sqrt", corner.real if not isinstance(corner, Node) else corner)
@@ -181,6 +181,18 @@ def _cholesky(g: Graph, a: Value, upper: bool = False, check_errors: bool = Fals
         columns.append(LOWERING["constant_pad_nd"](g, column, [0, 0, k, 0]))
     lower = LOWERING["cat"](g, columns, -1)
     return [conj(g, _turned(g, lower)) if upper else lower, None]
+
+
+def _of_both_halves(g: Graph, a: Value) -> Value:
+    """A Hermitian matrix of which one half is read; as PyTorch's, its slope is shared by both."""
+    half, other = g.constant(0.5), _turned(g, a)
+
+    def shared(node: Node, turned: Node, sign: float) -> Node:
+        return g.given(node, (node, half), (turned, g.constant(0.5 * sign)))
+
+    if isinstance(a, Node):
+        return shared(a, other, 1.0)
+    return Pair(shared(a.real, other.real, 1.0), shared(a.imag, other.imag, -1.0))
 
 
 @rule("linalg_solve_triangular")
