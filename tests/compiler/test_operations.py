@@ -125,6 +125,8 @@ def test_writing_to_parts(seed):
         ("torch.argsort(h) * 2**30", "count beyond"),
         ("(h.long() + 1)", "count beyond"),
         ("torch.argmax(h) & 1", "bit by bit"),
+        ("torch.as_tensor(h.tolist())", "tolist()"),
+        ("torch.as_tensor(h.detach().numpy())", "numpy()"),
         ("h[h > 0]", "use torch.where"),
         ("F.one_hot(torch.argmax(h))", "num_classes"),
         ("y = torch.zeros(2, 3); y[k, k] = h[0]", "use torch.where"),

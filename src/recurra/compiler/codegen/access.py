@@ -70,7 +70,7 @@ class Access:
         e, base = self.e, view.base
         if base.op == "constant":
             return e.constant(float(base.attr), Type(self.real))
-        storage = self.storages[base.attr if base.op == "input" else base]
+        storage = self._table(base) if base.op == "table" else self.storages[base.attr if base.op == "input" else base]
         address = self._address(storage, self._element(view.offset, view.strides, index))
         step = view.strides[-1] if view.strides and len(index) == len(view.strides) else 0
         several = storage.lanes if self.lanes else step != 0
@@ -88,6 +88,10 @@ class Access:
         if base.is_bool and loaded.type.is_float:
             return e.compare("une", loaded, e.constant(0.0, loaded.type))
         return loaded
+
+    def _table(self, node: Node) -> Storage:
+        """Numbers known now, which are part of the code."""
+        return Storage(self.e.numbers(node.attr.values, self.real), self.real)
 
     def load(self, address: Value, scalar: str, count: int) -> Value:
         """`count` neighbours in the type of arithmetic; booleans as i1."""

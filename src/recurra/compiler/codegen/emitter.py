@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -114,6 +115,13 @@ class Emitter:
         if type.width == 1:
             return Value(literal, type)
         return Value(f"splat ({type.scalar} {literal})", type)
+
+    def numbers(self, values: Sequence[float], scalar: str) -> Value:
+        """The address of numbers that are part of the code."""
+        texts = ", ".join(f"{scalar} {float_literal(value, scalar)}" for value in values)
+        name = f"@numbers.{hashlib.sha256(texts.encode()).hexdigest()[:16]}"
+        self.declarations.add(f"{name} = private unnamed_addr constant [{len(values)} x {scalar}] [{texts}]")
+        return Value(name, PTR)
 
     def splat(self, value: Value, width: int) -> Value:
         """A scalar repeated `width` times."""

@@ -11,6 +11,7 @@ AT_MOST_ONE = {"sign", "sigmoid", "tanh", "sin", "cos", "erf"} | COMPARE | LOGIC
 AS_LARGE = {"neg", "abs", "copy", "stop", "slope", "trunc", "max"} | VIEWS
 BOUNDS: dict[str, Callable[[Node, list[float]], float]] = {
     "constant": lambda node, _: abs(float(node.attr)),
+    "table": lambda node, _: max(map(abs, node.attr.values)),
     "where": lambda _, args: max(args[1:]),
     "maximum": lambda _, args: max(args),
     "minimum": lambda _, args: max(args),

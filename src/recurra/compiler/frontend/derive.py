@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from recurra.compiler.frontend.graph import Graph, Node, replaced, topological
+from recurra.compiler.frontend.graph import LEAVES, Graph, Node, replaced, topological
 
 Rule = Callable[[Graph, Node, Node], tuple[Node | None, ...]]
 """(graph, node, gradient of the node) to the gradients of its arguments, before broadcasts are undone."""
@@ -30,7 +30,7 @@ def vector_jacobian(graph: Graph, outputs: Mapping[Node, Node], inputs: list[Nod
         if node not in wanted or node not in contributions:
             continue
         totals[node] = total = _total(graph, contributions[node], node)
-        if node.op in ("input", "constant"):
+        if node.op in LEAVES:
             continue
         for arg, part in zip(node.args, RULES[node.op](graph, node, total), strict=True):
             if part is not None and arg in wanted:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 MARKS = {"stop", "slope", "custom"}
@@ -26,8 +26,20 @@ LOGIC = {"and", "or", "not"}
 POINTWISE = UNARY | BINARY | COMPARE | LOGIC | {"where", "slope"}
 VIEWS = {"reshape", "permute", "expand", "slice"}
 REDUCTIONS = {"sum", "max"}
-"""Operations, besides leaves ("input", "constant"), "matvec" (a matrix by a vector) and "assemble" (parts put at
+LEAVES = {"input", "constant", "table"}
+"""Operations, besides leaves, "matvec" (a matrix by a vector) and "assemble" (parts put at
 given offsets into a block of zeros). "softplus" is log(1 + exp(x)); "copy" is the identity; "round" goes to even."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers known now; the same text means the same numbers."""
+
+    text: str
+    values: tuple[float, ...] = field(compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +80,14 @@ class Graph:
         """A number known now, without axes."""
         # The text tells -0.0 from 0.0 and one NaN from none, which == does not.
         return self._node("constant", (), (), repr(float(value)))
+
+    def table(self, values: Iterable[float], shape: tuple[int, ...]) -> Node:
+        """Numbers known now, in a shape."""
+        numbers = tuple(map(float, values))
+        texts = tuple(map(repr, numbers))
+        if len(set(texts)) == 1:
+            return self.expand(self.constant(numbers[0]), shape)
+        return self._node("table", (), shape, Numbers(f"{len(numbers)} numbers {digest(*texts)}", numbers))
 
     def value(self, node: Node) -> float | None:
         """The number a node is known to be everywhere, or None."""

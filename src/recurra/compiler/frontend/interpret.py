@@ -62,6 +62,7 @@ def _value(node: Node, args: list[Tensor], inputs: Mapping[str, Tensor], dtype: 
     device = next((t.device for t in inputs.values()), None)
     rules: dict[str, Callable[[], Any]] = {
         "input": lambda: inputs[node.attr],
+        "table": lambda: torch.tensor(node.attr.values, dtype=dtype, device=device).view(node.shape),
         "constant": lambda: torch.tensor(float(node.attr), dtype=dtype, device=device),
         "reshape": lambda: args[0].reshape(node.shape),
         "permute": lambda: args[0].permute(node.attr),

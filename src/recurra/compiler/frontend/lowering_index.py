@@ -18,9 +18,6 @@ from recurra.compiler.frontend.lowering import LOWERING, boolean, each, real, ru
 from recurra.compiler.frontend.lowering_shapes import _axis
 from recurra.compiler.frontend.values import Pair, Value
 
-DIGITS = 8
-"""Numbers in a row are spelt out up to here; more are made of rows and columns."""
-
 
 # --- positions known now ----------------------------------------------------------------------------------------------
 def take(g: Graph, x: Node, axis: int, positions: Iterable[int]) -> Node:
@@ -81,8 +78,9 @@ def _picked(g: Graph, sources: list[Node], positions: Tensor) -> Node:
         return boolean(g, _picked(g, [real(g, source) for source in sources], positions))
     flat = [g.reshape(real(g, source), (source.size,)) for source in sources]
     pieces, first = [], [sum(source.size for source in sources[:i]) for i in range(len(sources))]
-    homes = torch.bucketize(positions.flatten(), torch.tensor(first), right=True) - 1
-    at = positions.flatten() - torch.tensor(first)[homes]
+    places = positions.flatten().contiguous()
+    homes = torch.bucketize(places, torch.tensor(first), right=True) - 1
+    at = places - torch.tensor(first)[homes]
     start = 0
     for end in range(1, len(homes) + 1):
         if end == len(homes) or homes[end] != homes[start]:
@@ -101,12 +99,7 @@ def _places(x: Value) -> Tensor:
 # --- positions found in a time step -----------------------------------------------------------------------------------
 def iota(g: Graph, n: int) -> Node:
     """0, 1, ... n - 1."""
-    if n <= DIGITS:
-        return g.concat([g.reshape(g.constant(float(i)), (1,)) for i in range(n)], 0)
-    rows = -(-n // DIGITS)
-    high = g.pointwise("mul", g.reshape(iota(g, rows), (rows, 1)), g.constant(float(DIGITS)))
-    both = g.reshape(g.pointwise("add", high, g.reshape(iota(g, DIGITS), (1, DIGITS))), (rows * DIGITS,))
-    return g.slice(both, (0,), (n,))
+    return g.table(range(n), (n,))
 
 
 def number(g: Graph, index: Any) -> Node:
@@ -116,8 +109,7 @@ def number(g: Graph, index: Any) -> Node:
 
 def as_values(g: Graph, numbers: Tensor) -> Node:
     """Numbers known now as a value of the graph."""
-    flat = [g.reshape(g.constant(float(n)), (1,)) for n in numbers.flatten().tolist()]
-    return g.reshape(g.concat(flat, 0), tuple(numbers.shape))
+    return g.table(numbers.flatten().tolist(), tuple(numbers.shape))
 
 
 def chosen(g: Graph, x: Value, index: Node) -> Value:

@@ -20,6 +20,9 @@ from recurra.compiler.frontend.lowering_index import _back, _last, as_values, ta
 from recurra.compiler.frontend.lowering_shapes import _axis
 from recurra.compiler.frontend.values import Pair, Value
 
+LARGEST_FACTOR = 8
+"""Of the length of a Fourier transform, if it has one so small."""
+
 
 # --- padding ----------------------------------------------------------------------------------------------------------
 @rule("constant_pad_nd")
@@ -143,7 +146,7 @@ def _max_pool(
     """The first of those alike, and where it is in the plane."""
     count = len(kernel)
     plane = x.shape[-count:]
-    places = g.reshape(_numbers(g, math.prod(plane)), plane)
+    places = g.table(range(math.prod(plane)), plane)
     options = [_per_axis(o, count) for o in (stride or kernel, padding, dilation)]
     values = _taps(g, real(g, x), kernel, *options, filling=-math.inf, ceil=ceil)
     where = _taps(g, places, kernel, *options, ceil=ceil)
@@ -160,10 +163,6 @@ def _best(g: Graph, candidates: list[tuple[Any, Any]]) -> list[Value]:
             seen, at = (LOWERING["where"](g, better, new, old) for new, old in zip((seen, at), best, strict=True))
         best = [seen, at]
     return best
-
-
-def _numbers(g: Graph, n: int) -> Node:
-    return LOWERING["cumsum"](g, g.expand(g.constant(1.0), (n,)), 0) if n > 64 else as_values(g, torch.arange(n))
 
 
 @rule("avg_pool2d", "avg_pool3d")
@@ -227,7 +226,8 @@ def _adaptive(j: int, size: int, n: int) -> tuple[int, int]:
 def _fourier(g: Graph, z: Pair, sign: int) -> Pair:
     """Along the last axis: sum over j of z_j exp(sign 2 pi i j k / n), by factors of n."""
     n, rest = z.shape[-1], z.shape[:-1]
-    factor = next((p for p in range(2, math.isqrt(n) + 1) if n % p == 0), n)
+    # Few large factors make few operations on whole rows, which is worth more than few multiplications.
+    factor = next(p for p in (*range(min(n, LARGEST_FACTOR), 1, -1), *range(LARGEST_FACTOR, n + 1), 1) if n % p == 0)
     m = n // factor
     columns = _map(g, z, (*rest, factor, m))
     a = _halves(g, columns) if factor == 2 else _along_factor(g, columns, sign)

@@ -139,12 +139,7 @@ class Recorder(TorchDispatchMode):
             return Pair(self._constant(tensor.real), self._constant(tensor.imag))
         if tensor.numel() == 0:
             raise Untraceable(f"step makes an empty tensor of shape {list(tensor.shape)}{where()}")
-        flat = [self.graph.constant(float(v)) for v in tensor.detach().flatten().tolist()]
-        if len(set(flat)) == 1:
-            node = self.graph.expand(flat[0], tuple(tensor.shape))
-        else:
-            parts = [self.graph.reshape(v, (1,)) for v in flat]
-            node = self.graph.reshape(self.graph.concat(parts, 0), tuple(tensor.shape))
+        node = self.graph.table(tensor.detach().flatten().tolist(), tuple(tensor.shape))
         if tensor.dtype == torch.bool:
             return self.graph.pointwise("not", self.graph.pointwise("eq", node, self.graph.constant(0.0)))
         return node

@@ -79,7 +79,7 @@ def _recorded(
         kind: {name: recorder.example(f"{kind}.{name}", value, kind) for name, value in group.items()}
         for kind, group in (("state", states), ("input", inputs), ("weight", weights))
     }
-    with Leaving(), Positions(lambda said: Untraceable(said + where())), recorder:
+    with Positions(lambda said: Untraceable(said + where())), Leaving(), recorder:
         try:
             after, y = step(tuple(examples["state"].values()), examples["input"], examples["weight"])
         except Exception as error:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from recurra.compiler.frontend.graph import POINTWISE, REDUCTIONS, VIEWS, Graph, Node, topological
+from recurra.compiler.frontend.graph import LEAVES, POINTWISE, REDUCTIONS, VIEWS, Graph, Node, topological
 
 COST = {"exp": 22, "expm1": 20, "log": 30, "log1p": 65, "sigmoid": 26, "tanh": 26, "softplus": 90, "erf": 50, "sin": 30,
         "cos": 30, "pow": 120, "div": 5, "sqrt": 6, "log2": 30, "erfc": 50, "tan": 45, "asin": 40, "acos": 40,
@@ -166,7 +166,7 @@ class _Scheduler:
                 self._place(part, Place(node, sum(a * s for a, s in zip(at, strides, strict=True)), strides))
                 for part, at in zip(node.args, node.attr, strict=True)
             ]
-        elif node.op not in ("input", "constant"):
+        elif node.op not in LEAVES:
             self.nodes.append(node)
 
     def _computed(self, node: Node) -> View:
@@ -196,7 +196,7 @@ class _Scheduler:
                 yield from ((writer, 1) for writer in self.writers[base])
             elif base.op in POINTWISE:
                 yield base, 0 if user.op != "matvec" and _identity(view, _space(user)) else 1
-            elif base.op not in ("input", "constant"):
+            elif base.op not in LEAVES:
                 yield base, 1
 
     def run(self) -> Schedule:
@@ -290,7 +290,7 @@ class _Scheduler:
                 if user.op in REDUCTIONS or user.op == "matvec":
                     needed[user] = None
                 for view in (self.views[arg] for arg in user.args):
-                    if view.base.op not in ("input", "constant") and view.base not in here:
+                    if view.base.op not in LEAVES and view.base not in here:
                         needed[view.base] = None
                     elif view.base in here and not _identity(view, _space(user)):
                         raise AssertionError("a loop reads another element of what it computes")
