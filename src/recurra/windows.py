@@ -68,7 +68,7 @@ class Past:
                 return mixes
         now, before = self.lags(name, signal)
         change = before - now
-        return [torch.addcmul(now, share, change) for share in shares]
+        return [torch.addcmul(now, share, change).to(signal.dtype) for share in shares]
 
     def convolve(
         self, name: str, signal: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool = False

@@ -192,9 +192,10 @@ def test_types_may_be_mixed(name, narrow, wide, alone):
     for group in groups if alone else [list(chain(*groups))]:
         for parameter in group:
             parameter.data = parameter.data.to(wide)
-        y, state = module(given)
-        assert y.dtype is expected.dtype
-        assert_close("y", y, expected)
+        for engine in ("loop", "auto"):
+            y, state = module(given, engine=engine)
+            assert y.dtype is expected.dtype
+            assert_close(f"y of engine {engine}", y, expected)
         y.float().square().sum().backward()
         assert {own: value.dtype for own, value in state.items()} == {own: value.dtype for own, value in end.items()}
         for parameter in group:

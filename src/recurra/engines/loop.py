@@ -127,8 +127,10 @@ def _first_inputs(entry: StepInput) -> Tensor:
 def _step_of(problem: Problem) -> tuple[Mapped, dict[str, StepInput]]:
     """The step mapped over lanes and sequences, and its inputs, all in the type that it computes in."""
     dtype, step = problem.compute_dtype, problem.step
-    if dtype != problem.dtype:
-        step = step.bind({name: cast(weight, dtype) for name, weight in step.weights.items()})
+    weights = step.weights
+    computed = {name: cast(weight, dtype) for name, weight in weights.items()}
+    if any(computed[name] is not weight for name, weight in weights.items()):
+        step = step.bind(computed)
     inputs = {name: StepInput(cast(e.tensor, dtype), e.per_time, e.per_lane) for name, e in problem.inputs.items()}
     over_lanes = vmap(step, in_dims=(0, {name: 0 if entry.per_lane else None for name, entry in inputs.items()}))
     over_batch = vmap(over_lanes, in_dims=(0, {name: 0 if entry.per_time else None for name, entry in inputs.items()}))
