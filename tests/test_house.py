@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib import import_module
 from inspect import isabstract
 from pathlib import Path
@@ -64,6 +65,38 @@ def imported_parts(tree):
             pieces = name.split(".")
             if pieces[0] == "recurra" and len(pieces) > 1:
                 yield pieces[1]
+
+
+ROOMS = ["frontend", "planning", "codegen", "targets"]
+"""Of the compiler, from the bottom up."""
+
+
+def imported_files(tree):
+    """Every file of ours that a file imports, inside functions and for types alike."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else node.module for name in names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+MODULES = {
+    ".".join(("recurra", *f.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): f for f in FILES
+}
+
+
+def test_no_circle_of_imports():
+    order = TopologicalSorter({name: set(imported_files(TREES[file])) & set(MODULES) for name, file in MODULES.items()})
+    order.prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "compiler").rglob("*.py")), ids=lambda f: str(f.relative_to(ROOT)))
+def test_rooms_of_the_compiler(file):
+    room = file.parent.name
+    for name in imported_files(TREES[file]):
+        if name.startswith("recurra.compiler.") and room in ROOMS:
+            assert ROOMS.index(name.split(".")[2]) <= ROOMS.index(room), name
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))

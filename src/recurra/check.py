@@ -5,19 +5,29 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recurra.errors import InputError
 from recurra.options import shown
 from recurra.problem import StepInput
 from recurra.state import State
 
-if TYPE_CHECKING:
-    from recurra.contract import Layer
-    from recurra.recurrence import Recurrence
+
+class Owner(Protocol):
+    """What is asked of a layer whose arguments are checked."""
+
+    width: int
+
+    @property
+    def growing(self) -> tuple[str, ...]: ...
+
+    @property
+    def step(self) -> Any: ...
+
+    def _fresh(self, batch: int, like: Tensor | None) -> State: ...
 
 
 def describe(value: object) -> str:
@@ -27,7 +37,7 @@ def describe(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def sequence(layer: Layer, x: object) -> None:
+def sequence(layer: Owner, x: object) -> None:
     """`x` is [B, T, width] of the layer's dtype, on its device."""
     if torch._C._get_tracing_state() is not None:
         raise InputError(
@@ -50,7 +60,7 @@ def sequence(layer: Layer, x: object) -> None:
         )
 
 
-def representative(module: nn.Module) -> Tensor | None:
+def representative(module: Any) -> Tensor | None:
     """The parameter of a module whose dtype and device its inputs have, or None if it has none in floating point.
 
     It is the first matrix, looked for in the module's parts before among its own: those are maps of x. Vectors, such as
@@ -60,7 +70,7 @@ def representative(module: nn.Module) -> Tensor | None:
     return next((p for p in module.parameters() if p.is_floating_point()), None) if found is None else found
 
 
-def _first_matrix(module: nn.Module) -> Tensor | None:
+def _first_matrix(module: Any) -> Tensor | None:
     for part in module._modules.values():
         if part is not None and (found := _first_matrix(part)) is not None:
             return found
@@ -126,7 +136,7 @@ def lengths(value: object, x: Tensor) -> Tensor | None:
     return signed
 
 
-def state(layer: Layer, value: object, x: Tensor | None = None) -> State:
+def state(layer: Owner, value: object, x: Tensor | None = None) -> State:
     """`state` has the names and shapes of this layer's own state, for the batch of `x`; without it, for any batch."""
     owner = type(layer).__name__
     if not isinstance(value, Mapping):
@@ -159,7 +169,7 @@ def _first(state: Mapping[str, object]) -> tuple[str, Tensor]:
     return "state", torch.empty(0)
 
 
-def step_inputs(layer: Recurrence, value: object, x: Tensor, lanes: int | None, states: int) -> dict[str, StepInput]:
+def step_inputs(layer: Owner, value: object, x: Tensor, lanes: int | None, states: int) -> dict[str, StepInput]:
     """What `inputs` returned: names that `step` takes, tensors with the axes their marks say."""
     owner = type(layer).__name__
     if not isinstance(value, Mapping):
@@ -178,7 +188,7 @@ def step_inputs(layer: Recurrence, value: object, x: Tensor, lanes: int | None, 
     return marked
 
 
-def _names_fit(layer: Recurrence, names: tuple[str, ...], states: int) -> None:
+def _names_fit(layer: Owner, names: tuple[str, ...], states: int) -> None:
     function = getattr(layer.step, "__func__", None)
     taken = _taken_by(layer.step, 0) if function is None else _taken_by(function, 1)
     if taken is None:

@@ -170,3 +170,8 @@ _pytree.register_pytree_node(
     lambda values, names: State(zip(names, values, strict=True)),
     serialized_type_name="recurra.State",
 )
+
+
+def joined(names: Sequence[str], states: Sequence[Mapping[str, Tensor]]) -> State:
+    """The states of blocks as one, each under the name of its block."""
+    return State({f"{name}.{own}": t for name, state in zip(names, states, strict=True) for own, t in state.items()})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from recurra import check
 from recurra.attention import cache, loop
+from recurra.attention.call import Call
 from recurra.contract import Layer
 from recurra.engines.choose import ENGINES, Explained, note
 from recurra.engines.gate import hidden, hindrance, is_fake
@@ -24,24 +24,6 @@ from recurra.windows import Past
 
 OWN = ("parallel", "loop")
 """Engines that run attention: all time steps at once, and the reference, one after the other."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of an attention layer, checked and prepared."""
-
-    inputs: Mapping[str, Tensor]
-    """What a step reads, [B, T, lanes, ...]."""
-    state: Mapping[str, Tensor]
-    """What is carried in: [B, lanes, S, ...] where it grows, else [B, lanes, ...]."""
-    position: Tensor
-    """[B, T] int64: time steps of the same sequence before each."""
-    ends: Tensor
-    """[B] int64: valid time steps."""
-    last: Tensor
-    """[B] int64: time steps that each row's sequence has behind it after this call."""
-    whole: bool
-    """Whether every row is one sequence from its first time step on."""
 
 
 class Attention(Layer, ABC):
@@ -174,8 +156,7 @@ class Attention(Layer, ABC):
             )
         name = engine
         if engine == "auto":
-            # PyTorch's attention has no derivative in forward mode; what it is made of has.
-            name = OWN[0] if hindrance([x, *state.values(), *self.parameters()]) is None else "loop"
+            name = _engine_for([x, *state.values(), *self.parameters()])
         if name not in OWN:
             if isinstance(name, str) and name in ENGINES:
                 raise EngineRefused(f"engine {name!r} cannot run {type(self).__name__}: {self.refusals(x)[name]}")
@@ -183,6 +164,12 @@ class Attention(Layer, ABC):
         self._check(state)
         note(name)
         return _run(self, x, state, resets, lengths, name)
+
+
+@unseen
+def _engine_for(tensors: list[Tensor]) -> str:
+    """PyTorch's attention has no derivative in forward mode; what the reference is made of has."""
+    return OWN[0] if hindrance(tensors) is None else "loop"
 
 
 @unseen

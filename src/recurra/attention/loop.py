@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
 from recurra.attention import cache
+from recurra.attention.call import Call, Growing
 from recurra.problem import cast, compute_dtype
 
-if TYPE_CHECKING:
-    from recurra.attention.base import Attention, Call
 
-
-def run(layer: Attention, call: Call) -> tuple[Tensor, dict[str, Tensor]]:
+def run(layer: Growing, call: Call) -> tuple[Tensor, dict[str, Tensor]]:
     """Every time step in turn, all sequences and lanes side by side: outputs [B, T, lanes, ...], new states."""
     dtype = compute_dtype(next(iter(call.inputs.values())).dtype)
     inputs = {name: cast(value, dtype) for name, value in call.inputs.items()}
@@ -38,13 +36,13 @@ def run(layer: Attention, call: Call) -> tuple[Tensor, dict[str, Tensor]]:
     return torch.stack(outputs, 1), state
 
 
-def _present(layer: Attention, state: dict[str, Tensor], position: Tensor) -> Tensor:
+def _present(layer: Growing, state: dict[str, Tensor], position: Tensor) -> Tensor:
     """[B, S]: which entries there are."""
     size = state[layer.growing[0]].shape[2]
     return torch.arange(size, device=position.device) >= size - layer.kept(position)[:, None]
 
 
-def _begun(layer: Attention, state: dict[str, Tensor], present: Tensor, position: Tensor) -> dict[str, Tensor]:
+def _begun(layer: Growing, state: dict[str, Tensor], present: Tensor, position: Tensor) -> dict[str, Tensor]:
     """The state with zeros for entries that are not there, and, where a sequence starts, with the start state."""
     selected = {}
     for name, start in layer.start(next(iter(state.values()))).items():
@@ -57,7 +55,7 @@ def _begun(layer: Attention, state: dict[str, Tensor], present: Tensor, position
 
 
 def _step(
-    layer: Attention,
+    layer: Growing,
     state: dict[str, Tensor],
     present: Tensor,
     inputs: dict[str, Tensor],
@@ -73,7 +71,7 @@ def _step(
     return {name: new.to(state[name].dtype) for name, new in zip(state, after, strict=True)}, y
 
 
-def _no_output(layer: Attention, call: Call, inputs: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+def _no_output(layer: Growing, call: Call, inputs: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
     """Without time steps or sequences: an empty output of the right shape, by one step of one sequence of zeros."""
     state = {name: value.new_zeros(1, *value.shape[1:]) for name, value in call.state.items()}
     now = {name: value.new_zeros(1, *value.shape[2:]) for name, value in inputs.items()}

@@ -17,9 +17,9 @@ from recurra.interop.recurrent_gemma import RECURRENT_GEMMA
 from recurra.interop.rules import to_ours, to_theirs
 from recurra.interop.rwkv import RWKV
 from recurra.interop.xlstm import XLSTM
-from recurra.models.files import misfit, outline, tensors_of, write_config
 from recurra.models.language_model import LanguageModel
 from recurra.models.origin import Origin
+from recurra.models.outline import misfit, outline, tensors_of, write_config
 
 FAMILIES = {
     "mamba": MAMBA,

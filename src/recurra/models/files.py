@@ -7,23 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from recurra import options, sealed
 from recurra.errors import InputError, one_line
-from recurra.files import inside, read_json, write_atomically
+from recurra.files import inside, read_json
 from recurra.models.language_model import LanguageModel
 from recurra.models.origin import Origin
-from recurra.models.pattern import depth, parse
+from recurra.models.outline import misfit, outline, tensors_of, write_config
 
 KIND = {"model_type": "recurra", "architectures": ["RecurraForCausalLM"]}
 """What tells transformers whose model a config.json describes."""
 
 WEIGHTS = "model.safetensors"
-
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-"""Of what a model computes with."""
 
 CONFIG, TIED = sealed.OWN + "model", sealed.OWN + "tied"
 """Facts in model.safetensors: the model's config, as in config.json; names of parameters that are one with another."""
@@ -91,58 +85,6 @@ def load(folder: str | Path) -> LanguageModel:
     return model.eval()
 
 
-def outline(config: Any, path: Path, tensors: int) -> LanguageModel:
-    """The model that a config describes, without memory: its tensors have shapes and no values.
-
-    Args:
-        path: of the file it came from.
-        tensors: there are for it; a config that asks for more layers is not followed that far.
-
-    Raises InputError that names the file if it describes no model.
-    """
-    try:
-        if isinstance(config, Mapping) and "pattern" in config:
-            asked = depth(parse(config["pattern"]), config.get("layers") or {})
-            if asked > tensors:
-                raise InputError(f"it asks for {asked} layers, and there are {tensors} tensors")
-        with torch.device("meta"):
-            return LanguageModel.from_config(config)
-    except Exception as error:  # of any kind: what a file asks for may be too large, too deep, or of no sense
-        raise InputError(f"{path} does not describe a model: {one_line(error)}") from error
-
-
-def misfit(expected: Mapping[str, Tensor], given: Mapping[str, object]) -> str | None:
-    """How `given` tensors differ from those of a model in names, shapes or kinds of numbers, or None."""
-    if missing := sorted(expected.keys() - given.keys()):
-        return f"there is no tensor {missing[0]!r}" + (f", nor {len(missing) - 1} others" if missing[1:] else "")
-    if strange := sorted(given.keys() - expected.keys()):
-        return f"there is no place for the tensor {strange[0]!r}"
-    for name, own in expected.items():
-        value = given[name]
-        if not isinstance(value, Tensor):
-            return f"{name!r} is {options.shown(value)}; expected a tensor"
-        if value.shape != own.shape:
-            return f"{name!r} is {list(value.shape)}; expected {list(own.shape)}"
-        kinds = DTYPES if own.is_floating_point() else (own.dtype,)
-        if value.dtype not in kinds:
-            found = f"it holds weights of {str(value.dtype)[6:]}"
-            return f"{found}; expected one of {', '.join(map(str, kinds))} for {name!r}"
-    return None
-
-
-def tensors_of(model: LanguageModel) -> dict[str, Tensor]:
-    """The state_dict of a model. Raises InputError if it is none, or no longer what its config describes: what would be
-    written could not be read."""
-    options.instance("model", model, LanguageModel)
-    tensors = model.state_dict()
-    if reason := misfit(outline(model.config, Path("config"), len(tensors)).state_dict(), tensors):
-        raise InputError(
-            f"model is not what its config describes: {reason}; merge adapters, and take off what else was put around "
-            "its weights, before saving"
-        )
-    return tensors
-
-
 def _change(written: str, config: Mapping[str, Any]) -> str | None:
     """The first field of the config that was written with the weights that has another value now, or None."""
     try:
@@ -186,8 +128,3 @@ def read_config(folder: Path) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / 'config.json'} does not describe a model: {one_line(error)}") from error
-
-
-def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write config.json."""
-    write_atomically(folder / "config.json", json.dumps(config, indent=2) + "\n")

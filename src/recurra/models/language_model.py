@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from recurra.models.origin import Origin
 from recurra.models.pattern import depth, parse
 from recurra.options import shown
 from recurra.problem import compute_dtype
-from recurra.state import State
+from recurra.state import State, joined
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -174,6 +174,9 @@ class LanguageModel(nn.Module):
             after.append(new)
         return self._scores(x, {})[0], joined(self._names(), after)
 
+    walked = forward
+    """What a walk through tokens may do in its place (see `recurra.streaming`)."""
+
     def with_hidden_states(
         self,
         tokens: Tensor,
@@ -287,11 +290,6 @@ class LanguageModel(nn.Module):
 def _is_plain(resets: Tensor | None, lengths: Tensor | None, engine: str) -> bool:
     """Whether a call asks for nothing but the next states."""
     return resets is None and lengths is None and engine == "auto"
-
-
-def joined(names: Sequence[str], states: Sequence[Mapping[str, Tensor]]) -> State:
-    """The states of blocks as one, each under the name of its block."""
-    return State({f"{name}.{own}": t for name, state in zip(names, states, strict=True) for own, t in state.items()})
 
 
 def _options_of_layers(layers: Any, names: list[str]) -> dict[str, dict[str, Any]]:

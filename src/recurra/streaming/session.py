@@ -15,8 +15,8 @@ from torch import Tensor
 
 from recurra import options
 from recurra.errors import InputError, RecurraError, one_line
-from recurra.models.language_model import LanguageModel
 from recurra.state import State
+from recurra.streaming.contract import Streamed, streamed
 from recurra.streaming.walk import TokenWalk
 
 PIECE = 1024
@@ -38,8 +38,8 @@ class Session:
         InputError: an argument is something else; of the state, its names, shapes and dtypes are looked at.
     """
 
-    def __init__(self, model: LanguageModel, seed: int = 0, *, state: Mapping[str, Tensor] | None = None):
-        self.model = options.instance("model", model, LanguageModel)
+    def __init__(self, model: Streamed, seed: int = 0, *, state: Mapping[str, Tensor] | None = None):
+        self.model = streamed(model)
         self.generator = torch.Generator().manual_seed(_seed(seed))
         like = model._like
         self.logits = torch.zeros(model.config["vocabulary"], dtype=like.dtype, device=like.device)
@@ -174,7 +174,7 @@ class Session:
         self._all().save(path)
 
     @classmethod
-    def load(cls, model: LanguageModel, path: str | Path) -> Session:
+    def load(cls, model: Streamed, path: str | Path) -> Session:
         """Continue a saved session. Raises InputError if the file is not one, or not one of this model's."""
         saved, session = State.load(path), cls(model)
         own, expected = _kinds(saved.under("session")), _kinds(session._own())

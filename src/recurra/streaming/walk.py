@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,29 +11,26 @@ from recurra import check
 from recurra.engines.stepping.chain import Walk
 from recurra.engines.stepping.modules import INTERNAL, is_plain
 from recurra.engines.stepping.single import StepPlan, step_plan, undisturbed
-from recurra.models.language_model import LanguageModel, joined
-from recurra.state import State
-
-FORWARD = LanguageModel.forward
-"""What a walk does in its place."""
+from recurra.state import State, joined
+from recurra.streaming.contract import Streamed
 
 
 class TokenWalk:
-    """Tokens of one sequence taken as `LanguageModel.advance` takes them, each in one launch, with the state in memory
+    """Tokens of one sequence taken as the model takes them, each in one launch, with the state in memory
     of its own. Before each it is checked that the model still is what it was.
     """
 
-    def __init__(self, model: LanguageModel, plan: StepPlan, walk: Walk):
+    def __init__(self, model: Streamed, plan: StepPlan, walk: Walk):
         self._model, self._plan, self._walk, self._names = model, plan, walk, model._names()
         self._dtype = model._like.dtype
 
     @classmethod
-    def start(cls, model: LanguageModel, state: Mapping[str, Tensor]) -> TokenWalk | None:
+    def start(cls, model: Streamed, state: Mapping[str, Tensor]) -> TokenWalk | None:
         """From `state` on; None where the model has to be called itself.
 
         Raises InputError if the state does not fit.
         """
-        if not undisturbed() or not _called_plainly(model):
+        if not undisturbed() or not isinstance(model, nn.Module) or not _called_plainly(model):
             return None
         carried = check.parts("this model", state, model._names())
         if carried is None:
@@ -47,7 +45,7 @@ class TokenWalk:
         """The scores after some tokens of the vocabulary, [vocabulary]; None, and none is taken, if the model is not
         what it was, or the walk is over."""
         model, chain = self._model, self._plan.chain
-        if chain is None or not undisturbed() or type(model).forward is not FORWARD or not self._plan.holds():
+        if chain is None or not (undisturbed() and _has_own_forward(model) and self._plan.holds()):
             return None
         weight = model.embedding.weight
         y = self._walk.steps(chain.input(model._enter(weight[token])) for token in tokens)
@@ -58,9 +56,13 @@ class TokenWalk:
         return joined(self._names, self._walk.end()[:-1])
 
 
-def _called_plainly(model: LanguageModel) -> bool:
+def _called_plainly(model: Streamed) -> bool:
     """Whether calling the model runs its own `forward` and nothing else, and its embedding gives rows as they are."""
     own = (value for name, value in vars(model).items() if name not in INTERNAL)
     rows = model.embedding
     plain = type(rows) is nn.Embedding and is_plain(rows) and rows.max_norm is None
-    return plain and type(model).forward is FORWARD and not any(map(callable, own))
+    return plain and _has_own_forward(model) and not any(map(callable, own))
+
+
+def _has_own_forward(model: Any) -> bool:
+    return type(model).forward is type(model).walked

@@ -79,6 +79,7 @@ def _recorded(
         kind: {name: recorder.example(f"{kind}.{name}", value, kind) for name, value in group.items()}
         for kind, group in (("state", states), ("input", inputs), ("weight", weights))
     }
+    # Leaving sees calls first, so that it can tell the step's from those of the library.
     with Positions(lambda said: Untraceable(said + where())), Leaving(), recorder:
         try:
             after, y = step(tuple(examples["state"].values()), examples["input"], examples["weight"])

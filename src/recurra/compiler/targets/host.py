@@ -34,6 +34,16 @@ def vector_bytes() -> int:
     return 64 if "+avx512f" in available else 32 if "+avx2" in available else 16
 
 
+def has_half() -> bool:
+    """Whether the processor converts float16; if not, LLVM would call functions of a library that is not there."""
+    return _has_half(features())
+
+
+@functools.cache
+def _has_half(features: str) -> bool:
+    return "+f16c" in features.split(",") or not target().triple.startswith("x86")
+
+
 def compile_object(ir: str) -> bytes:
     """Verify, optimise and assemble IR text to an object file. Raises RuntimeError with LLVM's words if it is wrong."""
     with _lock:

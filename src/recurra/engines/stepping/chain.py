@@ -10,16 +10,13 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from recurra.compiler.codegen.single import LINE, counters
 from recurra.engines.kernels import threads
-
-if TYPE_CHECKING:
-    from recurra.engines.stepping.single import Recipe
+from recurra.engines.stepping.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -17,20 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from recurra.compiler.codegen.single import Single, write_single
-from recurra.compiler.frontend.graph import listing, topological, unmarked
-from recurra.compiler.frontend.trace import Untraceable, trace
-from recurra.compiler.frontend.values import parts
-from recurra.compiler.planning.regroup import regroup
-from recurra.compiler.planning.schedule import expand_products, schedule
-from recurra.compiler.targets import cache, host
+from recurra.compiler.targets import host
+from recurra.engines import gate
 from recurra.engines.kernels import threads
 from recurra.engines.stepping.chain import Chain, SingleStep
 from recurra.engines.stepping.modules import Snapshot, fingerprint, is_hooked, is_plain, with_tensors
+from recurra.engines.stepping.recipe import Recipe
 from recurra.engines.traced import SCALAR
 from recurra.engines.unseen import unseen
 from recurra.errors import InputError
-from recurra.problem import cast, compute_dtype
+from recurra.problem import compute_dtype
 
 _recipes: dict[Hashable, Recipe | None] = {}
 _lock = threading.RLock()
@@ -152,7 +148,8 @@ class StepPlan:
 
 def _step(module: nn.Module, x: Tensor, state: Mapping[str, Tensor]) -> SingleStep | None:
     weights = dict(module.named_parameters()) | dict(module.named_buffers())
-    if not is_plain(module) or is_hooked(module) or not all(t.is_contiguous() for t in weights.values()):
+    readable = all(t.is_contiguous() and gate.is_plain(t) for t in weights.values())
+    if not readable or not is_plain(module) or is_hooked(module):
         return None
     recipe = _recipe(module, x, state, weights)
     if recipe is None:
@@ -182,7 +179,7 @@ def _made(module: nn.Module, x: Tensor, state: Mapping[str, Tensor], weights: Ma
         y, after = with_tensors(module, own)(inputs["x"][None, None], carried, engine="loop")
         return tuple(after[name][0] for name in names), y[0, 0]
 
-    if any(t.device.type != "cpu" or t.dtype not in SCALAR for t in weights.values()):
+    if any(t.dtype not in SCALAR for t in weights.values()) or (x.dtype is torch.float16 and not host.has_half()):
         return None
     try:
         return Recipe(function, {name: t[0] for name, t in state.items()}, x[0, 0], weights)
@@ -191,38 +188,3 @@ def _made(module: nn.Module, x: Tensor, state: Mapping[str, Tensor], weights: Ma
     except Exception:
         # Not having a kernel is no mistake; what is wrong, if something is, the module says when it is called itself.
         return None
-
-
-class Recipe:
-    """A function of states, x and weights as a kernel, for any weights of the same shapes.
-
-    Raises Untraceable if it cannot be compiled.
-    """
-
-    def __init__(self, function: Callable, states: Mapping[str, Tensor], x: Tensor, weights: Mapping[str, Tensor]):
-        self.real = compute_dtype(x.dtype)
-        self.states = {name: (state.shape, state.dtype) for name, state in states.items()}
-        computed = {name: cast(weight, self.real) for name, weight in weights.items()}
-        examples = {name: cast(state, self.real) for name, state in states.items()}
-        # Weights may change from one time step to the next: what is computed from them is computed in the kernel.
-        traced = trace(function, examples, {"x": cast(x, self.real)}, computed, trains=False)
-        outputs = {k: n for name, value in traced.states.items() for k, n in parts(f"next.{name}", value).items()}
-        outputs = unmarked(traced.graph, outputs | parts("y", traced.y))
-        outputs = regroup(traced.graph, expand_products(traced.graph, outputs, set()))
-        used = [node.attr for node in topological(outputs.values()) if node.op == "input"]
-        scalar = SCALAR[self.real]
-        kinds = {name: SCALAR.get(state.dtype, scalar) for name, state in states.items()}
-        leaves = {name: kinds.get(name[6:], scalar) for name in used if name.startswith(("state.", "input."))}
-        self.weights = [name for name in weights if f"weight.{name}" in used]
-        leaves |= {f"weight.{name}": SCALAR[weights[name].dtype] for name in self.weights}
-        data = traced.prepared({}, x.device)
-        self.data = {f"weight.{name}": cast(t, self.real).contiguous() for name, t in data.items()}
-        leaves |= dict.fromkeys(self.data, scalar)
-        if "y" not in outputs or set(leaves) != set(used):
-            raise Untraceable("single steps are compiled for real weights and outputs")
-        self.y = outputs["y"].shape
-        written = {name: kinds.get(name[5:], scalar) for name in outputs}
-        single = Single(schedule(outputs), leaves, written, scalar)
-        width, text = host.vector_bytes() // (8 if scalar == "double" else 4), listing(outputs)
-        key = f"single {text} {sorted((leaves | written).items())} {scalar}"
-        self.kernel = cache.get(key, lambda: write_single(single, width), lambda: text)
