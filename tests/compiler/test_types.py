@@ -115,3 +115,27 @@ def test_integers_that_are_not_read_do_no_harm():
         assert_close("y", y, expected)
         assert_close("h", state["h"], last["h"])
         assert_close("gradient", *torch.autograd.grad(y.square().sum(), x), slope)
+
+
+class Placed(Cell):
+    """Reads its state in the order that a buffer of whole numbers says."""
+
+    lane = recurra.Lane.LAYER
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.register_buffer("order", torch.randperm(width))
+
+    def step(self, h, x):
+        h = torch.tanh(h[self.order] + x)
+        return h, h
+
+
+def test_positions_may_be_a_buffer():
+    layer, x = Placed(5).double(), torch.randn(2, 6, 5, dtype=torch.float64)
+    for order in (layer.order, torch.arange(5).flip(0)):
+        layer.order = order
+        assert_close("y", layer(x, engine="compiled")[0], layer(x, engine="loop")[0])
+    layer.order = torch.full((5,), 2**60)
+    with pytest.raises(recurra.InputError, match="'order' holds whole numbers"):
+        layer(x, engine="compiled")

@@ -18,6 +18,7 @@ from recurra.compiler.frontend.structure import Structure, jacobian_rows, struct
 from recurra.compiler.frontend.trace import Traced, Untraceable, trace
 from recurra.compiler.frontend.values import Leaf, Pair, parts
 from recurra.compiler.planning.plan import Plan
+from recurra.errors import InputError
 from recurra.problem import Problem, cast
 
 STORAGE = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat", torch.float16: "half"}
@@ -106,7 +107,10 @@ def _trace(problem: Problem) -> TracedStep | str:
         kind: [name for name in names if any(f"{kind}.{name}{part}" in used for part in ("", ".real", ".imag"))]
         for kind, names in (("input", inputs), ("weight", held))
     }
-    needed = list(dict.fromkeys([*read["weight"], *traced.prepared.weights]))
+    prepared = set(traced.prepared.weights)
+    # Whole numbers that the step reads as they are, positions say, are brought into floating point: see `_exactly`.
+    needed = [name for name in read["weight"] if held[name].dtype is not torch.int64 and name not in prepared]
+    needed += sorted(prepared)
     return _inexact(problem, read["input"], needed) or TracedStep(traced, leaves, read["weight"])
 
 
@@ -172,12 +176,22 @@ def _leaves(problem: Problem, traced: Traced) -> dict[str, Leaf]:
     return leaves
 
 
+def _exactly(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight; whole numbers as floating point, which has to hold them."""
+    if weight.dtype is not torch.int64:
+        return weight
+    most = 2**53 if dtype is torch.float64 else 2**24
+    if weight.numel() and int(weight.abs().max()) > most:
+        raise InputError(f"weight {name!r} holds whole numbers beyond {most}, which {str(dtype)[6:]} does not hold")
+    return weight.to(dtype)
+
+
 def tensors_of(problem: Problem, step: TracedStep) -> dict[str, Tensor]:
     """Everything by the name it has in the graph, complex values as two."""
     prepared = step.traced.prepared
     weights = problem.step.weights if step.weights or prepared.leaves else {}
     whole = {f"input.{name}": entry.tensor for name, entry in problem.inputs.items()}
-    whole |= {f"weight.{name}": weights[name] for name in step.weights}
+    whole |= {f"weight.{name}": _exactly(name, weights[name], problem.compute_dtype) for name in step.weights}
     if prepared.leaves:
         read = {name: cast(weights[name], problem.compute_dtype) for name in prepared.weights}
         whole |= {f"weight.{name}": t for name, t in prepared(read, problem.device).items()}

@@ -92,7 +92,7 @@ class Recorder(TorchDispatchMode):
         self._values[id(tensor)] = tensor, value
         self._real.add(tensor.dtype.to_real())
         self.leaves[name] = value
-        if _is_whole(tensor):
+        if _is_whole(tensor) and not name.startswith("weight."):
             self._whole[name] = 0.0
         return value
 
