@@ -10,7 +10,7 @@ from torch.nn.utils import prune
 
 import recurra
 from recurra import LanguageModel
-from recurra.models import files
+from recurra.models import files, outline
 
 IDS = torch.randint(0, 16, (2, 5))
 
@@ -50,7 +50,7 @@ def test_a_model_that_came_back_runs(tmp_path, pattern, layers):
     assert torch.equal(recurra.load(tmp_path)(IDS)[0], model(IDS)[0])
 
 
-@pytest.mark.parametrize("dtype", files.DTYPES)
+@pytest.mark.parametrize("dtype", outline.DTYPES)
 def test_types_are_kept_one_by_one(tmp_path, dtype):
     model = tiny("mamba").to(dtype)
     model.blocks[0].recurrence.A_log.data = model.blocks[0].recurrence.A_log.data.float()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
-from recurra.problem import Lane, StepInput, constant
+from recurra.problem import Lane, StepInput, compute_dtype, constant
 from recurra.recurrence import Paper, Recurrence
 
 
@@ -52,7 +52,9 @@ class LRU(Recurrence):
     def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
         gamma = torch.exp(self.gamma_log).repeat(2)
         real, imag = nn.functional.linear(x, (self.B * gamma[:, None]).to(x.dtype)).chunk(2, -1)
-        size, angle = torch.exp(-torch.exp(self.nu_log)), torch.exp(self.theta_log)
+        # An angle is multiplied by the number of time steps, and so is its rounding.
+        nu, theta = (weight.to(compute_dtype(x.dtype)) for weight in (self.nu_log, self.theta_log))
+        size, angle = torch.exp(-torch.exp(nu)), torch.exp(theta)
         return {
             "real": real,
             "imag": imag,
