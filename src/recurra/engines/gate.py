@@ -28,9 +28,10 @@ def hindrance(tensors: Iterable[Tensor]) -> str | None:
     autograd or by `torch.func.grad`, and mapped by `torch.func.vmap`."""
     if peek_interpreter_stack() is not None and (reason := _transformed()):
         return reason
-    tensors = list(tensors)
-    if not host.has_half() and any(t.dtype is torch.float16 for t in tensors):
-        return "this processor does not convert float16: use bfloat16 or float32"
+    if not host.has_half():
+        tensors = list(tensors)
+        if any(t.dtype is torch.float16 for t in tensors):
+            return "this processor does not convert float16: use bfloat16 or float32"
     if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
         return "it has no derivatives in forward mode"
     return None

@@ -151,6 +151,7 @@ class _Walk:
         self.copied: list[tuple[Any, Any]] = []
         self.parametrised = False
         self._seen: dict[int, str] = {}
+        self._first: dict[int, str] = {}
 
     def owner(self, module: nn.Module) -> None:
         """A recurrence: of its own attributes only those that its step can name, if that can be told."""
@@ -162,7 +163,8 @@ class _Walk:
     def value(self, path: str, value: Any) -> None:
         if isinstance(value, Tensor):
             self.tensors[path] = value
-            self.tokens.append(path)
+            # One tensor in two places is another function of its tensors than two tensors are.
+            self.tokens.append((path, self._first.setdefault(id(value), path)))
         elif isinstance(value, float):
             self.tokens.append((float, repr(value)))  # as text, 0.0 differs from -0.0, and NaN is itself
         elif isinstance(value, ATOMS) and type(value).__hash__ is not None:
