@@ -60,6 +60,8 @@ class Access:
 
     def _address(self, storage: Storage, element: Value) -> Value:
         e = self.e
+        # pointer + element * scale + row * (elements per row). In the channel layout value number i of a lane lies
+        # `lanes` (or `pitch`) elements after value number i - 1, which is the scale; in the head layout it is 1.
         at = element if storage.scale == 1 else e.mul(element, e.constant(storage.scale, I64))
         if storage.row is not None and self.row is not None:
             at = e.add(at, e.mul(self.row, storage.row))
@@ -72,10 +74,13 @@ class Access:
             return e.constant(float(base.attr), Type(self.real))
         storage = self._table(base) if base.op == "table" else self.storages[base.attr if base.op == "input" else base]
         address = self._address(storage, self._element(view.offset, view.strides, index))
+        # The innermost loop is open only if there is an index for every axis: otherwise the operand is loaded outside
+        # of it, once, and all of its iterations read the same number.
         step = view.strides[-1] if view.strides and len(index) == len(view.strides) else 0
         several = storage.lanes if self.lanes else step != 0
         count = (self.width if self.lanes else width) if several else 1
         if not self.lanes and count > 1 and step * storage.scale != 1:
+            # Neighbours of the vector lie apart in memory (a column, a transposed view): read one by one.
             parts = [
                 self.load(
                     e.offset(address, e.constant(i * step * storage.scale, I64), storage.scalar), storage.scalar, 1
@@ -100,6 +105,7 @@ class Access:
         if scalar == "i8":
             return e.compare("ne", raw, e.constant(0, raw.type))
         if scalar == "bfloat":
+            # A bfloat16 is the upper half of a float32: shifted up, no number changes.
             wide = e.bitwise("shl", e.convert("zext", raw, "i32"), e.constant(16, raw.type.of("i32")))
             return e.convert("bitcast", wide, "float")
         return e.convert("fpext", raw, self.real)
@@ -108,6 +114,8 @@ class Access:
         """In the storage type, rounded to nearest even."""
         e = self.e
         if scalar == "bfloat":
+            # Half a unit of the last bit kept, less one, plus that bit: a tie then carries only from an odd number,
+            # which is rounding to even. NaN would carry into infinity, so it is put back by hand.
             bits = e.convert("bitcast", value, "i32")
             one, half = e.constant(1, bits.type), e.constant(0x7FFF, bits.type)
             odd = e.bitwise("and", e.bitwise("lshr", bits, e.constant(16, bits.type)), one)
@@ -127,6 +135,7 @@ class Access:
     def _store(self, value: Value, storage: Storage, element: Value, step: int, op: str = "sum") -> None:
         """Write (or add) a value; across the vector, elements lie `step` indices apart."""
         e, address = self.e, self._address(storage, element)
+        # Across lanes neighbours always lie side by side; within a lane only if they are one element apart.
         if not self.lanes and value.type.width > 1 and step * storage.scale != 1:
             for i in range(value.type.width):
                 one = e.instruction(Type(value.type.scalar), f"extractelement {value}, i64 {i}")
@@ -138,6 +147,7 @@ class Access:
     def _put(self, value: Value, address: Value, storage: Storage, op: str) -> None:
         if storage.add:
             value = self._combine(op, self.load(address, storage.scalar, value.type.width), value)
+        # What is rounded to a shorter type on its way goes through the caches: half a vector fills no line of them.
         if storage.past_caches and value.type.scalar == storage.scalar:
             self.e.store_past_caches(value, address)
         else:
@@ -170,6 +180,8 @@ class Access:
 
     def _each_across(self, op: str, vectors: list[Value]) -> Value:
         """One number per vector, side by side: halves are combined, those of two vectors at a time."""
+        # Of vectors a and b of 4: first (a0 a1 b0 b1) + (a2 a3 b2 b3), then (a0 b0) + (a1 b1) of those: as many
+        # instructions as one vector takes alone, for two. `size` is how many partial results each vector still has.
         size = vectors[0].type.width
         while size > 1:
             pairs = list(zip(vectors[::2], vectors[1::2], strict=True)) if len(vectors) > 1 else [(vectors[0], None)]

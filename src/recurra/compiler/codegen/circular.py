@@ -90,19 +90,8 @@ def _two_over_pi() -> list[int]:
     return [(value >> (64 * (WORDS - 1 - i))) & (2**64 - 1) for i in range(WORDS)]
 
 
-def _far_source() -> str:
-    """The function that takes a finite angle of at least 1 to (what is left, quarter turns).
-
-    The angle is m 2^e with an integer m of 53 bits. Bits of 2/pi that are worth 4 and more together with 2^e give whole
-    turns: they are skipped. Of m times the next 192 bits the highest two are the quarter turns and what follows is the
-    fraction of one. Read as signed it is the distance to the nearest quarter, of which 64 bits are kept.
-    """
-    table = ", ".join(f"i64 {word - 2**64 if word >> 63 else word}" for word in _two_over_pi())
-    return f"""declare i64 @llvm.fshl.i64(i64, i64, i64)
-declare i128 @llvm.ctlz.i128(i128, i1)
-@two_over_pi = private constant [{WORDS} x i64] [{table}]
-define internal {{ double, i64 }} @far_angle(double %x) noinline {{
-  %bits = bitcast double %x to i64
+# The integer m of 53 bits with its hidden one, and at which bit of the table to begin.
+_TAKEN_APART = """  %bits = bitcast double %x to i64
   %below = icmp slt i64 %bits, 0
   %high = lshr i64 %bits, 52
   %biased = and i64 %high, 2047
@@ -110,7 +99,9 @@ define internal {{ double, i64 }} @far_angle(double %x) noinline {{
   %m = or i64 %low, 4503599627370496
   ; e = biased - 1075; the first bit that counts is number e - 2 of 2/pi, and 64 empty ones come before them.
   %first = sub i64 %biased, 1013
-  %word = lshr i64 %first, 6
+"""
+# 192 bits from there on: four words, each pair of neighbours shifted as one (`fshl`) into c0, c1, c2.
+_BITS_OF_TWO_OVER_PI = """  %word = lshr i64 %first, 6
   %shift = and i64 %first, 63
   %p0 = getelementptr i64, ptr @two_over_pi, i64 %word
   %p1 = getelementptr i64, ptr %p0, i64 1
@@ -123,7 +114,10 @@ define internal {{ double, i64 }} @far_angle(double %x) noinline {{
   %c0 = call i64 @llvm.fshl.i64(i64 %w0, i64 %w1, i64 %shift)
   %c1 = call i64 @llvm.fshl.i64(i64 %w1, i64 %w2, i64 %shift)
   %c2 = call i64 @llvm.fshl.i64(i64 %w2, i64 %w3, i64 %shift)
-  %wide = zext i64 %m to i128
+"""
+# m times (c0, c1, c2), of which the lowest word is dropped but for its carry, and whatever is above 128 bits is whole
+# turns: top * 2^64 keeps just the low half of m * c0.
+_PRODUCT = """  %wide = zext i64 %m to i128
   %d1 = zext i64 %c1 to i128
   %d2 = zext i64 %c2 to i128
   %a2 = mul i128 %wide, %d2
@@ -134,7 +128,10 @@ define internal {{ double, i64 }} @far_angle(double %x) noinline {{
   %topwide = zext i64 %top to i128
   %topmost = shl i128 %topwide, 64
   %turns = add i128 %topmost, %a1
-  %two = lshr i128 %turns, 126
+"""
+# The highest two bits count quarter turns; what follows, read as signed, lies within half a quarter of the nearest one.
+# `over`: it is negative, so the nearest quarter is the next one.
+_NEAREST_QUARTER = """  %two = lshr i128 %turns, 126
   %quarters = trunc i128 %two to i64
   %fraction = shl i128 %turns, 2
   %over = icmp slt i128 %fraction, 0
@@ -142,7 +139,10 @@ define internal {{ double, i64 }} @far_angle(double %x) noinline {{
   %nearest = add i64 %quarters, %one
   %opposite = sub i128 0, %fraction
   %size = select i1 %over, i128 %opposite, i128 %fraction
-  %zeros = call i128 @llvm.ctlz.i128(i128 %size, i1 false)
+"""
+# The fraction's highest 64 bits as a double, times a quarter turn, times 2^-zeros, whose exponent's bits are put
+# together by hand. Leading zeros would cost digits: hence the shift first.
+_AS_DOUBLE = f"""  %zeros = call i128 @llvm.ctlz.i128(i128 %size, i1 false)
   %moved = shl i128 %size, %zeros
   %kept = lshr i128 %moved, 64
   %digits = trunc i128 %kept to i64
@@ -153,15 +153,33 @@ define internal {{ double, i64 }} @far_angle(double %x) noinline {{
   %exponentbits = shl i64 %exponent, 52
   %power = bitcast i64 %exponentbits to double
   %rest = fmul double %angle, %power
-  %other = fneg double %rest
+"""
+# The sine is odd: of a negative angle both the rest and the quarter turns change their signs.
+_SIGNED = """  %other = fneg double %rest
   %flip = xor i1 %over, %below
   %signed = select i1 %flip, double %other, double %rest
   %back = sub i64 0, %nearest
   %count = select i1 %below, i64 %back, i64 %nearest
-  %half = insertvalue {{ double, i64 }} poison, double %signed, 0
-  %both = insertvalue {{ double, i64 }} %half, i64 %count, 1
-  ret {{ double, i64 }} %both
-}}"""
+  %half = insertvalue { double, i64 } poison, double %signed, 0
+  %both = insertvalue { double, i64 } %half, i64 %count, 1
+  ret { double, i64 } %both
+}"""
+
+
+def _far_source() -> str:
+    """The function that takes a finite angle of at least 1 to (what is left, quarter turns).
+
+    The angle is m 2^e with an integer m of 53 bits. Bits of 2/pi that are worth 4 and more together with 2^e give whole
+    turns: they are skipped. Of m times the next 192 bits the highest two are the quarter turns and what follows is the
+    fraction of one. Read as signed it is the distance to the nearest quarter, of which 64 bits are kept.
+    """
+    table = ", ".join(f"i64 {word - 2**64 if word >> 63 else word}" for word in _two_over_pi())
+    head = f"""declare i64 @llvm.fshl.i64(i64, i64, i64)
+declare i128 @llvm.ctlz.i128(i128, i1)
+@two_over_pi = private constant [{WORDS} x i64] [{table}]
+define internal {{ double, i64 }} @far_angle(double %x) noinline {{
+"""
+    return head + _TAKEN_APART + _BITS_OF_TWO_OVER_PI + _PRODUCT + _NEAREST_QUARTER + _AS_DOUBLE + _SIGNED
 
 
 CIRCULAR = {"sin": sin, "cos": cos}

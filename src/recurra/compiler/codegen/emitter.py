@@ -264,6 +264,7 @@ class Emitter:
         self.jump(head)
         self.block(head)
         count, index_next = self.fresh("i"), self.fresh("next")
+        # The phi names the block that jumps back, which is known only after the body: its line is filled in then.
         place = len(self.lines)
         self.lines.append("")
         inside = self.compare("slt", Value(count, I64), last)
@@ -271,6 +272,7 @@ class Emitter:
         self.block(body)
         index = Value(count, I64)
         if down:
+            # Counting up and mirroring: i = first + last - 1 - count.
             top = self.sub(self.add(first, last), self.constant(1, I64))
             index = self.sub(top, index)
         yield index

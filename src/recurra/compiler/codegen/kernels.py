@@ -81,11 +81,13 @@ done:
 
 def write_kernel(plan: Plan, variant: Variant, width: int) -> Kernel:
     """The kernel `run(pointers, integers, scratch, first item, last item)` of a plan; `width` numbers in a vector."""
+    # Items are independent of one another: the threads deal them out by `first` and `last`, see SHARE.
     e = Emitter()
     layout: Layout = Channel(e, plan, width, variant.pitch) if plan.channel else Head(e, plan, width, variant.rows)
     with e.loop(Value("%first", I64), Value("%last", I64)) as item:
         layout.begin(item)
         (Reverse if variant.reverse else Forward)(e, layout, plan, variant).write()
+    # Stores past the caches are not ordered with others: without the fence another thread could read old numbers.
     if variant.past_caches:
         e.fence()
     ir = e.function("run", [("pointers", PTR), ("integers", PTR), ("scratch", PTR), ("first", I64), ("last", I64)])

@@ -36,6 +36,8 @@ class Arguments:
 
     def _get(self, name: str, known: dict[str, Value], type: Type, array: str) -> Value:
         if name not in known:
+            # Read where the function begins, whatever loop asks first: the value then dominates all its uses, and the
+            # number of arguments so far is its place in the array that the caller fills in the same order.
             place, value = self._e.fresh("a"), self._e.fresh("arg")
             self._e.entry.append(f"  {place} = getelementptr {type}, ptr {array}, i64 {len(known)}")
             self._e.entry.append(f"  {value} = load {type}, ptr {place}, align 8  ; {name}")
@@ -55,6 +57,7 @@ class Layout(ABC):
 
     def scratch(self, size: int) -> Value:
         """`size` numbers of the thread's own scratch memory."""
+        # Rounded up to 16 numbers, a line of the cache in float32, so that every piece is aligned for whole vectors.
         at = self.scratch_size
         self.scratch_size += -(-size // 16) * 16
         place = self.e.fresh("scratch")
@@ -126,6 +129,7 @@ class Channel(Layout):
         self._sums: dict[str, Value] = {}
 
     def begin(self, item: Value) -> None:
+        # Item number = sequence * blocks + block of lanes. The last block may hold fewer than `block` lanes.
         e, blocks, block = self.e, self.args.integer("blocks"), self.args.integer("block")
         self.sequence_number = e.div(item, blocks)
         self.block_number = e.instruction(I64, f"srem {item}, {blocks.text}")
@@ -144,6 +148,7 @@ class Channel(Layout):
         return self.e.offset(pointer, self.sum(*terms), scalar) if terms else pointer
 
     def own(self, block: Value, size: int) -> Storage:  # noqa: ARG002
+        # Scratch is laid out [value, lane of the block]: as memory outside, but with `pitch` lanes instead of all.
         return Storage(self._lanes_at(block, self.plan.real), self.plan.real, self.pitch, True)
 
     def at(self, name: str, kind: Kind, size: int, scalar: str, t: Value | None = None) -> Storage:
@@ -157,6 +162,7 @@ class Channel(Layout):
         if kind is Kind.PART_TIME:
             assert t is not None
             place = [(b, self.args.integer(f"{name}:b")), (t, self.args.integer(f"{name}:t"))]
+            # Every block of lanes adds to an input that all lanes share: a part of its own, summed by the caller.
             place.append((self.block_number, self.args.integer(f"{name}:p")))
             return Storage(self.e.offset(pointer, self.sum(*place), scalar), scalar)
         if kind is Kind.PART:
@@ -167,6 +173,7 @@ class Channel(Layout):
         if kind is Kind.LANE:
             return Storage(self._lanes_at(pointer, scalar, self.first), scalar, lanes, True)
         if kind is Kind.CHUNK:
+            # t is the number of the chunk here: [B, chunks] is walked as if it were one axis of sequences.
             assert t is not None
             b = self.sum((b, self.args.integer("chunks")), t)
         return Storage(self._lanes_at(pointer, scalar, (b, size * lanes), self.first), scalar, lanes, True)
@@ -190,9 +197,11 @@ class Channel(Layout):
 
     def _lane_spans(self) -> Iterator[tuple[Value | int, Value, int]]:
         e = self.e
+        # `block` is a multiple of the width, so if the lanes are one as well every block is, and no rest is emitted.
         if self.plan.lanes % self.width == 0:
             yield 0, self.count, self.width
             return
+        # The width is a power of two: its negative as a mask rounds down to whole vectors.
         main = e.bitwise("and", self.count, e.constant(-self.width, I64))
         yield 0, main, self.width
         yield main, self.count, 1
@@ -231,6 +240,8 @@ class Channel(Layout):
         storages: Callable[[], Mapping[str | Node, Storage]],
         matrices: Mapping[Node, str],  # noqa: ARG002
     ) -> None:
+        # The same step is written twice: for whole vectors, and for the lanes that are left, one by one. While
+        # `_lane` is set, every address that `storages` asks for includes it.
         for start, stop, width in self._lane_spans():
             with self.e.loop(start, stop, width) as d:
                 self._lane = d
@@ -265,11 +276,13 @@ class Head(Layout):
         self._buffers: dict[Node, Storage] = {}
 
     def begin(self, item: Value) -> None:
+        # Item number = tile of sequences * lanes + lane: neighbouring items read the same sequences.
         e, lanes = self.e, e_constant(self.e, self.plan.lanes)
         self.tile_number = e.div(item, lanes)
         self.lane = e.instruction(I64, f"srem {item}, {lanes.text}")
         self.first = e.mul(self.tile_number, e_constant(e, self.rows))
         left = e.sub(self.args.integer("batch"), self.first)
+        # With one row to a tile every tile is full; otherwise the last one has what is left.
         rows = e_constant(e, self.rows)
         self.count = rows if self.rows == 1 else e.select(e.compare("slt", left, rows), left, rows)
 
@@ -298,10 +311,13 @@ class Head(Layout):
         if kind is Kind.LANE:
             return Storage(e.offset(pointer, self.sum((self.lane, size)), scalar), scalar)
         if kind in (Kind.PART, Kind.PART_LANE):
+            # [tiles, L, s]: no row offset, since all sequences of the tile add into the same numbers.
             item = self.sum((self.tile_number, lanes), self.lane)
             return Storage(e.offset(pointer, self.sum((item, size)), scalar), scalar, add=True)
         if kind is Kind.CHUNK:
             assert t is not None
+            # Memory is [B, chunks, L, s] and t is the number of the chunk: ((first * chunks + t) * L + lane) * s, and
+            # the next sequence lies chunks * L * s further on.
             chunks = self.args.integer("chunks")
             lane = self.sum((self.sum((self.first, chunks), t), lanes), self.lane)
             row = e.mul(chunks, e_constant(e, lanes * size))
@@ -323,6 +339,7 @@ class Head(Layout):
         def address(s: Storage, i: Value) -> Value:
             return e.offset(s.pointer, i if s.row is None else self.sum(i, (row, s.row)), s.scalar)
 
+        # How many values there are is known now: a loop for whole vectors, one for the rest, either left out if empty.
         main = size - size % self.width
         for start, stop, width in ((0, main, self.width), (main, size, 1)):
             if start < stop:
@@ -350,6 +367,8 @@ class Head(Layout):
             if node not in known:
                 known[node] = self._buffer(node)
         writer = StepWriter(self.e, schedule, known, self.plan.real, self.width, False)
+        # Products run over all rows of the tile at once, so that a matrix is read once for all of them. What lies
+        # between two products runs row by row: all loops of one row, whose values are then still in the cache.
         steps = list(schedule.steps)
         while steps:
             if isinstance(steps[0], Node):

@@ -109,6 +109,8 @@ class Pass:
         Where a state may not be written while it is still read, or a row may have ended, it is computed beside and
         then moved. With `keep` the target is other memory than what is read.
         """
+        # In place is safe if every value of the old state is read before the new one is written there, and no row of
+        # the item has ended: a row that has must keep its last state while its neighbours still run.
         before, after = carried
         shapes = self.plan.states
         direct = not self.by_row and (
@@ -140,6 +142,7 @@ class Forward(Pass):
         state = self.blocks()
         self.move(self.own(state), self.argument("state"))
         with e.loop(0, self.time()) as t:
+            # First the reset, then the store: the way back starts from the state that the step has really read.
             self.restart(self.own(state), t)
             if self.variant.save:
                 self._store_state(state, t)
@@ -148,6 +151,7 @@ class Forward(Pass):
 
     def _store_state(self, state: dict[str, Value], t: Value) -> None:
         e, chunk = self.e, e_index(self.e, self.variant.chunk)
+        # Stored before the first step of every chunk: t is a multiple of the chunk there.
         number = e.div(t, chunk)
         if self.variant.chunk == 1:
             self.move(self.argument("stored", Kind.CHUNK, number), self.own(state))

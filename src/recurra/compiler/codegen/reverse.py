@@ -17,6 +17,8 @@ class Reverse(Pass):
     """Chunks from the last to the first: states again from the one stored, then every step's gradient backwards."""
 
     def write(self) -> None:
+        # One state more than a chunk has steps if what is recalled needs the last step to be run as well: the state
+        # that it leads to is written, though nobody reads it.
         e, chunk = self.e, self.variant.chunk
         self.adjoint, self.states = self.blocks(), self.blocks(chunk + bool(self.plan.recalled))
         self.recalled = {name: self.layout.block(math.prod(shape), chunk) for name, shape in self.plan.recalled.items()}
@@ -24,7 +26,7 @@ class Reverse(Pass):
         self.move(self.own(self.adjoint), self.argument("adjoint"))
         time = self.time()
         size = e_index(e, chunk)
-        chunks = e.div(e.add(time, e_index(e, chunk - 1)), size)
+        chunks = e.div(e.add(time, e_index(e, chunk - 1)), size)  # rounded up: the last chunk may be shorter
         with e.loop(0, chunks, down=True) as number:
             first = e.mul(number, size)
             end = e.add(first, size)
@@ -41,6 +43,8 @@ class Reverse(Pass):
     def _recompute(self, first: Value, end: Value) -> None:
         """States before each step of a chunk, from the state before its first, and what is recalled of each step."""
         e = self.e
+        # State number i is the one before step i of the chunk; the step that leads out of the chunk need not run,
+        # unless something of it is recalled. Its reset still has to happen, so the loop goes to the end either way.
         steps = end if self.plan.recalled else e.sub(end, e_index(e, 1))
         with e.loop(first, end) as t:
             index = e.sub(t, first)
@@ -77,6 +81,8 @@ class Reverse(Pass):
                 known[output.name] = self._gradient_storage(output, t)
             return known
 
+        # Gradients of what all lanes share are added up in vectors over the lanes of the block, cleared for every step,
+        # and only then summed across: one horizontal sum per value and step instead of one per vector.
         for output in outputs:
             if output.kind is Kind.PART_TIME and isinstance(layout, Channel):
                 layout.clear_lane_sum(output.name, output.size)
@@ -85,6 +91,8 @@ class Reverse(Pass):
             if output.kind is Kind.PART_TIME and isinstance(layout, Channel):
                 target = layout.at(output.name, Kind.PART_TIME, output.size, output.scalar, t)
                 layout.finish_lane_sum(output.name, output.size, target)
+        # After the step backwards the adjoint is that of the state that step t has read. Where a sequence starts at t
+        # this was the start state: it takes the gradient, and nothing goes on to the step before.
         if self.variant.resets:
             with layout.each_row() as row, self.reset(t, row):
                 start = {n: replace(s, add=True) for n, s in self.argument("start gradient", Kind.PART_LANE).items()}

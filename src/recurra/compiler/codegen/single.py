@@ -82,6 +82,8 @@ def _buffers(
     e: Emitter, args: Arguments, single: Single, dealt: list, storages: dict[str | Node, Storage], width: int
 ) -> dict[str, int]:
     """Give every value that needs memory its place; numbers in each kind of memory."""
+    # What a dealt loop computes is read by every thread, so it lies in shared memory; the rest each thread computes for
+    # itself, in its own scratch. A value with gaps between its parts has to be zero there before anybody writes.
     here = {node for step in dealt for node in step.nodes + step.reductions}
     targets = {p.target for node in here for p in single.schedule.places.get(node, [])}
     sizes = {"scratch": 0, "shared": 0, "cleared": 0}
@@ -106,6 +108,7 @@ class _Deal:
 
     def __init__(self, e: Emitter, args: Arguments, number: int):
         self.e, self.team = e, args.integer("team")
+        # Loop number n has team + 1 lines of the cache: one per member for the pieces taken, the last for those done.
         members = e.add(self.team, e.constant(1, I64))
         self.counters = e.offset(args.pointer("counters"), self._lines(members, e.constant(number, I64)), "i64")
 
@@ -131,13 +134,17 @@ class _Deal:
             take, work, none = (e.label(hint) for hint in ("take", "work", "none"))
             e.jump(take)
             e.block(take)
+            # Taking needs no order: who takes a piece reads nothing that another wrote in this loop.
             number = self._count(taken, "monotonic")
             left = e.compare("slt", number, e.constant(PIECES, I64))
             e.lines.append(f"  br {left}, label %{work}, label %{none}")
             e.block(work)
             piece = e.add(e.mul(whose, e.constant(PIECES, I64)), number)
+            # Piece p of P pieces of `size` things goes from p * size / P to (p + 1) * size / P, both rounded down: no
+            # gap and no overlap, and lengths differ by one at most.
             ends = [e.mul(n, e.constant(size, I64)) for n in (piece, e.add(piece, e.constant(1, I64)))]
             yield e.div(ends[0], pieces), e.div(ends[1], pieces)
+            # Whoever sees this piece counted (by the acquire in `_wait`) also sees what was written in it.
             self._count(done, "release")
             e.jump(take)
             e.block(none)

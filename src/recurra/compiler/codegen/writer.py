@@ -39,6 +39,7 @@ class StepWriter(Products):
 
     def _nest(self, loop: Loop, views: list[View], index: list[Value], memo: dict[View | Node, Value]) -> None:
         """Open the loops one by one; load every operand as far out as its strides allow."""
+        # A copy at every level: what an inner loop loads must not be used after it, where it is not defined.
         memo = self._loaded(views, index, memo)
         left = len(loop.shape) - len(index)
         if left == 0:
@@ -94,6 +95,7 @@ class StepWriter(Products):
             with self.e.loop(start, stop, 1 if self.lanes else width * count) as i:
                 at = [i, *(self.e.add(i, self.e.constant(k * width, I64)) for k in range(1, count))]
                 points = [[*row, column] for row in rows for column in at]
+                # What has no stride along the rows is the same for all of them: loaded once, before the first.
                 alike = [v for v in views if v.strides[-2] == 0] if len(rows) > 1 else []
                 memo = self._loaded(alike, points[0], {}, width)
                 self._body(loop, views, points, [memo | own for own in memos] * count, width, sums)
@@ -134,6 +136,7 @@ class StepWriter(Products):
         width = self.width
         while width > size:
             width //= 2
+        # Several vectors abreast, then one at a time, then single numbers: each only as long as there is enough left.
         ends = [0, size - size % (abreast * width), size - size % width, size]
         for start, stop, *piece in zip(ends, ends[1:], (width, width, 1), (abreast, 1, 1), strict=False):
             if start < stop:
