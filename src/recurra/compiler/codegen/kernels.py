@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recurra.compiler.codegen.arguments import Variant
+from recurra.compiler.codegen.channel import Channel
 from recurra.compiler.codegen.emitter import I64, PTR, Emitter, Value
-from recurra.compiler.codegen.layout import Channel, Head, Layout
+from recurra.compiler.codegen.head import Head
+from recurra.compiler.codegen.layout import Layout
 from recurra.compiler.codegen.passes import Forward
 from recurra.compiler.codegen.reverse import Reverse
 from recurra.compiler.planning.plan import Plan

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from recurra.compiler.codegen.access import Storage
 from recurra.compiler.codegen.arguments import Kind, Output, gradient_outputs
+from recurra.compiler.codegen.channel import Channel
 from recurra.compiler.codegen.emitter import Value
-from recurra.compiler.codegen.layout import Channel, Layout
+from recurra.compiler.codegen.layout import Layout
 from recurra.compiler.codegen.passes import Pass, e_index
 from recurra.compiler.frontend.graph import Node
 
