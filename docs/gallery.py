@@ -1,4 +1,5 @@
-"""Write docs/gallery.md: every registered layer by family, from the classes and from the tests that hold them."""
+"""Write docs/gallery.md, and the list of layers in the README: every layer by family, from the catalogue, the classes,
+and the tests that hold them."""
 
 from __future__ import annotations
 
@@ -12,52 +13,18 @@ from pathlib import Path
 import torch
 
 import recurra
+from recurra.catalogue import FAMILIES
+from recurra.facts import SMALL
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs/gallery.md"
+PAGE, README = ROOT / "docs/gallery.md", ROOT / "README.md"
+LIST = "| family | names |\n| --- | --- |\n"
+"""What the list of layers in the README follows."""
 WIDTH = 256
 """Channels for which state is counted."""
-SMALL = 8
-"""Channels of the layer whose step is traced; the structure is the same at any width."""
-
-FAMILIES = {
-    "Gated RNNs": (
-        "Gates decide what is kept and what is written. Where they see the state the step is not affine in it; the "
-        "diagonal ones are nonlinear in each channel by itself, and the minimal ones let gates see the input only.",
-        ["rnn", "lstm", "gru", "slstm", "diagonal-gru", "diagonal-lstm", "min-gru", "min-lstm"],
-    ),
-    "Diagonal linear and state-space layers": (
-        "Each channel of the state decays, and perhaps turns, on its own; `lmu` mixes a short vector in each. Where "
-        "the coefficients are constant in time, all time steps together are a convolution.",
-        ["s4d", "dss", "s5", "lmu", "lru", "hgrn", "rg-lru", "griffin", "mamba", "falcon-mamba", "rwkv4-channel-mix"],
-    ),
-    "Linear attention and relatives": (
-        "Each head has a matrix to which products of keys and values are added, and which queries read; what is old "
-        "may decay. `mlstm`, `xlstm-7b` and `rwkv4`, which has a number for a matrix, are affine but for the maximum "
-        "that keeps their numbers small. `aaren` is softmax attention with a fixed query.",
-        ["linear-attention", "based", "retnet", "gla", "hgrn2", "mamba2", "mlstm", "xlstm-7b", "rwkv4", "aaren"],
-    ),
-    "Delta rule": (
-        "Each head has a matrix that is corrected at a key: what it held there is taken out before the new value is "
-        "written.",
-        ["delta-net", "gated-delta-net", "delta-product", "rwkv7"],
-    ),
-    "Test-time memories": (
-        "The state of a head is a small model, and every time step trains it by one step of gradient descent.",
-        ["ttt-linear", "ttt-mlp", "titans", "atlas", "moneta", "yaad", "memora"],
-    ),
-    "Attention": (
-        "What is kept grows with time, and every time step looks at all of it. As a step over a growing state it is "
-        "streamed, reset and packed like all others, and mixes with them: `gated-delta-net*3+attention` is a common "
-        "hybrid, `rg-lru*2+local-attention` the layer pattern of Griffin. `local-attention` keeps a fixed number of "
-        "time steps, `rat` one entry for every 16.",
-        ["attention", "local-attention", "forgetting-attention", "rat"],
-    ),
-}
-
 INTRODUCTION = f"""# Gallery
 
-Made by `make gallery` (`python docs/gallery.py`) from the registry; do not edit. `recurra.layer(name, width)` builds
+Made by `make gallery` (`python docs/gallery.py`) from `catalogue.py`; do not edit. `recurra.layer(name, width)` builds
 any of these {{count}} layers, all with default options here.
 
 - **Lane**: the smallest part of the state that evolves without looking at the others.
@@ -80,24 +47,21 @@ dynamic quantisation reach them. All others are parameters and norms of the laye
 def page() -> str:
     """The text of docs/gallery.md."""
     kinds, checked = recurra.layers(), checks()
-    listed = [name for _, names in FAMILIES.values() for name in names]
-    if sorted(listed) != sorted(kinds):
-        raise SystemExit(f"FAMILIES in docs/gallery.py and the registry differ in {sorted({*listed} ^ {*kinds})}")
-    able = {name: engines(kind) for name, kind in kinds.items()}
+    able = {name: recurra.about(name).engines for name in kinds}
     recurrences = [able[name] for name, kind in kinds.items() if issubclass(kind, recurra.Recurrence)]
     common = [engine for engine in recurrences[0] if all(engine in found for found in recurrences)]
     parts = [INTRODUCTION.format(count=len(kinds), common=", ".join(f"`{engine}`" for engine in common))]
-    for family, (about, names) in FAMILIES.items():
-        parts.append(f"## {family}\n\n{textwrap.fill(about, 120, break_on_hyphens=False)}\n")
+    for family in FAMILIES.values():
+        parts.append(f"## {family.title}\n\n{textwrap.fill(family.about, 120, break_on_hyphens=False)}\n")
         parts.append("| layer | paper | year | lane | structure | state | engines | checked against |")
         parts.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
-        for name in names:
+        for name in family.layers:
             kind = kinds[name]
             others = ", ".join(engine for engine in able[name] if engine not in common)
             cells = [f"[{name}](#{name})", *paper(kind), kind.lane, structure(kind), state(kind), others,
                      ", ".join(checked[name])]  # fmt: skip
             parts.append(f"| {' | '.join(cells)} |")
-        for name in names:
+        for name in family.layers:
             file = Path(inspect.getfile(kinds[name])).relative_to(ROOT)
             parts.append(f"\n### [{name}](../{file})\n")
             parts.append(f"```\n{equations(kinds[name])}\n```\n\n{weights(kinds[name])}")
@@ -150,11 +114,6 @@ def state(kind: type[recurra.Layer]) -> str:
     return each if layer.endless else f"{each}, at most {late:,}"
 
 
-def engines(kind: type[recurra.Layer]) -> list[str]:
-    """Engines that can run it."""
-    return [engine for engine, reason in kind(SMALL).refusals(torch.zeros(1, 2, SMALL)).items() if reason is None]
-
-
 def checks() -> dict[str, list[str]]:
     """What tests/recurrences and tests/attention hold each layer to.
 
@@ -183,10 +142,18 @@ def checks() -> dict[str, list[str]]:
     return found
 
 
+def readme() -> str:
+    """The text of README.md with the list of layers that it ought to have."""
+    rows = [f"| {family.title} | {', '.join(f'`{name}`' for name in family.layers)} |" for family in FAMILIES.values()]
+    before, _, rest = README.read_text().partition(LIST)
+    return before + LIST + "\n".join(rows) + "\n\n" + rest.partition("\n\n")[2]
+
+
 def main() -> None:
-    """Write the page."""
+    """Write the page, and the list in the README."""
     PAGE.write_text(page())
-    print(PAGE.relative_to(ROOT))
+    README.write_text(readme())
+    print(PAGE.relative_to(ROOT), README.relative_to(ROOT))
 
 
 if __name__ == "__main__":

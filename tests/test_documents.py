@@ -46,10 +46,8 @@ def test_the_own_recurrence_of_the_readme_is_short():
 
 
 def test_the_gallery_is_up_to_date():
-    page = runpy.run_path(str(ROOT / "docs/gallery.py"))["page"]()
-    assert (ROOT / "docs/gallery.md").read_text() == page, "run `make gallery`"
-
-
-def test_the_readme_names_every_layer():
-    text = (ROOT / "README.md").read_text()
-    assert [name for name in recurra.layers() if f"`{name}`" not in text] == []
+    script = runpy.run_path(str(ROOT / "docs/gallery.py"))
+    assert (ROOT / "docs/gallery.md").read_text() == script["page"](), "run `make gallery`"
+    readme = (ROOT / "README.md").read_text()
+    assert readme == script["readme"](), "run `make gallery`"
+    assert [name for name in recurra.layers() if f"`{name}`" not in readme] == []

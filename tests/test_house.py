@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from dataclasses import astuple
 from graphlib import TopologicalSorter
 from importlib import import_module
 from inspect import isabstract
@@ -45,7 +46,9 @@ ALLOWED = {
     },
     "options": {"errors"},
     "recurrences": {"recurrences", "recurrence", "problem", "pointwise", "windows", "errors", "options"},
-    "registry": {"options", "contract", "errors", "models"},
+    "catalogue": set(),
+    "facts": {"contract"},
+    "registry": {"facts", "catalogue", "options", "contract", "errors", "models"},
 }
 """Part of the package -> parts it may import; parts not named here are on top and may import everything."""
 
@@ -143,6 +146,14 @@ def test_the_registry_is_the_folders():
     assert all(kind.paper is not None for kind in registered.values())
 
 
+@pytest.mark.parametrize("name", recurra.layers())
+def test_what_is_read_off_the_source_is_what_the_class_says(name):
+    kind, about = recurra.layers()[name], recurra.about(name)
+    assert (about.title, about.authors, about.year, about.arxiv) == astuple(kind.paper)
+    assert about.lane == kind.lane
+    assert about.load() is kind
+
+
 def imported(code, before=""):
     """Names of the modules that Python has imported after `code`, without those after `before`."""
     program = (
@@ -161,9 +172,21 @@ def test_importing_recurra_imports_nothing_else():
     assert foreign(imported("import recurra")) == {"recurra"}
 
 
-def test_listing_layers_imports_next_to_nothing_and_compiles_nothing():
-    code = "import recurra; recurra.layers()\nfrom recurra.compiler.targets import cache\nassert cache.built() == 0"
-    assert foreign(imported(code, before="import torch")) <= {"recurra", "llvmlite"}
+def test_listing_layers_imports_none_of_them():
+    code = "import recurra; assert all(recurra.about(name).year for name in recurra.layers(search='e'))"
+    modules = imported(code)
+    assert foreign(modules) == {"recurra"}
+    assert not [name for name in modules if name.startswith(("recurra.recurrences", "recurra.attention"))]
+
+
+def test_one_layer_imports_its_own_file_and_compiles_nothing():
+    code = (
+        "import recurra; recurra.layer('gru', 8)\nfrom recurra.compiler.targets import cache\nassert cache.built() == 0"
+    )
+    modules = imported(code, before="import torch")
+    assert foreign(modules) <= {"recurra", "llvmlite"}
+    own = {name for name in modules if name.startswith("recurra.recurrences.")}
+    assert own == {"recurra.recurrences.gru", "recurra.recurrences.gated"}
 
 
 def test_help_imports_only_what_prints_it():

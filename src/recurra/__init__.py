@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from recurra.problem import constant as constant
     from recurra.problem import shared as shared
     from recurra.recurrence import Recurrence as Recurrence
+    from recurra.registry import about as about
     from recurra.registry import layer as layer
     from recurra.registry import layers as layers
     from recurra.state import State as State
@@ -36,6 +37,7 @@ _PUBLIC = {
     "Paper": "contract",
     "Recurrence": "recurrence",
     "State": "state",
+    "about": "registry",
     "constant": "problem",
     "shared": "problem",
     "layer": "registry",
@@ -56,6 +58,10 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'recurra' has no attribute {name!r}")
     return getattr(import_module(f"recurra.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
 
 
 watch()

@@ -1,83 +1,81 @@
-"""Names for layers: what the command line, the laws and the documents read. One line each."""
+"""Layers by name: what the command line, the laws and the documents read. `catalogue.py` has the names."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from recurra.contract import Layer
+from recurra.catalogue import FAMILIES
 from recurra.errors import InputError
-from recurra.options import count, flag
+from recurra.facts import About, of_source
+from recurra.options import choice, count, flag, instance
 
 if TYPE_CHECKING:
+    from recurra.contract import Layer
     from recurra.models.stacked import Stacked
 
-REGISTRY = {
-    "rnn": "rnn.RNN",
-    "lstm": "lstm.LSTM",
-    "gru": "gru.GRU",
-    "min-gru": "min_gru.MinGRU",
-    "min-lstm": "min_lstm.MinLSTM",
-    "lru": "lru.LRU",
-    "mamba": "mamba.Mamba",
-    "falcon-mamba": "falcon_mamba.FalconMamba",
-    "rg-lru": "rg_lru.RGLRU",
-    "griffin": "griffin.Griffin",
-    "slstm": "slstm.SLSTM",
-    "diagonal-gru": "diagonal_gru.DiagonalGRU",
-    "diagonal-lstm": "diagonal_lstm.DiagonalLSTM",
-    "delta-net": "delta_net.DeltaNet",
-    "gated-delta-net": "gated_delta_net.GatedDeltaNet",
-    "delta-product": "delta_product.DeltaProduct",
-    "rwkv4": "rwkv4.RWKV4",
-    "rwkv4-channel-mix": "rwkv4_channel_mix.RWKV4ChannelMix",
-    "rwkv7": "rwkv7.RWKV7",
-    "ttt-linear": "ttt.TTTLinear",
-    "ttt-mlp": "ttt.TTTMLP",
-    "titans": "titans.Titans",
-    "atlas": "atlas.Atlas",
-    "moneta": "moneta.Moneta",
-    "yaad": "yaad.Yaad",
-    "memora": "memora.Memora",
-    "mamba2": "mamba2.Mamba2",
-    "mlstm": "mlstm.MLSTM",
-    "xlstm-7b": "xlstm_7b.XLSTM7B",
-    "gla": "gla.GLA",
-    "retnet": "retnet.RetNet",
-    "linear-attention": "linear_attention.LinearAttention",
-    "hgrn2": "hgrn2.HGRN2",
-    "hgrn": "hgrn.HGRN",
-    "based": "based.Based",
-    "s4d": "s4d.S4D",
-    "s5": "s5.S5",
-    "dss": "dss.DSS",
-    "lmu": "lmu.LMU",
-    "aaren": "aaren.Aaren",
-    "attention": "attention/causal.CausalAttention",
-    "local-attention": "attention/causal.LocalAttention",
-    "forgetting-attention": "attention/forgetting.ForgettingAttention",
-    "rat": "attention/rat.RAT",
-}
-"""Public name -> file and class, in `recurra.recurrences` where no other folder is named."""
+LIBRARY = {name: where for family in FAMILIES.values() for name, where in family.layers.items()}
+"""Public name -> file and class."""
 
 
-def layers() -> dict[str, type[Layer]]:
-    """Every registered layer: name -> class."""
-    return {name: _load(where) for name, where in REGISTRY.items()}
+class Layers(Mapping[str, "type[Layer]"]):
+    """Names to classes, in the order of their families; a class is imported when it is asked for."""
+
+    def __init__(self, names: list[str]):
+        self._names = dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> type[Layer]:
+        if name not in self._names:
+            raise KeyError(name)
+        return layer_class(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return f"Layers({', '.join(self)})"
+
+
+def layers(*, family: str | None = None, search: str = "") -> Layers:
+    """Every registered layer: name -> class, imported when it is asked for.
+
+    Args:
+        family: only those of one family.
+        search: only those with all of these words in their name, family, lane, or in the title, authors and year of
+            their paper.
+
+    Raises InputError if there is no such family.
+    """
+    if family is not None:
+        choice("family", family, tuple(FAMILIES))
+    instance("search", search, str)
+    chosen = (about(name) for name in LIBRARY) if family or search else ()
+    names = [one.name for one in chosen if family in (None, one.family) and one.matches(search)]
+    return Layers(names if family or search else list(LIBRARY))
+
+
+def about(name: str) -> About:
+    """What there is to know about the layer registered under `name`: family, paper, lane, structure, engines.
+
+    Nothing is imported for it but for the last two. Raises InputError for an unknown name.
+    """
+    known = _resolved(name)
+    family = next(key for key, family in FAMILIES.items() if known in family.layers)
+    module, kind = LIBRARY[known].split(".")
+    return of_source(known, family, _file(module), kind, partial(layer_class, known))
 
 
 def layer_class(name: str) -> type[Layer]:
     """The class registered under `name`; case, hyphens and underscores do not matter."""
-    plain = {_plain(known): where for known, where in REGISTRY.items()}
-    if not isinstance(name, str) or _plain(name) not in plain:
-        close = get_close_matches(str(name).lower(), REGISTRY, 3, 0.5)
-        hint = (
-            f"did you mean {' or '.join(close)}?" if close else f"expected one such as {', '.join(list(REGISTRY)[:3])};"
-        )
-        raise InputError(f"layer {name!r} is not known; {hint} `recurra layers` lists all {len(REGISTRY)}")
-    return _load(plain[_plain(name)])
+    module, kind = LIBRARY[_resolved(name)].split(".")
+    return getattr(import_module(f"recurra.{_file(module).replace('/', '.')}"), kind)
 
 
 def layer(
@@ -108,10 +106,19 @@ def layer(
     return Stacked(make, width, num_layers, bidirectional)
 
 
-def _load(where: str) -> type[Layer]:
-    module, name = where.split(".")
-    folder, _, file = module.rpartition("/")
-    return getattr(import_module(f"recurra.{folder or 'recurrences'}.{file}"), name)
+def _resolved(name: str) -> str:
+    """A name as it is registered."""
+    plain = {_plain(known): known for known in LIBRARY}
+    if not isinstance(name, str) or _plain(name) not in plain:
+        close = get_close_matches(str(name).lower(), LIBRARY, 3, 0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"expected one such as {', '.join([*LIBRARY][:3])};"
+        raise InputError(f"layer {name!r} is not known; {hint} `recurra layers` lists all {len(LIBRARY)}")
+    return plain[_plain(name)]
+
+
+def _file(module: str) -> str:
+    """The path of a file of the catalogue below the package."""
+    return module if "/" in module else f"recurrences/{module}"
 
 
 def _options_of(kind: type[Layer]) -> dict[str, Any]:

@@ -57,6 +57,9 @@ def test_layers_lists_the_registry():
     assert all(row["parameters"] > 0 and row["lane"] in ("channel", "head", "layer") for row in rows)
     table = run("layers").stdout
     assert all(name in table for name in recurra.layers())
+    chosen = json.loads(run("layers", "--family", "delta-rule", "--search", "yang 2024", "--json").stdout)
+    assert [row["name"] for row in chosen] == list(recurra.layers(family="delta-rule", search="yang 2024"))
+    assert {row["family"] for row in chosen} == {"delta-rule"}
 
 
 def test_bad_input_is_one_message_and_exit_code_2(tmp_path, text):
@@ -91,6 +94,7 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path, text):
         (["explain", "lstm", "--width", 10**7], "width is 10000000; the weights of lstm would need 2980232"),
         (["explain", "lstm", "--width", 2**31 - 1], "LSTM would hold more numbers than a tensor can"),
         (["layers", "--width", "0"], "width is 0"),
+        (["layers", "--family", "gatted"], "family is 'gatted'; expected 'gated' or"),
     ]
     for args, words in cases:
         result = run(*args)

@@ -11,57 +11,71 @@ from recurra.errors import InputError
 
 if TYPE_CHECKING:
     from recurra.contract import Layer
+    from recurra.facts import About
 
 Option = typer.Option
 
 
 def layers(
-    width: Annotated[int, Option(help="Channels for which parameters and state are counted.")] = 256,
+    family: Annotated[str | None, Option(help="Only those of one family: gated, delta-rule, ...")] = None,
+    search: Annotated[str, Option(help="Only those with these words in their name, lane or paper.")] = "",
+    width: Annotated[
+        int | None, Option(help="Count parameters, and numbers of state per channel, at this width.")
+    ] = None,
     json: Annotated[bool, Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """List the recurrences: name, paper, lane, numbers of state per channel, parameters.
+    """List the recurrences: name, family, paper, lane.
 
-    Example:
+    Examples:
 
-      recurra layers --width 512
+      recurra layers --family delta-rule --width 512
+
+      recurra layers --search "gated 2024"
     """
     from recurra import options, registry
 
-    options.count("width", width)
-    rows = [_row(name, kind, width) for name, kind in registry.layers().items()]
+    if width is not None:
+        options.count("width", width)
+    found = registry.layers(family=family, search=search)
+    rows = [_row(registry.about(name)) | ({} if width is None else _sizes(found[name], width)) for name in found]
     if json:
         show.as_json(rows)
         return
-    shown = [
-        [r["name"], f"{r['paper']} ({r['year']})", r["arxiv"] or "", r["lane"],
-         *([f"{r['state_per_channel']:g}", f"{r['parameters']:,}"] if "parameters" in r else ["", "not of this width"])]
-        for r in rows
-    ]  # fmt: skip
-    show.table(f"Layers at width {width}", ["name", "paper", "arXiv", "lane", "state/channel", "parameters"], shown)
+    columns = ["name", "family", "paper", "arXiv", "lane"]
+    shown = [[r["name"], r["family"], f"{r['paper']} ({r['year']})", r["arxiv"] or "", r["lane"]] for r in rows]
+    if width is not None:
+        columns += ["state/channel", "parameters"]
+        for cells, row in zip(shown, rows, strict=True):
+            numbers = (f"{row['state_per_channel']:g}", f"{row['parameters']:,}") if "parameters" in row else None
+            cells += numbers or ("", "not of this width")
+    show.table("Layers" if width is None else f"Layers at width {width}", columns, shown)
 
 
-def _row(name: str, kind: type[Layer], width: int) -> dict[str, Any]:
-    """What there is to say about a layer; of a width that it cannot have with its usual options, why."""
+def _row(about: About) -> dict[str, Any]:
+    """What there is to say about a layer without importing it."""
+    return {
+        "name": about.name,
+        "family": about.family,
+        "paper": about.title,
+        "authors": about.authors,
+        "year": about.year,
+        "arxiv": about.arxiv,
+        "lane": about.lane,
+    }
+
+
+def _sizes(kind: type[Layer], width: int) -> dict[str, Any]:
+    """How large a layer is; of a width that it cannot have with its usual options, why."""
     import torch
 
-    row: dict[str, Any] = {
-        "name": name,
-        "paper": kind.paper.title if kind.paper else "",
-        "year": kind.paper.year if kind.paper else None,
-        "arxiv": kind.paper.arxiv if kind.paper else None,
-        "lane": str(kind.lane.value),
-    }
     try:
         layer = without_memory(kind, width)
     except InputError as error:
-        return row | {"refuses": str(error)}
+        return {"refuses": str(error)}
     with torch.device("meta"):
         start = layer.initial_state(1)
     state = sum(value.numel() * (2 if value.is_complex() else 1) for value in start.values())
-    return row | {
-        "state_per_channel": state / width,
-        "parameters": sum(p.numel() for p in layer.parameters()),
-    }
+    return {"state_per_channel": state / width, "parameters": sum(p.numel() for p in layer.parameters())}
 
 
 def without_memory(kind: type[Layer], width: int) -> Layer:

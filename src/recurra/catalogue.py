@@ -1,0 +1,111 @@
+"""Every layer of the library, by family: the one list. The command line, the laws, the gallery and the README read it.
+
+A layer is one line: its public name, then its file and class, in `recurra.recurrences` where no other folder is named.
+All else that there is to know of it stands in its class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """Layers that are alike."""
+
+    title: str
+    about: str
+    """What they have in common."""
+    layers: dict[str, str]
+
+
+FAMILIES = {
+    "gated": Family(
+        "Gated RNNs",
+        "Gates decide what is kept and what is written. Where they see the state the step is not affine in it; the "
+        "diagonal ones are nonlinear in each channel by itself, and the minimal ones let gates see the input only.",
+        {
+            "rnn": "rnn.RNN",
+            "lstm": "lstm.LSTM",
+            "gru": "gru.GRU",
+            "slstm": "slstm.SLSTM",
+            "diagonal-gru": "diagonal_gru.DiagonalGRU",
+            "diagonal-lstm": "diagonal_lstm.DiagonalLSTM",
+            "min-gru": "min_gru.MinGRU",
+            "min-lstm": "min_lstm.MinLSTM",
+        },
+    ),
+    "diagonal": Family(
+        "Diagonal linear and state-space layers",
+        "Each channel of the state decays, and perhaps turns, on its own; `lmu` mixes a short vector in each. Where "
+        "the coefficients are constant in time, all time steps together are a convolution.",
+        {
+            "s4d": "s4d.S4D",
+            "dss": "dss.DSS",
+            "s5": "s5.S5",
+            "lmu": "lmu.LMU",
+            "lru": "lru.LRU",
+            "hgrn": "hgrn.HGRN",
+            "rg-lru": "rg_lru.RGLRU",
+            "griffin": "griffin.Griffin",
+            "mamba": "mamba.Mamba",
+            "falcon-mamba": "falcon_mamba.FalconMamba",
+            "rwkv4-channel-mix": "rwkv4_channel_mix.RWKV4ChannelMix",
+        },
+    ),
+    "linear-attention": Family(
+        "Linear attention and relatives",
+        "Each head has a matrix to which products of keys and values are added, and which queries read; what is old "
+        "may decay. `mlstm`, `xlstm-7b` and `rwkv4`, which has a number for a matrix, are affine but for the maximum "
+        "that keeps their numbers small. `aaren` is softmax attention with a fixed query.",
+        {
+            "linear-attention": "linear_attention.LinearAttention",
+            "based": "based.Based",
+            "retnet": "retnet.RetNet",
+            "gla": "gla.GLA",
+            "hgrn2": "hgrn2.HGRN2",
+            "mamba2": "mamba2.Mamba2",
+            "mlstm": "mlstm.MLSTM",
+            "xlstm-7b": "xlstm_7b.XLSTM7B",
+            "rwkv4": "rwkv4.RWKV4",
+            "aaren": "aaren.Aaren",
+        },
+    ),
+    "delta-rule": Family(
+        "Delta rule",
+        "Each head has a matrix that is corrected at a key: what it held there is taken out before the new value is "
+        "written.",
+        {
+            "delta-net": "delta_net.DeltaNet",
+            "gated-delta-net": "gated_delta_net.GatedDeltaNet",
+            "delta-product": "delta_product.DeltaProduct",
+            "rwkv7": "rwkv7.RWKV7",
+        },
+    ),
+    "test-time": Family(
+        "Test-time memories",
+        "The state of a head is a small model, and every time step trains it by one step of gradient descent.",
+        {
+            "ttt-linear": "ttt.TTTLinear",
+            "ttt-mlp": "ttt.TTTMLP",
+            "titans": "titans.Titans",
+            "atlas": "atlas.Atlas",
+            "moneta": "moneta.Moneta",
+            "yaad": "yaad.Yaad",
+            "memora": "memora.Memora",
+        },
+    ),
+    "attention": Family(
+        "Attention",
+        "What is kept grows with time, and every time step looks at all of it. As a step over a growing state it is "
+        "streamed, reset and packed like all others, and mixes with them: `gated-delta-net*3+attention` is a common "
+        "hybrid, `rg-lru*2+local-attention` the layer pattern of Griffin. `local-attention` keeps a fixed number of "
+        "time steps, `rat` one entry for every 16.",
+        {
+            "attention": "attention/causal.CausalAttention",
+            "local-attention": "attention/causal.LocalAttention",
+            "forgetting-attention": "attention/forgetting.ForgettingAttention",
+            "rat": "attention/rat.RAT",
+        },
+    ),
+}
