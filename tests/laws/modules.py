@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import recurra
 from recurra.check import representative
+from recurra.models.backbone import Backbone
 from recurra.models.titans import MemoryAsContext, MemoryAsGate, MemoryAsLayer, PersistentWindow
 from recurra.models.xlstm import XLSTM
 
@@ -51,6 +52,8 @@ BLOCKS = {
     "forgetting-attention, pro": layer("forgetting-attention", pro=True),
     "stacked": layer("min-gru", num_layers=2),
     "bidirectional": Kind(lambda: recurra.layer("lstm", WIDTH, bidirectional=True), streams=False),
+    "backbone": Kind(lambda: Backbone(WIDTH, "gru+mamba")),
+    "backbone, both ways": Kind(lambda: Backbone(WIDTH, "lstm", bidirectional=True), streams=False),
     "xlstm": Kind(lambda: XLSTM(WIDTH, "mlstm+slstm", heads=2)),
     "persistent window": Kind(lambda: PersistentWindow(WIDTH, heads=2, window=3)),
     "memory as context": Kind(lambda: MemoryAsContext(WIDTH, heads=2, segment=3)),

@@ -22,6 +22,7 @@ class Block(nn.Module):
         dropout: of what the block adds, while training.
         options: of the recurrence.
         design: which norm, activation and biases.
+        bidirectional: the recurrence stands beside one that runs backwards; a linear map joins what both give.
     """
 
     def __init__(
@@ -32,11 +33,14 @@ class Block(nn.Module):
         dropout: float,
         options: Mapping[str, Any] | None = None,
         design: Design | None = None,
+        bidirectional: bool = False,
     ):
         super().__init__()
         self.design = design = design or Design()
         self.recurrence_norm = design.make_norm(width)
-        self.recurrence = registry.layer(name, width, **(options or {}))
+        directions: dict[str, Any] = {"bidirectional": True} if bidirectional else {}
+        self.recurrence = registry.layer(name, width, **directions, **(options or {}))
+        self.join = nn.Linear(2 * width, width, bias=False) if bidirectional else None
         self.dropout = nn.Dropout(dropout)
         self.mlp = mlp
         if mlp:
@@ -49,7 +53,7 @@ class Block(nn.Module):
         held = check.representative(self.recurrence)
         dtype = x.dtype if held is None else held.dtype
         y, state = self.recurrence(self.recurrence_norm(x.to(dtype)), state, **options)
-        x = x + self.dropout(y)
+        x = x + self.dropout(y if self.join is None else self.join(y))
         if not self.mlp:
             return x, state
         gate, value = self.mlp_in(self.mlp_norm(x.to(dtype))).chunk(2, -1)

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, fields
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from recurra import check, options
-from recurra.engines.stepping import single
 from recurra.errors import InputError
-from recurra.models.block import Block
+from recurra.models.backbone import Backbone, Normed
 from recurra.models.design import Design
 from recurra.models.origin import Origin
-from recurra.models.pattern import depth, parse
 from recurra.options import shown
-from recurra.problem import compute_dtype
 from recurra.state import State, joined
 
 if TYPE_CHECKING:
@@ -28,12 +23,12 @@ if TYPE_CHECKING:
     from recurra.streaming.session import Session
 
 
-class Scores(nn.Module):
+class Scores(Normed):
     """The last part of a language model, called as layers are: a norm, the head, a cap."""
 
     def __init__(self, norm: nn.Module, head: nn.Module, soft_cap: float | None):
-        super().__init__()
-        self.norm, self.head, self.soft_cap = norm, head, soft_cap
+        super().__init__(norm)
+        self.head, self.soft_cap = head, soft_cap
 
     def forward(self, x: Tensor, state: Mapping[str, Tensor], engine: str = "auto") -> tuple[Tensor, dict]:  # noqa: ARG002
         """What flows out of the blocks, [B, T, D], to logits [B, T, vocabulary] and no state."""
@@ -62,8 +57,8 @@ class TiedHead(nn.Module):
         return nn.functional.linear(x, self.weight)
 
 
-class LanguageModel(nn.Module):
-    """Predicts the next token.
+class LanguageModel(Backbone):
+    """Predicts the next token: a `Backbone` with an embedding in front and a head behind.
 
     Args:
         vocabulary: number of tokens; 256 for bytes.
@@ -92,27 +87,19 @@ class LanguageModel(nn.Module):
         layers: Mapping[str, Mapping[str, Any]] | None = None,
         design: Design | Mapping[str, Any] | None = None,
     ):
-        super().__init__()
-        mlp = 2 * options.count("width", width) if mlp is None else mlp
-        for name, value, low in (("vocabulary", vocabulary, 1), ("width", width, 1), ("mlp", mlp, 0)):
-            options.whole(name, value, low)
-        options.number("dropout", dropout, 0, 1)
-        names = parse(pattern)
-        layers, self.design = _options_of_layers(layers, names), _as_design(design)
-        depth(names, layers)
-        self.config: dict[str, Any] = {
-            "vocabulary": vocabulary, "width": width, "pattern": pattern, "mlp": mlp, "dropout": dropout,
-            "layers": layers, "design": asdict(self.design),
-        }  # fmt: skip
-        self.scale = width**0.5 if self.design.scale is None else self.design.scale
-        self.embedding = nn.Embedding(vocabulary, width)
-        nn.init.normal_(self.embedding.weight, std=1 / self.scale)
-        if self.design.embedding_norm:
-            self.embedding_norm = self.design.make_norm(width)
-        self.blocks = nn.ModuleList(Block(name, width, mlp, dropout, layers.get(name), self.design) for name in names)
-        self.norm = self.design.make_norm(width)
+        self._vocabulary = options.count("vocabulary", vocabulary)
+        super().__init__(width, pattern, mlp=mlp, dropout=dropout, layers=layers, design=design)
         if not self.design.tied:
             self.head = nn.Linear(width, vocabulary, bias=False)
+
+    def _make_front(self) -> None:
+        del self.config["bidirectional"]  # it cannot read what it is to predict
+        self.config = {"vocabulary": self._vocabulary} | self.config
+        self.scale = self.width**0.5 if self.design.scale is None else self.design.scale
+        self.embedding = nn.Embedding(self._vocabulary, self.width)
+        nn.init.normal_(self.embedding.weight, std=1 / self.scale)
+        if self.design.embedding_norm:
+            self.embedding_norm = self.design.make_norm(self.width)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LanguageModel:
@@ -133,14 +120,6 @@ class LanguageModel(nn.Module):
         Raises RecurraError if the `tokenizers` library is missing, InputError if its file is damaged.
         """
         return None if self.origin is None else self.origin.tokenizer
-
-    def initial_state(self, batch: int) -> State:
-        """The state before the first token; names start with `blocks.<number>`."""
-        state = State()
-        for i, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
-            state |= block.recurrence.initial_state(batch).prefixed(f"blocks.{i}")
-        return State(state)
 
     def forward(
         self,
@@ -164,15 +143,7 @@ class LanguageModel(nn.Module):
             InputError: an argument does not fit.
         """
         x, carried = self._begin(tokens, state)
-        plain = _is_plain(resets, lengths, engine)
-        done = single.advance(self, self._parts, x, [*carried, {}]) if plain and carried else None
-        if done is not None:
-            return done[0].to(self._like.dtype), joined(self._names(), done[1][:-1])
-        after = []
-        for i in range(len(self.blocks)):
-            x, new = self._through(i, x, carried, resets, lengths, engine)
-            after.append(new)
-        return self._scores(x, {})[0], joined(self._names(), after)
+        return self._run(x, carried, resets, lengths, engine)
 
     walked = forward
     """What a walk through tokens may do in its place (see `recurra.streaming`)."""
@@ -200,8 +171,8 @@ class LanguageModel(nn.Module):
             x, new = self._through(i, x, carried, resets, lengths, engine)
             hidden.append(x)
             after.append(new)
-        hidden[-1] = self._scores.normed(x)
-        return self._scores.scored(hidden[-1]), tuple(hidden), joined(self._names(), after)
+        hidden[-1] = self._last.normed(x)
+        return self._last.scored(hidden[-1]), tuple(hidden), joined(self._names(), after)
 
     def _begin(self, tokens: Tensor, state: Mapping[str, Tensor] | None) -> tuple[Tensor, list[State] | None]:
         """What flows into the blocks, and the state of each."""
@@ -209,35 +180,15 @@ class LanguageModel(nn.Module):
         x = self._enter(self.embedding(tokens))
         return x, check.parts("this model", state, self._names())
 
-    def _through(
-        self, i: int, x: Tensor, carried: list[State] | None, resets: Tensor | None, lengths: Tensor | None, engine: str
-    ) -> tuple[Tensor, State]:
-        """What flows out of block i, and its new state."""
-        block, own = self.blocks[i], carried[i] if carried else None
-        if own is not None and _is_plain(resets, lengths, engine):
-            one = single.advance(block, partial(list, (block,)), x, [own])
-            if one is not None:
-                return one[0], State(one[1][0])
-        return block(x, own, resets=resets, lengths=lengths, engine=engine)
-
     def _enter(self, rows: Tensor) -> Tensor:
         """What flows into the blocks, from rows of the embedding."""
         x = rows * self.scale
         if self.design.embedding_norm:
             x = self.embedding_norm(x)
-        return x.to(compute_dtype(x.dtype)) if self.design.float32_residual else x
-
-    def _names(self) -> list[str]:
-        """Of the blocks, as the state has them."""
-        return [f"blocks.{i}" for i in range(len(self.blocks))]
-
-    def _parts(self) -> list[nn.Module]:
-        """What is called one after another on what flows in."""
-        return [*self.blocks, self._scores]
+        return self._held(x)
 
     @property
-    def _scores(self) -> Scores:
-        """The norm and the head as they are now, kept outside of what is registered."""
+    def _last(self) -> Scores:
         known = vars(self).get("_head", (None,))[0]
         head = self._tied(known) if self.design.tied else self.head
         if known is None or known.norm is not self.norm or known.head is not head:
@@ -285,29 +236,3 @@ class LanguageModel(nn.Module):
             low, high = (int(v) for v in tokens.aminmax()) if tokens.numel() > 1 else 2 * (int(tokens),)
             if low < 0 or high >= vocabulary:
                 raise InputError(f"tokens holds {low if low < 0 else high}; expected 0 to {vocabulary - 1}")
-
-
-def _is_plain(resets: Tensor | None, lengths: Tensor | None, engine: str) -> bool:
-    """Whether a call asks for nothing but the next states."""
-    return resets is None and lengths is None and engine == "auto"
-
-
-def _options_of_layers(layers: Any, names: list[str]) -> dict[str, dict[str, Any]]:
-    options_of = {} if layers is None else layers
-    if not isinstance(options_of, Mapping) or not all(isinstance(own, Mapping) for own in options_of.values()):
-        raise InputError(f"layers is {shown(layers)}; expected names of the pattern with their options")
-    if strange := [name for name in options_of if name not in names]:
-        raise InputError(f"layers names {strange}, which the pattern does not; it has {sorted(set(names))}")
-    if both := [name for name, own in options_of.items() if own.get("bidirectional")]:
-        raise InputError(f"layers makes {both} bidirectional; a language model cannot read what it is to predict")
-    return {name: dict(own) for name, own in options_of.items()}
-
-
-def _as_design(design: Any) -> Design:
-    if isinstance(design, Design):
-        return design
-    known = [field.name for field in fields(Design)]
-    given = {} if design is None else design
-    if not isinstance(given, Mapping) or not set(given) <= set(known):
-        raise InputError(f"design is {shown(design)}; expected a Design, or a dict with some of {', '.join(known)}")
-    return Design(**given)
