@@ -128,12 +128,24 @@ def lengths(value: object, x: Tensor) -> Tensor | None:
     if value.device != x.device:
         raise InputError(f"lengths is on {value.device}, x on {x.device}: move one of them")
     signed = value.long()  # unsigned integers do not compare; those of 2^63 and more become negative
-    wrong = (signed < 0) | (signed > x.shape[1])
+    seen = unwrapped(signed)
+    wrong = (seen < 0) | (seen > x.shape[1])
     # While a program is exported there are no numbers yet: the operator looks at them when it runs.
     if not torch.compiler.is_exporting() and wrong.any():
-        row = int(wrong.nonzero()[0])
-        raise InputError(f"lengths[{row}] is {value.tolist()[row]}; expected 0 to {x.shape[1]}, the time steps of x")
+        place = wrong.nonzero()[0].tolist()
+        came = functools.reduce(lambda rows, i: rows[i], place, unwrapped(value).tolist())
+        raise InputError(f"lengths{place} is {came}; expected 0 to {x.shape[1]}, the time steps of x")
     return signed
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """The numbers behind a tensor that transforms of `torch.func` wrap, those of all its rows where one maps over them.
+
+    For looking at: what is computed of them takes no part in the transform.
+    """
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def state(layer: Owner, value: object, x: Tensor | None = None) -> State:

@@ -69,6 +69,19 @@ def by_vmap(layer, x):
     assert_close("y", found, layer(x, engine="loop")[0][:, None].expand(B, 2, T, -1))
 
 
+def by_vmap_of_lengths(layer, x):
+    lengths, resets = torch.randint(0, T + 1, (2, B)), torch.rand(2, B, T) < 0.3
+    mapped = vmap(lambda n, r: layer(x, lengths=n, resets=r)[0])
+    if layer.growing:
+        with pytest.raises(recurra.EngineRefused, match="rows of one batch"):
+            mapped(lengths, resets)
+        return
+    for found, n, r in zip(mapped(lengths, resets), lengths, resets, strict=True):
+        assert_close("y", found, layer(x, lengths=n, resets=r, engine="loop")[0])
+    with pytest.raises(recurra.InputError, match=rf"lengths\[1, 0\] is {T + 1}; expected 0 to {T}"):
+        mapped(torch.tensor([[0] * B, [T + 1] * B]), resets)
+
+
 def by_an_ensemble(layer, x):
     other = copy.deepcopy(layer)
     with torch.no_grad():
@@ -136,8 +149,10 @@ def negated(layer, x):
     assert_close("y", y, layer(-x, engine="loop")[0])
 
 
-CONTEXTS = [by_grad_of_x, by_grad_of_weights, by_gradients_of_samples, by_vmap, by_an_ensemble, by_vjp_of_the_state,
-            by_jvp, in_forward_mode, by_many_gradients_at_once, without_memory, negated]  # fmt: skip
+CONTEXTS = [
+    by_grad_of_x, by_grad_of_weights, by_gradients_of_samples, by_vmap, by_vmap_of_lengths, by_an_ensemble,
+    by_vjp_of_the_state, by_jvp, in_forward_mode, by_many_gradients_at_once, without_memory, negated,
+]  # fmt: skip
 CASES = [
     pytest.param(name, context, marks=() if name in FAST else pytest.mark.slow)
     for name in LAYERS

@@ -90,6 +90,23 @@ def test_bad_token(token):
         model().advance(token)
 
 
+def test_mapped_over_tokens():
+    """Per-sample gradients: what torch.func maps over are further rows; tokens out of range are seen there too."""
+    model = recurra.LanguageModel(12, 8, "gru+mamba", mlp=0)
+    weights, tokens = dict(model.named_parameters()), torch.randint(12, (3, 5))
+
+    def loss(weights, row):
+        return torch.func.functional_call(model, weights, (row[None],))[0].square().mean()
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, tokens)
+    for i, row in enumerate(tokens):
+        expected = torch.autograd.grad(loss(weights, row), list(weights.values()))
+        for name, value in zip(weights, expected, strict=True):
+            torch.testing.assert_close(found[name][i], value)
+    with pytest.raises(InputError, match="tokens holds 12; expected 0 to 11"):
+        torch.func.vmap(lambda row: model(row[None])[0])(tokens.where(tokens != tokens[1, 1], 12))
+
+
 def test_a_state_that_does_not_fit():
     tokens = torch.zeros(2, 3, dtype=torch.int64)
     states = [

@@ -14,7 +14,7 @@ from recurra.attention import cache, loop
 from recurra.attention.call import Call
 from recurra.contract import Layer
 from recurra.engines.choose import ENGINES, Explained, note
-from recurra.engines.gate import hidden, hindrance, is_fake
+from recurra.engines.gate import hidden, hindrance, is_fake, is_mapped
 from recurra.engines.unseen import unseen
 from recurra.errors import EngineRefused, InputError
 from recurra.options import shown
@@ -153,6 +153,11 @@ class Attention(Layer, ABC):
             raise EngineRefused(
                 f"{type(self).__name__} cannot run on tensors of device meta or without memory: its state has as many "
                 "entries as its position says, which is a number"
+            )
+        if any(t is not None and is_mapped(t) for t in (resets, lengths, state["position"])):
+            raise EngineRefused(
+                f"{type(self).__name__} cannot run with resets, lengths or a state that torch.func.vmap maps over: its "
+                "state has as many entries as they say; make what is mapped over rows of one batch"
             )
         name = engine
         if engine == "auto":

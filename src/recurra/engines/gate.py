@@ -67,6 +67,15 @@ def is_fake(tensor: Tensor) -> bool:
     return fake is not None and isinstance(tensor, fake.FakeTensor)
 
 
+def is_mapped(tensor: Tensor) -> bool:
+    """Whether a tensor stands for one row of many, over which `torch.func.vmap` maps."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        if torch._C._functorch.is_batchedtensor(tensor):
+            return True
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return False
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor is memory of the CPU that can be read as it lies there."""
     return (

@@ -233,6 +233,7 @@ class LanguageModel(Backbone):
         if tokens.device != (own := self._like.device):
             raise InputError(f"tokens is on {tokens.device}, the model on {own}: move one")
         if tokens.numel() and not torch.compiler.is_compiling():
-            low, high = (int(v) for v in tokens.aminmax()) if tokens.numel() > 1 else 2 * (int(tokens),)
+            seen = check.unwrapped(tokens)
+            low, high = (int(v) for v in seen.aminmax()) if seen.numel() > 1 else 2 * (int(seen),)
             if low < 0 or high >= vocabulary:
                 raise InputError(f"tokens holds {low if low < 0 else high}; expected 0 to {vocabulary - 1}")
