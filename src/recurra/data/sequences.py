@@ -1,0 +1,216 @@
+"""`Sequences`: measurements, names and texts of any number of sequences of any lengths, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurra import options
+from recurra.data.times import Frequency, frequency, text
+from recurra.data.vocabulary import MISSING, Vocabulary
+from recurra.errors import InputError
+
+KINDS = ("number", "category", "text")
+ROLES = ("target", "past", "known", "static", "time")
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a column is, without its values."""
+
+    name: str
+    kind: str
+    """A number (NaN: missing); a category (a number of `vocabulary`; -1: missing); a text, whose letters are
+    categories."""
+    role: str
+    """The target; past: known up to its own time step; known: ahead as well; static: the same at every time step;
+    time."""
+    whole: bool = False
+    """Whether there is one value for a sequence, rather than one for each time step."""
+    width: tuple[int, ...] = ()
+    """The shape of one value: () of a number, (12,) of twelve."""
+    vocabulary: Vocabulary | None = None
+    """Of categories: their names; of texts: their letters."""
+    dated: bool = False
+    """Whether times are seconds since 1970, rather than numbers of any unit."""
+
+    def __post_init__(self) -> None:
+        options.choice("kind", self.kind, KINDS)
+        options.choice("role", self.role, ROLES)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The field as plain data, for a file."""
+        names = None if self.vocabulary is None else list(self.vocabulary.names)
+        return asdict(self) | {"width": list(self.width), "vocabulary": names}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Field:
+        """What `as_dict` wrote."""
+        names = data["vocabulary"]
+        known = None if names is None else Vocabulary(names)
+        return cls(**{**data, "width": tuple(data["width"]), "vocabulary": known})
+
+
+class Sequences:
+    """S sequences of N time steps in all, as flat columns and the offsets at which each sequence begins.
+
+    `carried`, `packed` and `padded` of `recurra.data.reading` give batches of them. What makes one: `from_frame`,
+    `from_events`, `from_arrays`, `from_tokens`, `from_conllu`, `from_text`, `from_pairs` in the files beside.
+
+    Args:
+        fields: what each column is.
+        values: for each field [N, *width], or [S, *width] if it is `whole`: float64 of numbers, int64 of categories and
+            of texts, which are rows of the table of that name in `spellings`.
+        offsets: [S + 1] int64, from 0 to N.
+        ids: a name of each sequence; without it their numbers.
+        spellings: for each field of texts, [different texts, letters of the longest] int64, filled up with -1.
+
+    Raises:
+        InputError: shapes do not belong together.
+    """
+
+    def __init__(
+        self,
+        fields: Iterable[Field],
+        values: Mapping[str, Tensor],
+        offsets: Tensor,
+        ids: Sequence[str] | None = None,
+        spellings: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.fields = {field.name: field for field in fields}
+        self.values = dict(values)
+        self.offsets = offsets
+        self.ids = [str(n) for n in range(len(self))] if ids is None else list(ids)
+        self.spellings = dict(spellings or {})
+        if len(self.ids) != len(self):
+            raise InputError(f"ids has {len(self.ids)} names; expected one for each of {len(self)} sequences")
+        for name, field in self.fields.items():
+            shape = (len(self) if field.whole else self.steps, *field.width)
+            if tuple(self.values[name].shape) != shape:
+                raise InputError(f"values[{name!r}] is {list(self.values[name].shape)}; expected {list(shape)}")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{f.name}: {f.kind}, {f.role}" for f in self.fields.values())
+        return f"Sequences({len(self)} of {self.steps} steps; {columns})"
+
+    @property
+    def steps(self) -> int:
+        """N, the time steps of all sequences."""
+        return int(self.offsets[-1])
+
+    @property
+    def lengths(self) -> Tensor:
+        """[S] int64."""
+        return self.offsets.diff()
+
+    @cached_property
+    def sequence_of(self) -> Tensor:
+        """[N] int64: which sequence each time step is of."""
+        return torch.arange(len(self)).repeat_interleave(self.lengths)
+
+    def of_role(self, *roles: str) -> list[Field]:
+        """The fields of some roles, in their order."""
+        return [field for field in self.fields.values() if field.role in roles]
+
+    @property
+    def time(self) -> Field | None:
+        """The field of times, if there is one."""
+        return next(iter(self.of_role("time")), None)
+
+    def take(self, name: str, rows: Tensor) -> Tensor:
+        """Values of a column at flat rows [...], each a number up to N: [..., *width], of texts [..., letters].
+
+        A row of -1 is missing: NaN of numbers, -1 of categories and texts. Numbers come in PyTorch's default type,
+        times in float64. Whole columns are repeated over time.
+        """
+        field, values = self.fields[name], self.values[name]
+        there = rows >= 0
+        where = rows.clamp(min=0)
+        if field.kind == "number" and field.role != "time":
+            values = values.to(torch.get_default_dtype())
+        if not self.steps:
+            return values.new_empty((*rows.shape, *field.width))
+        found = values[self.sequence_of[where] if field.whole else where]
+        blank = torch.nan if field.kind == "number" else MISSING
+        found = found.where(there.view(*there.shape, *[1] * len(field.width)), blank)
+        return self._spelt(name, found) if field.kind == "text" else found
+
+    def _spelt(self, name: str, which: Tensor) -> Tensor:
+        """[..., letters of the longest among them] int64."""
+        letters = self.spellings[name][which.clamp(min=0)].where((which >= 0).unsqueeze(-1), MISSING)
+        longest = int((letters >= 0).sum(-1).amax()) if letters.numel() else 0
+        return letters[..., :longest]
+
+    def ahead(self, name: str, rows: Tensor, horizon: int) -> Tensor:
+        """[..., horizon, *width]: the values 1 to `horizon` time steps after each row, of its own sequence; missing
+        behind its end."""
+        later = rows.unsqueeze(-1) + torch.arange(1, horizon + 1)
+        if not self.steps:
+            return self.take(name, later)
+        ends = self.offsets[1:][self.sequence_of[rows.clamp(min=0)]].unsqueeze(-1)
+        return self.take(name, later.where((rows.unsqueeze(-1) >= 0) & (later < ends), -1))
+
+    def select(self, which: Tensor | Sequence[int]) -> Sequences:
+        """Some sequences, in the order given."""
+        chosen = torch.as_tensor(which, dtype=torch.int64)
+        return self._part(chosen, self.offsets[:-1][chosen], self.offsets[1:][chosen])
+
+    def clip(self, start: int | None = None, stop: int | None = None) -> Sequences:
+        """Of each sequence the time steps `[start:stop]`, counted as in Python's slices: `clip(stop=-30)` leaves out
+        the last 30."""
+        spans = [slice(start, stop).indices(length)[:2] for length in self.lengths.tolist()]
+        first = torch.tensor([a for a, _ in spans], dtype=torch.int64)
+        last = torch.tensor([max(a, b) for a, b in spans], dtype=torch.int64)
+        return self._part(torch.arange(len(self)), self.offsets[:-1] + first, self.offsets[:-1] + last)
+
+    def _part(self, chosen: Tensor, first: Tensor, last: Tensor) -> Sequences:
+        """Sequences `chosen`, each from row `first` up to `last`."""
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), (last - first).cumsum(0)])
+        rows = torch.arange(int(offsets[-1])) + (first - offsets[:-1]).repeat_interleave(last - first)
+        values = {n: v[chosen if self.fields[n].whole else rows] for n, v in self.values.items()}
+        ids = [self.ids[n] for n in chosen.tolist()]
+        return Sequences(self.fields.values(), values, offsets, ids, self.spellings)
+
+    @cached_property
+    def elapsed(self) -> Tensor:
+        """[N] float64: the time since the step before, in units of the median; 1 at the first step of a sequence, and
+        everywhere if there are no times."""
+        elapsed = torch.ones(self.steps, dtype=torch.float64)
+        if self.time is None or self.steps < 2:
+            return elapsed
+        gaps = self.values[self.time.name].diff()
+        inside = self.sequence_of.diff() == 0
+        if inside.any():
+            elapsed[1:] = torch.where(inside, gaps / gaps[inside].median(), 1.0)
+        return elapsed
+
+    def frequency(self) -> Frequency:
+        """The time between two steps, the same in all sequences; rows may be absent. Without times it is 1.
+
+        Raises InputError, naming the sequence, if steps are of different lengths or nothing says how long they are.
+        """
+        if self.time is None:
+            return Frequency(0, 1.0)
+        times, first = self.values[self.time.name], None
+        found: Frequency | None = None
+        for number, (a, b) in enumerate(zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)):
+            if b - a < 2:
+                continue
+            own = frequency(times[a:b].numpy(), self.time.dated)
+            if own is None or found not in (None, own):
+                near = ", ".join(text(float(t), self.time.dated) for t in times[a : min(b, a + 3)])
+                what = "steps of different lengths" if own is None else f"other steps than {first!r}"
+                which = f"series {self.ids[number]!r}"
+                raise InputError(f"{which} has {what} in {self.time.name!r} ({near}, ...); expected one frequency")
+            found, first = own, first or self.ids[number]
+        if found is None:
+            raise InputError(f"no series has two times in {self.time.name!r}; expected two, to tell the frequency")
+        return found

@@ -1,0 +1,127 @@
+"""Columns of a data frame of any library, or of a file, looked at once: what is there, of which kind, in which line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recurra.errors import InputError
+from recurra.options import shown
+
+NOTHING = {"", "na", "n/a", "nan", "null", "none", "?"}
+"""Texts that mean a missing value, in small letters."""
+
+
+class Table:
+    """Columns of equal length, and the words for one of their rows.
+
+    Args:
+        columns: a data frame of pandas or polars, a table of pyarrow, or a mapping from names to arrays or lists; none
+            of these libraries is imported.
+        origin: the file it is from; rows are then called by its lines.
+        lines: the line of each row; without it the first row is row 0.
+
+    Raises:
+        InputError: it has no columns, or they are of different lengths.
+    """
+
+    def __init__(self, columns: Any, origin: str = "", lines: Iterable[int] | None = None) -> None:
+        self.origin = origin
+        self.lines = None if lines is None else list(lines)
+        names = getattr(columns, "column_names", getattr(columns, "columns", columns))
+        if not isinstance(columns, Mapping) and names is columns:
+            raise InputError(f"frame is {shown(columns)}; expected a data frame or a mapping from names to columns")
+        self.columns = {str(name): _array(columns[name]) for name in names}
+        lengths = {name: len(column) for name, column in self.columns.items()}
+        if len(set(lengths.values())) != 1:
+            came = f"columns of lengths {lengths}" if lengths else "no columns"
+            raise InputError(f"{origin or 'frame'} has {shown(came)[1:-1]}; expected columns of one length")
+
+    @classmethod
+    def of(cls, frame: Any) -> Table:
+        """A table as it is, or of a data frame."""
+        return frame if isinstance(frame, Table) else cls(frame)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
+
+    def where(self, row: int) -> str:
+        """The words for a row."""
+        return f"row {row}" if self.lines is None else f"{self.origin}, line {self.lines[row]}"
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Raises InputError, with the columns there are, if it is missing."""
+        if name not in self.columns:
+            there = ", ".join(map(repr, self.columns))
+            raise InputError(f"{self.origin or 'frame'} has no column {name!r}; expected one among its columns {there}")
+        return self.columns[name]
+
+    def is_numeric(self, name: str) -> bool:
+        """Whether more than half of the values that are there are numbers, or no value is there."""
+        values = self.column(name)
+        if values.dtype.kind in "biuf":
+            return True
+        there = [value for value in values.tolist() if not absent(value)]
+        return values.dtype.kind != "M" and 2 * sum(number(value) is not None for value in there) >= len(there)
+
+    def numbers(self, name: str) -> NDArray[np.float64]:
+        """[rows] with NaN where nothing is.
+
+        Raises InputError, naming the row, for what is no number or infinite.
+        """
+        values = self.column(name)
+        if values.dtype.kind in "biuf":
+            found = values.astype(np.float64)
+        else:
+            plain = values.tolist()
+            tried = [math.nan if absent(value) else number(value) for value in plain]
+            if None in tried:
+                row = tried.index(None)
+                raise InputError(f"{self.where(row)}, column {name!r} is {shown(plain[row])}; expected a number")
+            found = np.array(tried, np.float64)
+        if np.isinf(found).any():
+            row = int(np.flatnonzero(np.isinf(found))[0])
+            raise InputError(
+                f"{self.where(row)}, column {name!r} is {found[row]}; expected a finite number, or nothing"
+            )
+        return found
+
+    def names(self, name: str) -> list[str | None]:
+        """The values as texts, None where nothing is; whole numbers without a decimal point."""
+        return [None if absent(value) else _named(value) for value in self.column(name).tolist()]
+
+
+def absent(value: Any) -> bool:
+    """Whether a value of a column means that there is none."""
+    if isinstance(value, str):
+        return value.strip().lower() in NOTHING
+    return (
+        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+    )
+
+
+def number(value: Any) -> float | None:
+    """A value as a number, None if it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _named(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _array(column: Any) -> NDArray[Any]:
+    """[rows], of Python's objects where they are no numbers or times."""
+    values = column.to_numpy() if hasattr(column, "to_numpy") else np.asarray(column)
+    if values.ndim != 1:
+        raise InputError(f"a column is of shape {list(values.shape)}; expected one value for each row")
+    return values if values.dtype.kind in "biufM" else values.astype(object)
