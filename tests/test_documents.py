@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import recurra
+from recurra import registry
 from recurra.engines import rates
 
 ROOT = Path(__file__).parent.parent
@@ -21,6 +22,7 @@ def blocks(document):
 @pytest.mark.parametrize("document", ["README.md", "docs/adding-a-recurrence.md"])
 def test_examples_run(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "OWN", {})
     name = "example_" + re.sub(r"\W", "_", document)
     module = sys.modules[name] = types.ModuleType(name)
     for block in blocks(document):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from recurra.registry import about as about
     from recurra.registry import layer as layer
     from recurra.registry import layers as layers
+    from recurra.registry import register as register
     from recurra.state import State as State
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ _PUBLIC = {
     "shared": "problem",
     "layer": "registry",
     "layers": "registry",
+    "register": "registry",
     "load": "models.files",
     "observe": "engines.choose",
     "scan": "engines.associative",

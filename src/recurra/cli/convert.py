@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from recurra.cli import own
 from recurra.errors import InputError
 from recurra.options import choice
 
@@ -16,6 +17,7 @@ Option = typer.Option
 def convert(
     source: Annotated[Path, typer.Argument(help="The folder of a model, ours or of transformers.")],
     destination: Annotated[Path, typer.Argument(help="The folder to write; new, or empty.")],
+    imports: own.Imports = None,
     to: Annotated[str, Option(help="Whose folder to write: recurra or transformers.")] = "recurra",
 ) -> None:
     """Rewrite a model that transformers saved as one of ours, or back; its tokenizer goes along.
@@ -32,6 +34,7 @@ def convert(
     choice("to", to, ("recurra", "transformers"))
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise InputError(f"destination {str(destination)!r} is not empty; choose a new folder")
+    own.take(imports)
     model = load(source)
     if to == "recurra":
         save(model, destination)

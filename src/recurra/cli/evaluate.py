@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from recurra.cli import show
+from recurra.cli import own, show
 
 Option = typer.Option
 
@@ -17,6 +17,7 @@ def evaluate(
     data: Annotated[
         Path | None, Option(help="Text to predict. Without it: the held-out tenth of the built-in text.")
     ] = None,
+    imports: own.Imports = None,
     engine: Annotated[str, Option(help="Engine that runs the steps; auto picks one.")] = "auto",
     json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -30,6 +31,7 @@ def evaluate(
     from recurra.models.files import load
     from recurra.training.evaluate import bits_per_byte
 
+    own.take(imports)
     text = split(default_text())[1] if data is None else read(data)
     model = load(run)
     with show.progress("evaluating", 1) as update:

@@ -7,17 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from recurra.cli import show
+from recurra.cli import own, show
 from recurra.cli.layers import without_memory
 
 Option = typer.Option
 
 
 def explain(
-    name: Annotated[str, typer.Argument(help="A layer's name; recurra layers lists them.")],
+    name: Annotated[str, typer.Argument(help="A layer's name; recurra layers lists them. Or package.module:Class.")],
     width: Annotated[int, Option(help="Channels of the layer.")] = 64,
     batch: Annotated[int, Option(help="Sequences for which engines are compared.")] = 8,
     time: Annotated[int, Option(help="Time steps for which engines are compared.")] = 1024,
+    imports: own.Imports = None,
     json: Annotated[bool, Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show a recurrence's traced equations, its gradient, its schedule, its cost, and where its generated source lies.
@@ -25,6 +26,8 @@ def explain(
     Example:
 
       recurra explain mamba --width 256
+
+      recurra explain my_file:MyCell --import my_file.py
     """
     import torch
 
@@ -34,6 +37,7 @@ def explain(
     from recurra.options import count
     from recurra.recurrence import Recurrence
 
+    own.take(imports, name)
     kind = registry.layer_class(name)
     needed, room = sum(p.nbytes for p in without_memory(kind, width).parameters()), choose.room(torch.device("cpu"))
     if needed > room:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from recurra.cli import own
 from recurra.errors import InputError
 
 Option = typer.Option
@@ -22,6 +23,7 @@ def generate(
     temperature: Annotated[float, Option(help="Above 1 bolder, below 1 more cautious, 0 always the likeliest.")] = 0.7,
     top_k: Annotated[int | None, Option(help="Draw from the k likeliest tokens only.")] = None,
     seed: Annotated[int, Option(help="Of the random choice.")] = 0,
+    imports: own.Imports = None,
     load: Annotated[Path | None, Option(help="Go on from a saved session instead of a prompt.")] = None,
     save: Annotated[Path | None, Option(help="Save the session at the end.")] = None,
 ) -> None:
@@ -43,6 +45,7 @@ def generate(
     if save is not None and save.exists() and not save.is_file():
         what = "a folder" if save.is_dir() else "a pipe or a device"
         raise InputError(f"save is {str(save)!r}, {what}; expected the file to write")
+    own.take(imports)
     model = load_model(run)
     tokenizer = model.tokenizer
     session = Session(model, seed) if load is None else Session.load(model, load)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recurra.cli import show
+from recurra.cli import own, show
 from recurra.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def layers(
     width: Annotated[
         int | None, Option(help="Count parameters, and numbers of state per channel, at this width.")
     ] = None,
+    imports: own.Imports = None,
     json: Annotated[bool, Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """List the recurrences: name, family, paper, lane.
@@ -31,18 +32,21 @@ def layers(
       recurra layers --family delta-rule --width 512
 
       recurra layers --search "gated 2024"
+
+      recurra layers --import my_file.py --family own
     """
     from recurra import options, registry
 
     if width is not None:
         options.count("width", width)
+    own.take(imports)
     found = registry.layers(family=family, search=search)
     rows = [_row(registry.about(name)) | ({} if width is None else _sizes(found[name], width)) for name in found]
     if json:
         show.as_json(rows)
         return
     columns = ["name", "family", "paper", "arXiv", "lane"]
-    shown = [[r["name"], r["family"], f"{r['paper']} ({r['year']})", r["arxiv"] or "", r["lane"]] for r in rows]
+    shown = [[r["name"], r["family"], _cited(r), r["arxiv"] or "", r["lane"]] for r in rows]
     if width is not None:
         columns += ["state/channel", "parameters"]
         for cells, row in zip(shown, rows, strict=True):
@@ -62,6 +66,10 @@ def _row(about: About) -> dict[str, Any]:
         "arxiv": about.arxiv,
         "lane": about.lane,
     }
+
+
+def _cited(row: dict[str, Any]) -> str:
+    return f"{row['paper']} ({row['year']})" if row["year"] else row["paper"]
 
 
 def _sizes(kind: type[Layer], width: int) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Annotated
 
 import typer
 
+from recurra import __version__
 from recurra.cli import calibrate, convert, evaluate, explain, generate, layers, train
 from recurra.errors import RecurraError
 
@@ -15,8 +17,24 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Train, run and look into recurrent sequence models. Begin with [bold]recurra train[/bold].",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train, run and look into recurrent sequence models. Begin with [bold]recurra train[/bold]."""
+
+
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("evaluate")(evaluate.evaluate)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from recurra.cli import show
+from recurra.cli import own, show
 
 Option = typer.Option
 
@@ -31,6 +31,7 @@ def train(
     seed: Annotated[int | None, Option(help="Of initialisation and dropout.")] = None,
     engine: Annotated[str | None, Option(help="Engine that runs the steps; auto picks one.")] = None,
     checkpoint_every: Annotated[int | None, Option(help="Steps between checkpoints.")] = None,
+    imports: own.Imports = None,
     resume: Annotated[bool, Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
     sample: Annotated[int, Option(help="Bytes of sample text to stream at the end.")] = 400,
     json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
@@ -44,6 +45,8 @@ def train(
       recurra train --data my.txt --out runs/mine --pattern "mamba*2+lstm" --width 192
 
       recurra train --out runs/mine --resume
+
+      recurra train --import my_file.py --pattern "my_file:MyCell*2"
     """
     from recurra import options
     from recurra.data.baselines import baselines
@@ -52,6 +55,7 @@ def train(
     from recurra.training import trainer
 
     keep_freed_memory()
+    own.take(imports, pattern)
     options.whole("sample", sample)
 
     given = {
@@ -71,7 +75,7 @@ def train(
             result = trainer.train(config, text, out, resume, progress, source)
         result |= {"others": baselines(*split(text))}
     except KeyboardInterrupt:
-        print(f"recurra: interrupted; {_how_to_go_on(out)}", file=sys.stderr)
+        print(f"recurra: interrupted; {_how_to_go_on(out, imports)}", file=sys.stderr)
         raise typer.Exit(130) from None
     if json:
         show.as_json(result)
@@ -93,10 +97,11 @@ def _asked(given: dict[str, Any], data: Path | None, out: Path, resume: bool) ->
     return TrainConfig(**given), source
 
 
-def _how_to_go_on(out: Path) -> str:
+def _how_to_go_on(out: Path, imports: list[str] | None) -> str:
     if not (out / "config.json").exists():
         return "nothing was written yet"
-    return f"go on with: {shlex.join(['recurra', 'train', '--out', str(out), '--resume'])}"
+    again = [word for what in imports or () for word in ("--import", what)]
+    return f"go on with: {shlex.join(['recurra', 'train', '--out', str(out), '--resume', *again])}"
 
 
 def _report(result: dict[str, Any], out: Path) -> None:

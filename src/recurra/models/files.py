@@ -13,11 +13,16 @@ from recurra.files import inside, read_json
 from recurra.models.language_model import LanguageModel
 from recurra.models.origin import Origin
 from recurra.models.outline import misfit, outline, tensors_of, write_config
+from recurra.models.pattern import parse
+from recurra.registry import origins
 
 KIND = {"model_type": "recurra", "architectures": ["RecurraForCausalLM"]}
 """What tells transformers whose model a config.json describes."""
 
 WEIGHTS = "model.safetensors"
+
+OWN = "own_layers"
+"""In config.json, what `--import` takes to have the layers of a model that are not the library's."""
 
 CONFIG, TIED = sealed.OWN + "model", sealed.OWN + "tied"
 """Facts in model.safetensors: the model's config, as in config.json; names of parameters that are one with another."""
@@ -39,6 +44,8 @@ def save(model: LanguageModel, folder: str | Path, about: Mapping[str, Any] | No
     if not isinstance(about, Mapping):
         raise InputError(f"about is {options.shown(about)}; expected a dict of data that JSON can hold")
     config = KIND | {"model": model.config} | dict(about)
+    if own := origins(parse(model.config["pattern"])):
+        config[OWN] = own
     if model.origin is not None:
         config["origin"] = model.origin.config
     try:
@@ -70,7 +77,7 @@ def load(folder: str | Path) -> LanguageModel:
     if "model" not in config and config.get("model_type", "recurra") != "recurra":
         return from_transformers(folder, config)
     found, facts = read_tensors(folder)
-    model = outline(config.get("model"), folder / "config.json", len(found))
+    model = outline(config.get("model"), folder / "config.json", len(found), config.get(OWN))
     # transformers' save_pretrained writes what is here `embedding.weight` as `model.embedding.weight`.
     tensors = {name.removeprefix("model."): tensor for name, tensor in found.items()}
     if reason := misfit(model.state_dict(), tensors):

@@ -14,7 +14,9 @@ from recurra.errors import InputError
 from recurra.models.backbone import Backbone, Normed
 from recurra.models.design import Design
 from recurra.models.origin import Origin
+from recurra.models.pattern import parse
 from recurra.options import shown
+from recurra.registry import registered
 from recurra.state import State, joined
 
 if TYPE_CHECKING:
@@ -105,12 +107,15 @@ class LanguageModel(Backbone):
     def from_config(cls, config: Mapping[str, Any]) -> LanguageModel:
         """Build a fresh model from `config`, a dict as in the attribute of that name.
 
-        Raises InputError if it is none.
+        Its layers have to be registered: a config, which may come out of a file, imports no code. Raises InputError if
+        it is none.
         """
         names = list(inspect.signature(cls).parameters)
         if not isinstance(config, Mapping) or not set(config) <= set(names):
             what = f"holds {sorted(set(config) - set(names))}" if isinstance(config, Mapping) else f"is {shown(config)}"
             raise InputError(f"config {what}; expected a dict with some of {', '.join(names)}")
+        if "pattern" in config:
+            parse(config["pattern"], registered)
         return cls(**config)
 
     @property

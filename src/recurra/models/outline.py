@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,31 @@ from recurra.errors import InputError, one_line
 from recurra.files import write_atomically
 from recurra.models.language_model import LanguageModel
 from recurra.models.pattern import depth, parse
+from recurra.registry import Unregistered, registered
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 """Of what a model computes with."""
 
 
-def outline(config: Any, path: Path, tensors: int) -> LanguageModel:
+def outline(config: Any, path: Path, tensors: int, origins: Any = None) -> LanguageModel:
     """The model that a config describes, without memory: its tensors have shapes and no values.
 
     Args:
         path: of the file it came from.
         tensors: there are for it; a config that asks for more layers is not followed that far.
+        origins: where layers that are not the library's are said to come from.
 
     Raises InputError that names the file if it describes no model.
     """
     try:
         if isinstance(config, Mapping) and "pattern" in config:
-            asked = depth(parse(config["pattern"]), config.get("layers") or {})
+            asked = depth(parse(config["pattern"], partial(registered, origins=origins)), config.get("layers") or {})
             if asked > tensors:
                 raise InputError(f"it asks for {asked} layers, and there are {tensors} tensors")
         with torch.device("meta"):
             return LanguageModel.from_config(config)
+    except Unregistered as error:
+        raise InputError(f"{path}: {error}") from error
     except Exception as error:  # of any kind: what a file asks for may be too large, too deep, or of no sense
         raise InputError(f"{path} does not describe a model: {one_line(error)}") from error
 

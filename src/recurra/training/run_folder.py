@@ -8,12 +8,16 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from recurra.errors import InputError, one_line
 from recurra.files import expect_file, read_json, write_atomically
+from recurra.models.files import OWN
+from recurra.models.pattern import parse
 from recurra.options import shown
+from recurra.registry import Unregistered, origins, registered
 from recurra.training.config import TrainConfig
 
 FILES = ("config.json", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "loss.png", "result.json")
@@ -31,11 +35,14 @@ def begun(folder: Path) -> tuple[TrainConfig, str | None]:
     path = folder / "config.json"
     try:
         about = read_json(path)
+        parse(about["training"].get("pattern", TrainConfig.pattern), partial(registered, origins=about.get(OWN)))
         config, source = TrainConfig(**about["training"]), about.get("data")
         if not isinstance(source, str | None):
             raise ValueError(f"data is {shown(source)}; expected a path")
         return config, source
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Unregistered as error:
+        raise InputError(f"{str(path)!r}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{str(path)!r} does not describe a training run: {one_line(error)}") from error
 
 
@@ -59,6 +66,8 @@ class RunFolder:
             "data": source,
             "data_sha256": hashlib.sha256(data).hexdigest(),
         }
+        if own := origins(parse(training.pattern)):
+            self.about[OWN] = own
         self._lock: int | None = None
 
     @property
