@@ -1,0 +1,66 @@
+"""A number with a bell around it that forgives what lies far out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recurra.tasks.heads.head import NOTHING, Around, Head, checked
+from recurra.tasks.heads.normal import spread
+
+
+class StudentT(Head):
+    """y = mean + deviation (a + b z), z of Student's t with n degrees of freedom; a, b, n = raw_1, softplus(raw_2),
+    2 + softplus(raw_3), so that there is a variance."""
+
+    size = 3
+
+    def _surprise(self, raw: Tensor, target: Tensor, around: Around) -> Tensor:
+        width, n = spread(raw[..., 1]), _freedom(raw)
+        z = (around.apart(target) - raw[..., 0]) / width
+        norm = torch.lgamma(n / 2) - torch.lgamma((n + 1) / 2) + 0.5 * (n * math.pi).log()
+        return (n + 1) / 2 * torch.log1p(z.square() / n) + norm + width.log() + around.log_deviation
+
+    def predict(self, raw: Tensor, around: Around = NOTHING) -> Tensor:
+        return around.back(raw[..., 0])
+
+    def sample(
+        self, raw: Tensor, count: int = 1, around: Around = NOTHING, generator: torch.Generator | None = None
+    ) -> Tensor:
+        n = _freedom(raw).expand(count, *raw.shape[:-1])
+        normal = torch.randn(n.shape, dtype=raw.dtype, device=raw.device, generator=generator)
+        chi_squared = 2 * torch._standard_gamma(n / 2, generator=generator)
+        return around.back(raw[..., 0] + spread(raw[..., 1]) * normal * (n / chi_squared).sqrt())
+
+    def quantile(self, raw: Tensor, levels: Sequence[float], around: Around = NOTHING) -> Tensor:
+        z = quantiles(_freedom(raw)[..., None], checked(levels, raw))
+        return around.over(1).back(raw[..., :1] + spread(raw[..., 1:2]) * z)
+
+
+def _freedom(raw: Tensor) -> Tensor:
+    return 2 + nn.functional.softplus(raw[..., 2])
+
+
+@torch.no_grad()
+def quantiles(n: Tensor, levels: Tensor) -> Tensor:
+    """Of Student's t with n degrees of freedom, n and levels broadcast, in their dtype.
+
+    With z = sqrt(n) tan(u) the density of u is cos(u)^(n-1), over a range that is finite: it is integrated by Gauss and
+    Legendre's rule, and the u of each level is halved in on.
+    """
+    n, p = torch.broadcast_tensors(n.double(), levels.double())
+    places, weights = (torch.from_numpy(a).to(n.device) for a in np.polynomial.legendre.leggauss(64))
+    wanted = (p - 0.5).abs()
+    scale = torch.exp(torch.lgamma((n + 1) / 2) - torch.lgamma(n / 2)) / math.sqrt(math.pi)
+    low, high = torch.zeros_like(n), torch.full_like(n, math.pi / 2)
+    for _ in range(60):
+        u = (low + high) / 2
+        at = u[..., None] / 2 * (places + 1)
+        mass = scale * u / 2 * (weights * at.cos().pow(n[..., None] - 1)).sum(-1)
+        low, high = torch.where(mass < wanted, u, low), torch.where(mass < wanted, high, u)
+    z = n.sqrt() * ((low + high) / 2).tan() * (p - 0.5).sign()
+    return z.to(levels.dtype)
