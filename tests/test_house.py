@@ -33,6 +33,7 @@ ALLOWED = {
     "contract": {"options", "check", "errors", "problem", "state"},
     "recurrence": {"check", "contract", "engines", "errors", "problem", "state", "windows"},
     "attention": {
+        "nn",
         "attention",
         "check",
         "contract",
@@ -45,7 +46,8 @@ ALLOWED = {
         "windows",
     },
     "options": {"errors"},
-    "recurrences": {"recurrences", "recurrence", "problem", "pointwise", "windows", "errors", "options"},
+    "recurrences": {"recurrences", "recurrence", "problem", "pointwise", "windows", "nn", "errors", "options"},
+    "nn": {"engines"},
     "catalogue": set(),
     "facts": {"contract"},
     "registry": {"facts", "catalogue", "options", "contract", "errors", "models"},

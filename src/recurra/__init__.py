@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from recurra.errors import RecurraError as RecurraError
     from recurra.models.files import load as load
     from recurra.models.language_model import LanguageModel as LanguageModel
+    from recurra.nn.linear import Linear as Linear
     from recurra.problem import DeltaRule as DeltaRule
     from recurra.problem import Lane as Lane
     from recurra.problem import constant as constant
@@ -35,6 +36,7 @@ _PUBLIC = {
     "Lane": "problem",
     "LanguageModel": "models.language_model",
     "Layer": "contract",
+    "Linear": "nn.linear",
     "Paper": "contract",
     "Recurrence": "recurrence",
     "State": "state",

@@ -152,7 +152,7 @@ def test_linear_maps_can_be_quantised(name):
     kind = ALL[name]
     module = kind.make().eval()
     given = kind.draw(module)
-    maps = {at for at, part in module.named_modules() if type(part) is nn.Linear}
+    maps = {at for at, part in module.named_modules() if isinstance(part, nn.Linear)}
     with torch.no_grad():
         quantised = quantize_dynamic(module, {nn.Linear}, dtype=torch.qint8)
         assert {at for at, part in quantised.named_modules() if type(part) is Linear} == maps

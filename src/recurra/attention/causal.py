@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from recurra import options
@@ -11,6 +11,7 @@ from recurra.attention import cache, rope
 from recurra.attention.base import Attention, Call
 from recurra.attention.softmax import attend
 from recurra.contract import Paper
+from recurra.nn.linear import Linear
 from recurra.problem import Lane, compute_dtype
 from recurra.windows import Past
 
@@ -46,10 +47,10 @@ class CausalAttention(Attention):
         self.turning = 2 * int(options.number("rotary", rotary, 0, 1 + 1e-9) * self.size / 2)
         self.base = options.number("base", base, 1)
         self.window = None if window is None else options.count("window", window)
-        self.to_query = nn.Linear(width, width, bias=False)
-        self.to_key = nn.Linear(width, self.key_heads * self.size, bias=False)
-        self.to_value = nn.Linear(width, self.key_heads * self.size, bias=False)
-        self.to_output = nn.Linear(width, width, bias=False)
+        self.to_query = Linear(width, width, bias=False)
+        self.to_key = Linear(width, self.key_heads * self.size, bias=False)
+        self.to_value = Linear(width, self.key_heads * self.size, bias=False)
+        self.to_output = Linear(width, width, bias=False)
 
     @property
     def endless(self) -> bool:
@@ -113,4 +114,4 @@ class LocalAttention(CausalAttention):
     ):
         super().__init__(width, heads, key_heads, rotary, base, options.count("window", window))
         if options.flag("output_bias", output_bias):
-            self.to_output = nn.Linear(width, width)
+            self.to_output = Linear(width, width)

@@ -12,6 +12,7 @@ from recurra.attention.base import Attention, Call
 from recurra.attention.fades import Fades
 from recurra.attention.softmax import attend
 from recurra.contract import Paper
+from recurra.nn.linear import Linear
 from recurra.pointwise import rms_norm
 from recurra.problem import Lane, cast, compute_dtype
 from recurra.windows import Past
@@ -43,15 +44,15 @@ class ForgettingAttention(Attention):
         super().__init__(width)
         self.heads = options.divisor("heads", heads, width, "width")
         self.size = width // heads
-        self.to_query, self.to_key, self.to_value = (nn.Linear(width, width, bias=False) for _ in range(3))
-        self.to_gate = nn.Linear(width, heads)
-        self.to_output = nn.Linear(width, width, bias=False)
+        self.to_query, self.to_key, self.to_value = (Linear(width, width, bias=False) for _ in range(3))
+        self.to_gate = Linear(width, heads)
+        self.to_output = Linear(width, width, bias=False)
         self.pro = options.flag("pro", pro)
         if pro:
             self.windows = {"shift": (2 * width, 1)}
-            self.to_shift = nn.Linear(width, 2 * heads, bias=False)
+            self.to_shift = Linear(width, 2 * heads, bias=False)
             self.norm_weights = nn.Parameter(torch.ones(3, heads, self.size))  # of q, k, y
-            self.to_output_gate = nn.Linear(width, width, bias=False)
+            self.to_output_gate = Linear(width, width, bias=False)
 
     def start(self, like: Tensor) -> dict[str, Tensor]:
         empty = like.new_zeros(self.heads, 0, self.size)

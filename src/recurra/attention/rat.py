@@ -11,6 +11,7 @@ from recurra.attention import cache, rope
 from recurra.attention.base import Attention, Call
 from recurra.attention.chunks import across, within
 from recurra.contract import Paper
+from recurra.nn.linear import Linear
 from recurra.problem import Lane, cast, compute_dtype
 from recurra.windows import Past
 
@@ -40,9 +41,9 @@ class RAT(Attention):
         self.key_heads = options.divisor("key_heads", key_heads, heads, "heads")
         self.size, self.chunk = width // heads, options.count("chunk", chunk)
         self.base = options.number("base", base, 1)
-        self.to_query, self.to_key = (nn.Linear(width, key_heads * self.size, bias=False) for _ in range(2))
-        self.to_value, self.to_output_gate, self.to_output = (nn.Linear(width, width, bias=False) for _ in range(3))
-        self.to_gate = nn.Linear(width, width)
+        self.to_query, self.to_key = (Linear(width, key_heads * self.size, bias=False) for _ in range(2))
+        self.to_value, self.to_output_gate, self.to_output = (Linear(width, width, bias=False) for _ in range(3))
+        self.to_gate = Linear(width, width)
         nn.init.uniform_(self.to_gate.bias, 1, max(1, chunk - 1))
         self.to_gate.bias.data.log_()
 

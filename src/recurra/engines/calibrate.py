@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from recurra.engines import compiled, rates
+from recurra.engines import compiled, products, rates
 from recurra.engines.affine import FreeStep
 from recurra.engines.kernels import threads
 from recurra.engines.kernels.call import vector_width
@@ -26,6 +27,7 @@ def calibrate() -> Rates:
     batch, steps, lanes = threads.count(), 8192, 512
     stream = _best(_runner(_problem(_light, batch, steps, lanes)))
     small, many, signal = torch.rand(8), torch.rand(1 << 22), torch.rand(64, 1 << 15)
+    product, by_onednn = (_forward(way, 2048, 256, 512) for way in WAYS.values())
     found = Rates(
         instruction=each / counted,
         step=step,
@@ -34,9 +36,46 @@ def calibrate() -> Rates:
         operation=_best(lambda: small + 1),
         element=_best(lambda: torch.add(many, many)) / many.numel(),
         transform=_best(lambda: torch.fft.rfft(signal)) / (signal.numel() * 15),
+        product=product,
+        product_onednn=by_onednn,
     )
     rates.keep(found)
     return found
+
+
+WAYS: dict[str, Callable[..., Tensor]] = {"PyTorch": functional.linear, "oneDNN": products.by_onednn}
+"""Of a product, by what runs it."""
+SHAPES = ((8192, 128, 512), (1024, 256, 1024), (8192, 512, 128), (32768, 512, 512))
+"""Rows, inputs and outputs of the linear maps in the table of products."""
+
+
+def products_table() -> list[dict[str, float | None]]:
+    """Billions of float operations a second of each way for some linear maps, forward and for both gradients, in
+    float32, and of PyTorch's own forward in bfloat16; None where oneDNN is not there. Takes some seconds."""
+    return [{"rows": rows, "inputs": i, "outputs": o} | _reached(rows, i, o) for rows, i, o in SHAPES]
+
+
+def _reached(rows: int, inputs: int, outputs: int) -> dict[str, float | None]:
+    x, weight, grad = torch.rand(rows, inputs), torch.rand(outputs, inputs), torch.rand(rows, outputs)
+    low, low_weight = x.bfloat16(), weight.bfloat16()
+    runs: dict[str, Callable[[], Tensor]] = {
+        "PyTorch": lambda: functional.linear(x, weight),
+        "oneDNN, forward": lambda: products.by_onednn(x, weight),
+        "oneDNN, gradient of x": lambda: products.by_onednn(grad, weight.t()),
+        "oneDNN, gradient of the weight": lambda: products.outer_by_onednn(grad, x),
+        "bfloat16": lambda: functional.linear(low, low_weight),
+    }
+    there, work = products.has_onednn(), 2e-9 * rows * inputs * outputs
+    with torch.no_grad():
+        return {name: work / _best(run, 5) if there or "oneDNN" not in name else None for name, run in runs.items()}
+
+
+def _forward(way: Callable[..., Tensor], rows: int, inputs: int, outputs: int) -> float:
+    """Seconds of a multiply-add of a linear map; where oneDNN is not there, of PyTorch's own."""
+    x, weight = torch.rand(rows, inputs), torch.rand(outputs, inputs)
+    way = way if products.has_onednn() else functional.linear
+    with torch.no_grad():
+        return _best(lambda: way(x, weight)) / (rows * inputs * outputs)
 
 
 def _light(states: tuple[Tensor, ...], inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:

@@ -32,7 +32,7 @@ def hindrance(tensors: Iterable[Tensor]) -> str | None:
         tensors = list(tensors)
         if any(t.dtype is torch.float16 for t in tensors):
             return "this processor does not convert float16: use bfloat16 or float32"
-    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+    if is_forward() and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
         return "it has no derivatives in forward mode"
     return None
 
@@ -50,6 +50,21 @@ def _transformed() -> str | None:
 def is_transformed() -> bool:
     """Whether any transform of `torch.func` is under way."""
     return peek_interpreter_stack() is not None
+
+
+def is_watched() -> bool:
+    """Whether somebody has to see every operation: a compiler, a tracer, a mode."""
+    return bool(
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._get_tracing_state()
+    )
+
+
+def is_forward() -> bool:
+    """Whether derivatives are taken in forward mode."""
+    return forward_ad._current_level >= 0
 
 
 def hidden(tensors: Iterable[Tensor]) -> str | None:

@@ -5,12 +5,26 @@ from __future__ import annotations
 import functools
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from recurra.compiler.targets import cache
+import torch
+
+from recurra.compiler.targets import cache, host
 from recurra.engines.kernels import threads
 from recurra.files import own_folder, read_json, write_atomically
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Seconds per multiply-add of a large product of float32 matrices, on all threads, by each way there is."""
+
+    torch: float
+    onednn: float
+
+
+def _onednn() -> float:
+    return 2.5e-12 if torch.backends.mkl.is_available() and host.is_held_back() else 5e-12
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,10 @@ class Rates:
     """One number through a pointwise PyTorch operation."""
     transform: float = 1e-10
     """One number through one doubling of a Fourier transform."""
+    product: float = 5e-12
+    """One multiply-add of a large product of float32 matrices by PyTorch's own way."""
+    product_onednn: float = field(default_factory=_onednn)
+    """The same by oneDNN."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recurra import check, registry
 from recurra.models.design import Design
+from recurra.nn.linear import Linear
 from recurra.state import State
 
 
@@ -40,13 +41,13 @@ class Block(nn.Module):
         self.recurrence_norm = design.make_norm(width)
         directions: dict[str, Any] = {"bidirectional": True} if bidirectional else {}
         self.recurrence = registry.layer(name, width, **directions, **(options or {}))
-        self.join = nn.Linear(2 * width, width, bias=False) if bidirectional else None
+        self.join = Linear(2 * width, width, bias=False) if bidirectional else None
         self.dropout = nn.Dropout(dropout)
         self.mlp = mlp
         if mlp:
             self.mlp_norm = design.make_norm(width)
-            self.mlp_in = nn.Linear(width, 2 * mlp, bias=design.mlp_bias)
-            self.mlp_out = nn.Linear(mlp, width, bias=design.mlp_bias)
+            self.mlp_in = Linear(width, 2 * mlp, bias=design.mlp_bias)
+            self.mlp_out = Linear(mlp, width, bias=design.mlp_bias)
 
     def forward(self, x: Tensor, state: State | None, **options: Any) -> tuple[Tensor, State]:
         """x [B, T, D] and the recurrence's state to the same; options are those of a layer."""

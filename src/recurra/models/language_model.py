@@ -15,6 +15,7 @@ from recurra.models.backbone import Backbone, Normed
 from recurra.models.design import Design
 from recurra.models.origin import Origin
 from recurra.models.pattern import parse
+from recurra.nn.linear import Linear, linear
 from recurra.options import shown
 from recurra.registry import registered
 from recurra.state import State, joined
@@ -56,7 +57,7 @@ class TiedHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., D] to its products with the embedding's rows, [..., vocabulary]."""
-        return nn.functional.linear(x, self.weight)
+        return linear(x, self.weight)
 
 
 class LanguageModel(Backbone):
@@ -92,7 +93,7 @@ class LanguageModel(Backbone):
         self._vocabulary = options.count("vocabulary", vocabulary)
         super().__init__(width, pattern, mlp=mlp, dropout=dropout, layers=layers, design=design)
         if not self.design.tied:
-            self.head = nn.Linear(width, vocabulary, bias=False)
+            self.head: nn.Linear = Linear(width, vocabulary, bias=False)
 
     def _make_front(self) -> None:
         del self.config["bidirectional"]  # it cannot read what it is to predict

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import check, options
+from recurra.nn.linear import Linear
 from recurra.pointwise import RMSNorm
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Recurrence
@@ -29,9 +30,9 @@ class PersistentWindow(Recurrence):
         super().__init__(width)
         self.heads = options.divisor("heads", heads, width, "width")
         self.size, self.window = width // heads, options.count("window", window)
-        self.to_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.to_qkv = Linear(width, 3 * width, bias=False)
         self.persistent = nn.Parameter(torch.randn(heads, 2, options.count("persistent", persistent), self.size))
-        self.to_output = nn.Linear(width, width, bias=False)
+        self.to_output = Linear(width, width, bias=False)
 
     def start(self) -> dict[str, Tensor]:
         zeros = torch.zeros(self.heads, self.window, self.size)
@@ -74,8 +75,8 @@ class MemoryAsContext(Recurrence):
         super().__init__(width)
         self.heads = options.divisor("heads", heads, width, "width")
         self.segment, self.depth = options.count("segment", segment), options.count("depth", depth, 65)
-        self.to_read, self.to_output = (nn.Linear(width, width, bias=False) for _ in range(2))
-        self.to_qkv, self.to_memory = (nn.Linear(width, 3 * width, bias=False) for _ in range(2))
+        self.to_read, self.to_output = (Linear(width, width, bias=False) for _ in range(2))
+        self.to_qkv, self.to_memory = (Linear(width, 3 * width, bias=False) for _ in range(2))
         self.persistent = nn.Parameter(torch.randn(2, options.count("persistent", persistent), width))
         memory = Titans(width, 1, depth, expand)
         self.memory, self.rate_bias = memory.memory, memory.to_rates.bias

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recurra import check, options
 from recurra.errors import InputError
 from recurra.models.pattern import parse
+from recurra.nn.linear import Linear
 from recurra.problem import StepInput, cast, compute_dtype, constant
 from recurra.recurrence import Recurrence
 from recurra.recurrences.mlstm import MLSTM
@@ -110,7 +111,7 @@ class Block(nn.Module):
             nn.init.normal_(self.layer.to_output.weight, std=out)
         else:
             self.feedforward_norm = nn.LayerNorm(width, bias=False)
-            self.widen, self.narrow = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
+            self.widen, self.narrow = Linear(width, 2 * hidden, bias=False), Linear(hidden, width, bias=False)
             nn.init.normal_(self.widen.weight, std=math.sqrt(2 / (5 * width)))
             nn.init.normal_(self.narrow.weight, std=out)
 

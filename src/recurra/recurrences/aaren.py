@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.problem import Lane, cast, compute_dtype
 from recurra.recurrence import Paper, Recurrence, in_type_of
 
@@ -30,9 +31,9 @@ class Aaren(Recurrence):
         self.heads = options.divisor("heads", heads, width, "width")
         self.size = width // heads
         self.query = nn.Parameter(torch.randn(heads, self.size))
-        self.to_key = nn.Linear(width, width, bias=False)
-        self.to_value = nn.Linear(width, width, bias=False)
-        self.to_output = nn.Linear(width, width, bias=False)
+        self.to_key = Linear(width, width, bias=False)
+        self.to_value = Linear(width, width, bias=False)
+        self.to_output = Linear(width, width, bias=False)
 
     def start(self) -> dict[str, Tensor]:
         zero = torch.zeros(self.heads)

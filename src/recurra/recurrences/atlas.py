@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.pointwise import rms_norm
 from recurra.problem import Lane, cast, compute_dtype
 from recurra.recurrence import Paper, Recurrence, in_type_of
@@ -53,9 +54,9 @@ class Atlas(Recurrence):
         self.window, self.muon = options.count("window", window), options.flag("muon", muon)
         self.parts = [heads * self.keys, heads * self.keys, width]
         self.windows = {"conv": (sum(self.parts), options.count("kernel", kernel) - 1)}
-        self.to_qkv = nn.Linear(width, sum(self.parts), bias=False)
+        self.to_qkv = Linear(width, sum(self.parts), bias=False)
         self.conv_weight = nn.Parameter(torch.empty(sum(self.parts), kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
-        self.to_rates = nn.Linear(width, 4 * heads)
+        self.to_rates = Linear(width, 4 * heads)
         with torch.no_grad():
             self.to_rates.bias.copy_(torch.logit(torch.tensor([0.99, 0.01, 0.9, 0.5])).repeat_interleave(heads))
         self.monomials = nn.Parameter(torch.tensor([1.0, 1.0, 0.5**0.5]))
@@ -65,7 +66,7 @@ class Atlas(Recurrence):
             torch.randn(heads, rows, columns) * columns**-0.5 for columns, rows in pairwise(sizes)
         )
         self.norm_weight = nn.Parameter(torch.ones(self.size))
-        self.to_gate, self.to_output = (nn.Linear(width, width, bias=False) for _ in range(2))
+        self.to_gate, self.to_output = (Linear(width, width, bias=False) for _ in range(2))
 
     def start(self) -> dict[str, Tensor]:
         past = {"k": (self.window, self.keys), "v": (self.window, self.size), "gamma": (self.window,)}

@@ -3,9 +3,10 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
 
@@ -35,10 +36,10 @@ class Based(Recurrence):
         super().__init__(width)
         self.heads = options.divisor("heads", heads, width, "width")
         self.features = options.count("features", features)
-        self.to_query = nn.Linear(width, heads * features, bias=False)
-        self.to_key = nn.Linear(width, heads * features, bias=False)
-        self.to_value = nn.Linear(width, width, bias=False)
-        self.to_output = nn.Linear(width, width, bias=False)
+        self.to_query = Linear(width, heads * features, bias=False)
+        self.to_key = Linear(width, heads * features, bias=False)
+        self.to_value = Linear(width, width, bias=False)
+        self.to_output = Linear(width, width, bias=False)
 
     def start(self) -> dict[str, Tensor]:
         size = 1 + self.features + self.features**2

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.pointwise import rms_norm
 from recurra.problem import DeltaRule, Lane
 from recurra.recurrence import Paper, Recurrence
@@ -34,11 +35,11 @@ class DeltaNet(Recurrence):
         self.size = width // heads
         self.largest_beta = 2.0 if options.flag("negative_eigenvalues", negative_eigenvalues) else 1.0
         self.windows = {"conv": (3 * width, options.count("kernel", kernel) - 1)}
-        self.to_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.to_qkv = Linear(width, 3 * width, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(3 * width, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
-        self.to_beta = nn.Linear(width, heads, bias=False)
+        self.to_beta = Linear(width, heads, bias=False)
         self.norm_weight = nn.Parameter(torch.ones(self.size))
-        self.to_output = nn.Linear(width, width, bias=False)
+        self.to_output = Linear(width, width, bias=False)
 
     def start(self) -> dict[str, Tensor]:
         return {"S": torch.zeros(self.heads, self.size, self.size)}

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.pointwise import rms_norm
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
@@ -49,12 +50,12 @@ class DeltaProduct(Recurrence):
         self.largest_beta = 2.0 if options.flag("negative_eigenvalues", negative_eigenvalues) else 1.0
         self.parts = [width, householders * width, householders * width]
         self.windows = {"conv": (sum(self.parts), options.count("kernel", kernel) - 1)}
-        self.to_qkv = nn.Linear(width, sum(self.parts), bias=False)
+        self.to_qkv = Linear(width, sum(self.parts), bias=False)
         bound = kernel**-0.5
         self.conv_weight = nn.Parameter(torch.empty(sum(self.parts), kernel).uniform_(-bound, bound))
-        self.to_beta = nn.Linear(width, heads * householders, bias=False)
+        self.to_beta = Linear(width, heads * householders, bias=False)
         self.norm_weight = nn.Parameter(torch.ones(self.size))
-        self.to_output = nn.Linear(width, width, bias=False)
+        self.to_output = Linear(width, width, bias=False)
 
     def start(self) -> dict[str, Tensor]:
         return {"S": torch.zeros(self.heads, self.size, self.size)}

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 
@@ -24,7 +25,7 @@ class DiagonalLSTM(Recurrence):
 
     def __init__(self, width: int):
         super().__init__(width)
-        self.to_gates = nn.Linear(width, 3 * width)
+        self.to_gates = Linear(width, 3 * width)
         self.recurrent = nn.Parameter(torch.randn(width, 3) * 0.5)
         self.peephole = nn.Parameter(torch.randn(width, 2) * 0.5)
 

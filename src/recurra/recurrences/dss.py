@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.discretisation import as_complex, discretise, log_steps, zoh
@@ -38,7 +39,7 @@ class DSS(Recurrence):
         self.A_imag = nn.Parameter(modes.imag.to(torch.get_default_dtype()))
         self.w = nn.Parameter(torch.randn(width, state_size, 2))
         self.D = nn.Parameter(torch.randn(width))
-        self.to_output = nn.Linear(width, width)
+        self.to_output = Linear(width, width)
 
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.width, self.state_size, dtype=torch.complex64)}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import linear
 from recurra.recurrence import Recurrence
 
 
@@ -27,7 +28,7 @@ class GatedNetwork(Recurrence):
 
     def project(self, x: Tensor, bias: Tensor) -> Tensor:
         """W_ih x + bias as [B, T, heads, gates * H/heads]."""
-        return nn.functional.linear(x, self.weight_ih_l0, bias.to(x.dtype)).unflatten(-1, (self.heads, -1))
+        return linear(x, self.weight_ih_l0, bias.to(x.dtype)).unflatten(-1, (self.heads, -1))
 
     def head_weights(self) -> Tensor:
         """W_hh as [heads, gates * H/heads, H/heads]."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.pointwise import rms_norm
 from recurra.problem import DeltaRule, Lane
 from recurra.recurrence import Paper, Recurrence
@@ -54,15 +55,15 @@ class GatedDeltaNet(Recurrence):
         keys, values = self.key_heads * self.K, heads * self.V
         self.parts = [keys, keys, values]
         self.windows = {"conv": (sum(self.parts), options.count("kernel", kernel) - 1)}
-        self.to_qkvz = nn.Linear(width, 2 * keys + 2 * values, bias=False)
-        self.to_ba = nn.Linear(width, 2 * heads, bias=False)
+        self.to_qkvz = Linear(width, 2 * keys + 2 * values, bias=False)
+        self.to_ba = Linear(width, 2 * heads, bias=False)
         bound = kernel**-0.5
         self.conv_weight = nn.Parameter(torch.empty(sum(self.parts), kernel).uniform_(-bound, bound))
         dt = torch.exp(torch.rand(heads) * math.log(100) + math.log(0.001))
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus of it is dt
         self.A_log = nn.Parameter(torch.log(16 * (1 - torch.rand(heads))))
         self.norm_weight = nn.Parameter(torch.ones(self.V))
-        self.to_output = nn.Linear(values, width, bias=False)
+        self.to_output = Linear(values, width, bias=False)
 
     def start(self) -> dict[str, Tensor]:
         return {"S": torch.zeros(self.heads, self.V, self.K)}

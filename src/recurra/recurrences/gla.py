@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.pointwise import RMSNorm
 from recurra.problem import DeltaRule, Lane
 from recurra.recurrence import Paper, Recurrence
@@ -36,13 +37,13 @@ class GLA(Recurrence):
         self.heads = options.divisor("heads", heads, keys, "key width")
         self.keys = keys // heads
         self.temperature = options.number("temperature", temperature, 1e-6)
-        self.to_query = nn.Linear(width, keys, bias=False)
-        self.to_key = nn.Linear(width, keys, bias=False)
-        self.to_value = nn.Linear(width, width, bias=False)
-        self.to_forget = nn.Sequential(nn.Linear(width, options.count("rank", rank), bias=False), nn.Linear(rank, keys))
-        self.to_gate = nn.Linear(width, width)
+        self.to_query = Linear(width, keys, bias=False)
+        self.to_key = Linear(width, keys, bias=False)
+        self.to_value = Linear(width, width, bias=False)
+        self.to_forget = nn.Sequential(Linear(width, options.count("rank", rank), bias=False), Linear(rank, keys))
+        self.to_gate = Linear(width, width)
         self.norm = RMSNorm(width // heads, eps=1e-5)
-        self.to_output = nn.Linear(width, width, bias=False)
+        self.to_output = Linear(width, width, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, gain=2**-2.5)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant, shared
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.rg_lru import admitted, first_decay, log_decay
@@ -32,15 +33,15 @@ class Griffin(Recurrence):
         hidden = self.hidden = width if hidden is None else options.count("hidden", hidden)
         self.heads = options.divisor("heads", heads, hidden, "hidden width")
         self.windows = {"conv": (hidden, options.count("kernel", kernel) - 1), "started": (1, 1)}
-        self.to_signal = nn.Linear(width, hidden)
-        self.to_gate = nn.Linear(width, hidden)
+        self.to_signal = Linear(width, hidden)
+        self.to_gate = Linear(width, hidden)
         self.conv_weight = nn.Parameter(torch.empty(hidden, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
         self.conv_bias = nn.Parameter(torch.zeros(hidden))
         block = hidden // heads
         self.gate_weight = nn.Parameter(torch.randn(2, heads, block, block) * block**-0.5)  # a, then i
         self.gate_bias = nn.Parameter(torch.zeros(2, hidden))
         self.Lambda = nn.Parameter(first_decay(hidden))
-        self.to_output = nn.Linear(hidden, width)
+        self.to_output = Linear(hidden, width)
 
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.hidden)}

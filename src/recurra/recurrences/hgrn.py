@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from recurra import options
 from recurra.errors import InputError
+from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 
@@ -33,11 +34,11 @@ class HGRN(Recurrence):
             raise InputError(f"rotate is {rotate!r}; expected True or False")
         self.rotate = rotate
         inner = (2 if rotate else 1) * width
-        self.to_input = nn.Linear(width, inner)
-        self.to_forget = nn.Linear(width, width)
-        self.to_gate = nn.Linear(width, inner)
+        self.to_input = Linear(width, inner)
+        self.to_forget = Linear(width, width)
+        self.to_gate = Linear(width, inner)
         self.norm = nn.LayerNorm(inner)
-        self.to_output = nn.Linear(inner, width)
+        self.to_output = Linear(inner, width)
         if rotate:
             self.theta = nn.Parameter(10000.0 ** (-2 / width * torch.arange(width)))
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.problem import DeltaRule, Lane
 from recurra.recurrence import Paper, Recurrence
 
@@ -30,11 +31,11 @@ class HGRN2(Recurrence):
         size = math.gcd(128, width) if head_size is None else head_size
         self.size = options.divisor("head_size", size, width, "width")
         self.lower_bound = options.number("lower_bound", lower_bound, 0, 1)
-        self.to_forget = nn.Linear(width, width)
-        self.to_input = nn.Linear(width, width)
-        self.to_query = nn.Linear(width, width)
+        self.to_forget = Linear(width, width)
+        self.to_input = Linear(width, width)
+        self.to_query = Linear(width, width)
         self.norm = nn.LayerNorm(width)
-        self.to_output = nn.Linear(width, width)
+        self.to_output = Linear(width, width)
 
     def start(self) -> dict[str, Tensor]:
         return {"S": torch.zeros(self.width // self.size, self.size, self.size)}

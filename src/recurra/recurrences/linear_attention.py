@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.problem import DeltaRule, Lane
 from recurra.recurrence import Paper, Recurrence
 
@@ -24,10 +25,10 @@ class LinearAttention(Recurrence):
     def __init__(self, width: int, heads: int = 4):
         super().__init__(width)
         self.heads = options.divisor("heads", heads, width, "width")
-        self.to_query = nn.Linear(width, width)
-        self.to_key = nn.Linear(width, width)
-        self.to_value = nn.Linear(width, width)
-        self.to_output = nn.Linear(width, width)
+        self.to_query = Linear(width, width)
+        self.to_key = Linear(width, width)
+        self.to_value = Linear(width, width)
+        self.to_output = Linear(width, width)
 
     def start(self) -> dict[str, Tensor]:
         size = self.width // self.heads

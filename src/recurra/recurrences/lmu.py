@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from recurra import options
 from recurra.errors import InputError
+from recurra.nn.linear import Linear
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
 
@@ -37,8 +38,8 @@ class LMU(Recurrence):
         A, B = legendre_window(memory, theta)
         self.register_buffer("change", (A - torch.eye(memory)).to(torch.get_default_dtype()))
         self.register_buffer("B", B.to(torch.get_default_dtype()))
-        self.to_signal = nn.Linear(width, self.signals)
-        self.to_output = nn.Linear(width + self.signals * memory, width)
+        self.to_signal = Linear(width, self.signals)
+        self.to_output = Linear(width + self.signals * memory, width)
 
     def start(self) -> dict[str, Tensor]:
         return {"m": torch.zeros(self.signals, len(self.B))}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import linear
 from recurra.problem import Lane, StepInput, compute_dtype, constant
 from recurra.recurrence import Paper, Recurrence
 
@@ -51,7 +52,7 @@ class LRU(Recurrence):
 
     def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
         gamma = torch.exp(self.gamma_log).repeat(2)
-        real, imag = nn.functional.linear(x, (self.B * gamma[:, None]).to(x.dtype)).chunk(2, -1)
+        real, imag = linear(x, (self.B * gamma[:, None]).to(x.dtype)).chunk(2, -1)
         # An angle is multiplied by the number of time steps, and so is its rounding.
         nu, theta = (weight.to(compute_dtype(x.dtype)) for weight in (self.nu_log, self.theta_log))
         size, angle = torch.exp(-torch.exp(nu)), torch.exp(theta)
@@ -69,4 +70,4 @@ class LRU(Recurrence):
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         real, imag = y.unbind(-1)
         C, D = self.C.to(x.dtype), self.D.to(x.dtype)
-        return nn.functional.linear(torch.cat([real, -imag], -1), C) + D * x
+        return linear(torch.cat([real, -imag], -1), C) + D * x

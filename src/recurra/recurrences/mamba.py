@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant, shared
 from recurra.recurrence import Paper, Recurrence
 from recurra.windows import Past
@@ -43,15 +44,15 @@ class Mamba(Recurrence):
         options.count("state_size", state_size)
         self.inner, self.split = inner, [rank, state_size, state_size]
         self.windows = {"conv": (inner, kernel - 1)}
-        self.to_inner = nn.Linear(width, 2 * inner, bias=bias)
+        self.to_inner = Linear(width, 2 * inner, bias=bias)
         self.conv_weight = nn.Parameter(torch.empty(inner, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
         around_zero = torch.empty(inner).uniform_(-(kernel**-0.5), kernel**-0.5)
         self.conv_bias = nn.Parameter(around_zero) if options.flag("conv_bias", conv_bias) else None
-        self.to_selection = nn.Linear(inner, rank + 2 * state_size, bias=False)
-        self.to_dt = nn.Linear(rank, inner)
+        self.to_selection = Linear(inner, rank + 2 * state_size, bias=False)
+        self.to_dt = Linear(rank, inner)
         self.A_log = nn.Parameter(torch.log(torch.arange(1.0, state_size + 1)).repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
-        self.to_output = nn.Linear(inner, width, bias=bias)
+        self.to_output = Linear(inner, width, bias=bias)
         # dt starts log-uniform in [0.001, 0.1]: the bias is the inverse of softplus there.
         dt = torch.exp(torch.rand(inner) * math.log(100) + math.log(0.001)).clamp(min=1e-4)
         with torch.no_grad():

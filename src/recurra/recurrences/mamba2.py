@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.pointwise import rms_norm
 from recurra.problem import DeltaRule, Lane, StepInput, constant, shared
 from recurra.recurrence import Paper, Recurrence
@@ -51,14 +52,14 @@ class Mamba2(Recurrence):
         signal = inner + 2 * groups * state_size
         self.windows = {"conv": (signal, options.count("kernel", kernel) - 1)}
         self.split = [inner, signal, heads]
-        self.to_inner = nn.Linear(width, sum(self.split), bias=False)
+        self.to_inner = Linear(width, sum(self.split), bias=False)
         self.conv_weight = nn.Parameter(torch.empty(signal, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
         around_zero = torch.empty(signal).uniform_(-(kernel**-0.5), kernel**-0.5)
         self.conv_bias = nn.Parameter(around_zero) if options.flag("conv_bias", conv_bias) else None
         self.A_log = nn.Parameter(torch.log(torch.empty(heads).uniform_(1, 16)))
         self.D = nn.Parameter(torch.ones(heads))
         self.norm_weight = nn.Parameter(torch.ones(inner))
-        self.to_output = nn.Linear(inner, width, bias=False)
+        self.to_output = Linear(inner, width, bias=False)
         # dt starts log-uniform in [0.001, 0.1]: the bias is the inverse of softplus there.
         dt = torch.exp(torch.rand(heads) * math.log(100) + math.log(0.001)).clamp(min=1e-4)
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))

@@ -1,8 +1,9 @@
 """minGRU: a GRU whose gates do not see the state."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from recurra.nn.linear import Linear
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
 
@@ -21,8 +22,8 @@ class MinGRU(Recurrence):
 
     def __init__(self, width: int):
         super().__init__(width)
-        self.to_gate = nn.Linear(width, width)
-        self.to_value = nn.Linear(width, width)
+        self.to_gate = Linear(width, width)
+        self.to_value = Linear(width, width)
 
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.width)}

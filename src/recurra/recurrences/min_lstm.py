@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from recurra.nn.linear import Linear
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
 
@@ -21,9 +22,9 @@ class MinLSTM(Recurrence):
 
     def __init__(self, width: int):
         super().__init__(width)
-        self.to_forget = nn.Linear(width, width)
-        self.to_input = nn.Linear(width, width)
-        self.to_value = nn.Linear(width, width)
+        self.to_forget = Linear(width, width)
+        self.to_input = Linear(width, width)
+        self.to_value = Linear(width, width)
 
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.width)}

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.pointwise import rms_norm
 from recurra.problem import StepInput, constant
 from recurra.recurrence import Paper, Recurrence
@@ -44,9 +45,9 @@ class Miras(Recurrence):
         heads = self.heads = head_count(heads, width, 64)
         size = self.size = width // heads
         self.windows = {"conv": (3 * width, options.count("kernel", kernel) - 1)}
-        self.to_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.to_qkv = Linear(width, 3 * width, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(3 * width, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
-        self.to_rates = nn.Linear(width, 3 * heads)
+        self.to_rates = Linear(width, 3 * heads)
         with torch.no_grad():
             self.to_rates.bias.copy_(torch.tensor([4.6, -4.6, -1.5]).repeat_interleave(heads))
         self.S1 = nn.Parameter(torch.randn(heads, 4 * size, size) * size**-0.5)
@@ -54,7 +55,7 @@ class Miras(Recurrence):
         self.memory_weight = nn.Parameter(torch.ones(heads, size))
         self.memory_bias = nn.Parameter(torch.zeros(heads, size))
         self.norm_weight = nn.Parameter(torch.ones(size))
-        self.to_gate, self.to_output = (nn.Linear(width, width, bias=False) for _ in range(2))
+        self.to_gate, self.to_output = (Linear(width, width, bias=False) for _ in range(2))
 
     def start(self) -> dict[str, Tensor]:
         return {"S1": self.S1, "S2": self.S2}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
 from recurra.windows import Past
@@ -37,18 +38,18 @@ class MLSTM(Recurrence):
         options.divisor("block", block, inner, "inner width")
         self.windows = {"conv": (inner, options.count("kernel", kernel) - 1)}
         small = math.sqrt(2 / (5 * width))
-        self.to_signal = nn.Linear(width, inner, bias=False)
-        self.to_gate = nn.Linear(width, inner, bias=False)
+        self.to_signal = Linear(width, inner, bias=False)
+        self.to_gate = Linear(width, inner, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(inner, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
         self.conv_bias = nn.Parameter(torch.empty(inner).uniform_(-(kernel**-0.5), kernel**-0.5))
         self.to_query, self.to_key, self.to_value = (
             nn.Parameter(torch.randn(inner // block, block, block) * small) for _ in range(3)
         )
-        self.to_input = nn.Linear(3 * inner, heads)
-        self.to_forget = nn.Linear(3 * inner, heads)
+        self.to_input = Linear(3 * inner, heads)
+        self.to_forget = Linear(3 * inner, heads)
         self.norm_weight = nn.Parameter(torch.ones(inner))
         self.skip = nn.Parameter(torch.ones(inner))
-        self.to_output = nn.Linear(inner, width, bias=False)
+        self.to_output = Linear(inner, width, bias=False)
         with torch.no_grad():
             for layer, scale in ((self.to_signal, small), (self.to_gate, small), (self.to_output, 2 * width**-0.5)):
                 layer.weight.normal_(0, scale)

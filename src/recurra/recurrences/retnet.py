@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from recurra import options
 from recurra.errors import InputError
+from recurra.nn.linear import Linear
 from recurra.problem import DeltaRule, Lane, StepInput, compute_dtype, constant
 from recurra.recurrence import Paper, Recurrence
 
@@ -34,11 +35,11 @@ class RetNet(Recurrence):
         if self.keys % 2:
             raise InputError(f"heads is {heads}; expected an even number of channels in each, got {self.keys}")
         inner = self.inner = options.count("expand", expand) * width
-        self.to_query = nn.Linear(width, width, bias=False)
-        self.to_key = nn.Linear(width, width, bias=False)
-        self.to_value = nn.Linear(width, inner, bias=False)
-        self.to_gate = nn.Linear(width, inner, bias=False)
-        self.to_output = nn.Linear(inner, width, bias=False)
+        self.to_query = Linear(width, width, bias=False)
+        self.to_key = Linear(width, width, bias=False)
+        self.to_value = Linear(width, inner, bias=False)
+        self.to_gate = Linear(width, inner, bias=False)
+        self.to_output = Linear(inner, width, bias=False)
         for project in (self.to_query, self.to_key, self.to_value, self.to_gate):
             nn.init.xavier_uniform_(project.weight, gain=2**-2.5)
         nn.init.xavier_uniform_(self.to_output.weight)

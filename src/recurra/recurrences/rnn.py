@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import linear
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
 
@@ -36,7 +37,7 @@ class RNN(Recurrence):
 
     def inputs(self, x: Tensor) -> dict[str, Tensor]:
         bias = self.bias_ih_l0 + self.bias_hh_l0
-        return {"x": nn.functional.linear(x, self.weight_ih_l0, bias.to(x.dtype))}
+        return {"x": linear(x, self.weight_ih_l0, bias.to(x.dtype))}
 
     def step(self, h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         total = x + self.weight_hh_l0 @ h

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, compute_dtype, constant
 from recurra.recurrence import Paper, Recurrence, in_type_of
 from recurra.windows import Past
@@ -33,8 +34,8 @@ class RWKV4(Recurrence):
         self.windows = {"shift": (width, 1)}
         channel = torch.arange(width) / width
         self.mix_k, self.mix_v, self.mix_r = (nn.Parameter(channel**power) for power in (1.0, 1.0, 0.5))
-        self.to_k, self.to_v, self.to_r = (nn.Linear(width, hidden, bias=False) for _ in range(3))
-        self.to_output = nn.Linear(hidden, width, bias=False)
+        self.to_k, self.to_v, self.to_r = (Linear(width, hidden, bias=False) for _ in range(3))
+        self.to_output = Linear(hidden, width, bias=False)
         self.decay = nn.Parameter(8 * torch.linspace(0, 1, hidden) ** 0.7 - 5)
         self.first = nn.Parameter(math.log(0.3) + ((torch.arange(hidden) + 1) % 3 - 1) / 2)
 

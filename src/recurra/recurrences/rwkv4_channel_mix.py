@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.pointwise import relu_squared
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
@@ -27,9 +28,9 @@ class RWKV4ChannelMix(Recurrence):
         hidden = 4 * width if hidden is None else options.count("hidden", hidden)
         channel = torch.arange(width) / width
         self.mix_k, self.mix_r = nn.Parameter(channel.clone()), nn.Parameter(channel.clone())
-        self.to_k = nn.Linear(width, hidden, bias=False)
-        self.to_r = nn.Linear(width, width, bias=False)
-        self.to_v = nn.Linear(hidden, width, bias=False)
+        self.to_k = Linear(width, hidden, bias=False)
+        self.to_r = Linear(width, width, bias=False)
+        self.to_v = Linear(hidden, width, bias=False)
 
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.width)}

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.delta_net import head_count
@@ -40,7 +41,7 @@ class RWKV7(Recurrence):
         channel = torch.arange(width) / width
         powers = torch.tensor([0.2, 0.9, 0.7, 0.7, 0.9, 0.2])[:, None]
         self.mix = nn.Parameter(1 - channel**powers)  # rows: r, w, k, v, a, g
-        self.to_r, self.to_k, self.to_v, self.to_output = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.to_r, self.to_k, self.to_v, self.to_output = (Linear(width, width, bias=False) for _ in range(4))
         rank = max(32, 32 * round(1.8 * width**0.5 / 32))
         self.to_w = low_rank(width, rank, nn.Tanh(), 5 * torch.linspace(0, 1, width) ** 0.85 - 6.5)
         self.to_a = low_rank(width, rank, nn.Identity(), torch.zeros(width))
@@ -84,7 +85,7 @@ class RWKV7(Recurrence):
 
 def low_rank(width: int, rank: int, activation: nn.Module, bias: Tensor | None) -> nn.Sequential:
     """A map from D to D through `rank` numbers; `bias` is where that of the result starts, if it has one."""
-    last = nn.Linear(rank, width, bias=bias is not None)
+    last = Linear(rank, width, bias=bias is not None)
     if bias is not None:
         last.bias = nn.Parameter(bias)
-    return nn.Sequential(nn.Linear(width, rank, bias=False), activation, last)
+    return nn.Sequential(Linear(width, rank, bias=False), activation, last)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from recurra import options
 from recurra.errors import InputError
+from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.discretisation import as_complex, bilinear, discretise, log_steps, zoh
@@ -58,7 +59,7 @@ class S4D(Recurrence):
         self.B = nn.Parameter(torch.view_as_real(B).to(torch.get_default_dtype()).repeat(width, 1, 1))
         self.C = nn.Parameter(torch.randn(width, state_size // 2, 2) * 0.5**0.5)
         self.D = nn.Parameter(torch.randn(width))
-        self.to_output = nn.Linear(width, 2 * width)
+        self.to_output = Linear(width, 2 * width)
 
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.A_log.shape, dtype=torch.complex64)}

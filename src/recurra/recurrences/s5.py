@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from recurra import options
 from recurra.errors import InputError
+from recurra.nn.linear import Linear, linear
 from recurra.problem import Lane, StepInput, compute_dtype, constant
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.discretisation import discretise, log_steps, zoh
@@ -49,13 +50,13 @@ class S5(Recurrence):
         self.B = nn.Parameter(torch.cat([B.real, B.imag]).to(real))
         self.C = nn.Parameter(torch.cat([C.real, C.imag], 1).to(real))
         self.D = nn.Parameter(torch.randn(width))
-        self.to_gate = nn.Linear(width, width)
+        self.to_gate = Linear(width, width)
 
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(len(self.dt_log), dtype=torch.complex64)}
 
     def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
-        real, imag = nn.functional.linear(x, self.B.to(x.dtype)).chunk(2, -1)
+        real, imag = linear(x, self.B.to(x.dtype)).chunk(2, -1)
         A, gain = discretise(zoh, self.A_log, self.A_imag, self.dt_log)
         return {"real": real, "imag": imag, "A": constant(A), "gain": constant(gain)}
 
@@ -66,6 +67,6 @@ class S5(Recurrence):
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         real, imag = y.unbind(-1)
         C, D = self.C.to(x.dtype), self.D.to(x.dtype)
-        y = 2 * nn.functional.linear(torch.cat([real, -imag], -1), C) + D * x
+        y = 2 * linear(torch.cat([real, -imag], -1), C) + D * x
         g = nn.functional.gelu(y)
         return g * torch.sigmoid(self.to_gate(g))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.pointwise import rms_norm
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
@@ -39,9 +40,9 @@ class Titans(Recurrence):
         heads = self.heads = head_count(heads, width, 64)
         self.size, self.depth = width // heads, options.count("depth", depth, 65)
         self.windows = {"conv": (3 * width, options.count("kernel", kernel) - 1)}
-        self.to_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.to_qkv = Linear(width, 3 * width, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(3 * width, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
-        self.to_rates = nn.Linear(width, 3 * heads)
+        self.to_rates = Linear(width, 3 * heads)
         with torch.no_grad():
             self.to_rates.bias.copy_(torch.logit(torch.tensor([0.01, 0.9, 0.1])).repeat_interleave(heads))
         sizes = [self.size, *[options.count("expand", expand) * self.size] * (depth - 1), self.size]
@@ -49,7 +50,7 @@ class Titans(Recurrence):
             torch.randn(heads, rows, columns) * columns**-0.5 for columns, rows in pairwise(sizes)
         )
         self.norm_weight = nn.Parameter(torch.ones(self.size))
-        self.to_gate, self.to_output = (nn.Linear(width, width, bias=False) for _ in range(2))
+        self.to_gate, self.to_output = (Linear(width, width, bias=False) for _ in range(2))
 
     def start(self) -> dict[str, Tensor]:
         memory = {f"M{i + 1}": weight for i, weight in enumerate(self.memory)}

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.delta_net import head_count
@@ -39,10 +40,10 @@ class TestTimeTraining(Recurrence):
         heads = self.heads = head_count(heads, width, 64)
         size = self.size = width // heads
         self.windows = dict.fromkeys(("q", "k"), (width, options.count("kernel", kernel) - 1))
-        self.to_qk, self.to_v, self.to_gate, self.to_output = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.to_qk, self.to_v, self.to_gate, self.to_output = (Linear(width, width, bias=False) for _ in range(4))
         self.conv_weight = nn.Parameter(torch.empty(2, width, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
         self.conv_bias = nn.Parameter(torch.empty(2, width).uniform_(-(kernel**-0.5), kernel**-0.5))
-        self.to_rate = nn.Linear(width, heads)
+        self.to_rate = Linear(width, heads)
         nn.init.normal_(self.to_rate.weight, std=0.02)
         nn.init.zeros_(self.to_rate.bias)
         self.W1 = nn.Parameter(torch.randn(heads, self.hidden * size, size) * 0.02)

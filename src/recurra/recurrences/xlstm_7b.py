@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
 
@@ -36,14 +37,14 @@ class XLSTM7B(Recurrence):
         self.heads = options.divisor("heads", heads, math.gcd(keys, values), "widths of keys and values, which share")
         self.sizes = (values // heads, keys // heads)
         self.cap, self.eps = options.number("cap", cap, 1e-3), options.number("eps", eps, 0)
-        self.to_query = nn.Linear(width, keys, bias=False)
-        self.to_key = nn.Linear(width, keys, bias=False)
-        self.to_value = nn.Linear(width, values, bias=False)
-        self.to_gate = nn.Linear(width, values, bias=False)
-        self.to_input = nn.Linear(width, heads)
-        self.to_forget = nn.Linear(width, heads)
+        self.to_query = Linear(width, keys, bias=False)
+        self.to_key = Linear(width, keys, bias=False)
+        self.to_value = Linear(width, values, bias=False)
+        self.to_gate = Linear(width, values, bias=False)
+        self.to_input = Linear(width, heads)
+        self.to_forget = Linear(width, heads)
         self.norm_weight = nn.Parameter(torch.ones(values))
-        self.to_output = nn.Linear(values, width, bias=False)
+        self.to_output = Linear(values, width, bias=False)
         with torch.no_grad():
             for gate, bias in (
                 (self.to_input, torch.full((heads,), -10.0)),

@@ -8,10 +8,14 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from recurra import options
+from recurra.engines.products import speeds
+from recurra.engines.rates import Speeds
 from recurra.errors import InputError, one_line
 from recurra.files import expect_file, read_json, write_atomically
 from recurra.models.files import OWN
@@ -46,6 +50,17 @@ def begun(folder: Path) -> tuple[TrainConfig, str | None]:
         raise InputError(f"{str(path)!r} does not describe a training run: {one_line(error)}") from error
 
 
+def _products(found: Any, path: Path) -> dict[str, float]:
+    """The speeds that decide how products are computed, as a folder has them; raises InputError if they are none."""
+    names = [field.name for field in fields(Speeds)]
+    try:
+        return {name: options.number(name, found[name], 0) for name in names}
+    except (InputError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{str(path)!r} does not describe a training run: products is {shown(found)}; expected {', '.join(names)}"
+        ) from error
+
+
 class RunFolder:
     """The folder of one training run.
 
@@ -60,11 +75,12 @@ class RunFolder:
         self, path: Path, model: Mapping[str, Any], training: TrainConfig, data: bytes, source: str | None = None
     ):
         self.path, self.training = path, training
-        self.about = {
+        self.about: dict[str, Any] = {
             "model": dict(model),
             "training": training.as_dict(),
             "data": source,
             "data_sha256": hashlib.sha256(data).hexdigest(),
+            "products": asdict(speeds()),
         }
         if own := origins(parse(training.pattern)):
             self.about[OWN] = own
@@ -79,6 +95,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """One JSON object per logged step."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def products(self) -> Speeds:
+        """Which ways products take in this run: those of its beginning, for the bits to be the same after a break."""
+        return Speeds(**self.about["products"])
 
     @property
     def identity(self) -> str:
@@ -147,6 +168,7 @@ class RunFolder:
             raise InputError(f"the run in {str(self.path)!r} was begun on other data: resume it on the same")
         if about.get("model") != self.about["model"]:
             raise InputError(f"the run in {str(self.path)!r} was begun by another recurra: start it anew elsewhere")
+        self.about["products"] = _products(about.get("products", self.about["products"]), self.path / "config.json")
         if self.about["data"] in (None, source):
             self.about["data"] = source
         else:

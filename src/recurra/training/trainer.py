@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from recurra import options
 from recurra.data.text import Windows, split
 from recurra.engines import choose
+from recurra.engines.products import decided_by
 from recurra.errors import InputError, RecurraError
 from recurra.models import files
 from recurra.models.language_model import LanguageModel
@@ -64,8 +65,9 @@ def train(
     run = _Run(config, data, options.path("folder", folder), progress, source)
     try:
         run.open(resume)
-        run.train()
-        return run.finish()
+        with decided_by(run.folder.products):
+            run.train()
+            return run.finish()
     except OSError as error:
         raise RecurraError(
             f"{str(folder)!r} cannot be written: {error.strerror}; what was written before is whole"

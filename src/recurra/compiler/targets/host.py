@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import platform
 import threading
+from pathlib import Path
 
 import llvmlite.binding as llvm
 
 _lock = threading.RLock()
 _engines: list[llvm.ExecutionEngine] = []
+FACTS = Path("/proc/cpuinfo")
+"""Where Linux says who made the processor."""
 
 
 @functools.cache
@@ -32,6 +36,16 @@ def vector_bytes() -> int:
     """Width of a vector register in bytes."""
     available = features().split(",")
     return 64 if "+avx512f" in available else 32 if "+avx2" in available else 16
+
+
+def is_held_back() -> bool:
+    """Whether MKL leaves half of the processor's vectors unused: those of 64 bytes of a vendor that is not its own."""
+    if vector_bytes() < 64 or not target().triple.startswith("x86"):
+        return False
+    try:
+        return "GenuineIntel" not in FACTS.read_text()
+    except OSError:  # not on Linux
+        return "GenuineIntel" not in platform.processor()
 
 
 def has_half() -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recurra.compiler.codegen.arguments import Kind, gradient_outputs, leaf_kind
+from recurra.engines import products
 from recurra.engines.kernels import segments, threads
 from recurra.engines.kernels.call import Call
 from recurra.engines.kernels.launch import REAL, blocks_of, launch, packed_matrices
@@ -204,8 +205,8 @@ def _outer(call: Call, outers: Sequence, gradients: Mapping[str, Tensor], like: 
     """The sum over sequences and time of outer products, as one matrix product per lane."""
     total = None
     for outer in outers:
-        left, right = (gradients[side].flatten(0, 1).movedim(1, 0) for side in (outer.left, outer.right))
-        product = torch.bmm(left.transpose(1, 2), right)
+        left, right = (gradients[side].flatten(0, 1) for side in (outer.left, outer.right))
+        product = products.sums_of_outer(left, right)
         total = product if total is None else total + product
     assert total is not None
     per_lane = call.plan.leaves[outers[0].leaf].per_lane

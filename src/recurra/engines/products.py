@@ -1,0 +1,163 @@
+"""Products of float32 matrices by the fastest way of this machine, forward and back.
+
+PyTorch's own products end in MKL, which keeps to narrow vectors on some processors; oneDNN, which lies in the same
+PyTorch, does not, but takes longer to start. Which is faster follows from the size of a product and from the `Speeds`
+of the machine, and from nothing else, so that the same calls give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
+from torch.nn import functional
+
+from recurra.engines import rates
+from recurra.engines.gate import PLAIN, is_forward, is_plain, is_transformed, is_watched
+from recurra.engines.rates import Speeds
+
+START = 2e-5
+"""Seconds that oneDNN takes before it computes, more than PyTorch's own products do."""
+START_OUTER = 4e-5
+"""The same for the sum of outer products, whose factors it must lay out anew."""
+SMALLEST = 16
+"""Below as many rows, inputs or outputs its tiles are mostly empty."""
+
+
+_kept: ContextVar[Speeds | None] = ContextVar("speeds", default=None)
+
+
+def speeds() -> Speeds:
+    """Those that decide now: of `decided_by`, else those of the machine."""
+    kept = _kept.get()
+    if kept is not None:
+        return kept
+    current = rates.current()
+    return Speeds(current.product, current.product_onednn)
+
+
+@contextmanager
+def decided_by(chosen: Speeds) -> Iterator[None]:
+    """Within it these speeds decide, whatever is measured meanwhile: for work that is to end at the same bits."""
+    before = _kept.set(chosen)
+    try:
+        yield
+    finally:
+        _kept.reset(before)
+
+
+def has_onednn() -> bool:
+    """Whether PyTorch was built with oneDNN, and nobody has turned it off."""
+    return torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `torch.nn.functional.linear`: x [..., I], weight [O, I] and bias [O] to [..., O]; errors are PyTorch's."""
+    if not torch.compiler.is_compiling() and _is_ours(x, weight, bias):
+        if torch.is_grad_enabled():
+            return _Linear.apply(x, weight, bias)
+        return by_onednn(x, weight, bias)
+    return functional.linear(x, weight, bias)
+
+
+def sum_of_outer(left: Tensor, right: Tensor) -> Tensor:
+    """left^T right, of [R, M] and [R, N] to [M, N]: the gradient of a weight from those of outputs and the inputs."""
+    (rows, m), n = left.shape, right.shape[1]
+    if not (_is_worth(rows, m, n, START_OUTER) and is_open(left, right)):
+        return left.t().mm(right)
+    return outer_by_onednn(left.contiguous(), right.contiguous())
+
+
+def sums_of_outer(left: Tensor, right: Tensor) -> Tensor:
+    """`sum_of_outer` of every lane: of [R, L, M] and [R, L, N] to [L, M, N]."""
+    (rows, lanes, m), n = left.shape, right.shape[2]
+    if lanes and _is_worth(rows, m, n, START_OUTER):
+        return torch.stack([sum_of_outer(left[:, lane], right[:, lane]) for lane in range(lanes)])
+    return torch.bmm(left.permute(1, 2, 0), right.movedim(1, 0))
+
+
+def is_open(*tensors: Tensor) -> bool:
+    """Whether float32 numbers lie in plain memory, and nobody watches, differentiates or casts what is done to them
+    but by autograd."""
+    return (
+        all(t.dtype is torch.float32 and is_plain(t) and not is_legacy_batchedtensor(t) for t in tensors)
+        and has_onednn()
+        and not (is_watched() or is_transformed() or is_forward() or torch.is_autocast_enabled("cpu"))
+    )
+
+
+def _is_worth(rows: int, m: int, n: int, start: float) -> bool:
+    """Whether oneDNN makes good for its start."""
+    if min(rows, m, n) < SMALLEST:
+        return False
+    known = speeds()
+    return rows * m * n * (known.torch - known.onednn) > start
+
+
+def _is_ours(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    if type(x) not in PLAIN or type(weight) not in PLAIN or x.dim() < 2 or weight.dim() != 2:
+        return False
+    outputs, inputs = weight.shape
+    if x.shape[-1] != inputs or not inputs or not _is_worth(x.numel() // inputs, inputs, outputs, START):
+        return False
+    given = (x, weight) if bias is None else (x, weight, bias)
+    return (
+        (bias is None or (type(bias) in PLAIN and bias.shape == (outputs,)))
+        and is_open(*given)
+        and x.is_contiguous()
+        and weight.is_contiguous()
+    )
+
+
+def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`linear` by oneDNN; the weight may lie in memory in either order."""
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+
+
+def outer_by_onednn(left: Tensor, right: Tensor) -> Tensor:
+    """`sum_of_outer` by oneDNN: as the gradient of a convolution, which reads rows as they lie but must gather what
+    several images give; or as one product, for which the rows are laid out anew."""
+    (rows, m), n = left.shape, right.shape[1]
+    if rows * m < 6 * m * n + 100_000:
+        return by_onednn(left.t(), right.t())
+    images = 16  # with fewer, PyTorch does not take oneDNN on one thread
+    whole = rows - rows % images
+    x, grad = (t[:whole].view(images, -1, 1, t.shape[1]).permute(0, 3, 1, 2) for t in (right, left))
+    weight = right.new_empty(()).expand(m, n, 1, 1)
+    where = ([1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+    found = torch.ops.aten.convolution_backward(grad, x, weight, None, *where, [False, True, False])[1].view(m, n)
+    return found if whole == rows else found.addmm_(left[whole:].t(), right[whole:])
+
+
+class _Linear(torch.autograd.Function):
+    """`linear` by oneDNN, whose gradients are products of their own sizes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return by_onednn(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        plain = torch.is_grad_enabled()  # the gradient is to be differentiated again, by PyTorch
+        rows, given = (t.reshape(-1, t.shape[-1]) for t in (grad, x))
+        return (
+            (rows.mm(weight) if plain else _product(rows, weight)).view(x.shape) if to_x else None,
+            (rows.t().mm(given) if plain else sum_of_outer(rows, given)) if to_weight else None,
+            rows.sum(0) if to_bias else None,
+        )
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """left right, of [R, M] and [M, N]."""
+    (rows, m), n = left.shape, right.shape[1]
+    if _is_worth(rows, m, n, START) and is_open(left, right):
+        return by_onednn(left.contiguous(), right.t())
+    return left.mm(right)
