@@ -170,6 +170,7 @@ def test_models_beyond_memory_are_refused_before_anything_is_made(tmp_path, widt
         {"model": None}, {"model": {}}, {"training": None}, {"training": []}, {"training": {"width": 10**9}},
         {"training": {"learning_rate": 10**400}}, {"training": {"pattern": ["lstm"]}}, {"training": {"other": 1}},
         {"data": 3}, {"data_sha256": None},
+        {"products": 3}, {"products": {"torch": 1.0}}, {"products": {"torch": -1.0, "onednn": 1.0}},
     ],
     ids=lambda change: str(change)[:40],
 )  # fmt: skip

@@ -27,6 +27,9 @@ from recurra.training.config import TrainConfig
 FILES = ("config.json", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "loss.png", "result.json")
 """What a finished run has written, in the order in which it first appears."""
 
+ALL_TORCH = {"torch": 0.0, "onednn": 0.0}
+"""How products were computed in runs whose folder does not say: oneDNN gains nothing, so PyTorch's way was taken."""
+
 _LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, FILES))})\.\w{{8}}")
 """Names under which `write_atomically` writes; a process killed while writing leaves one behind."""
 
@@ -168,7 +171,7 @@ class RunFolder:
             raise InputError(f"the run in {str(self.path)!r} was begun on other data: resume it on the same")
         if about.get("model") != self.about["model"]:
             raise InputError(f"the run in {str(self.path)!r} was begun by another recurra: start it anew elsewhere")
-        self.about["products"] = _products(about.get("products", self.about["products"]), self.path / "config.json")
+        self.about["products"] = _products(about.get("products", ALL_TORCH), self.path / "config.json")
         if self.about["data"] in (None, source):
             self.about["data"] = source
         else:
