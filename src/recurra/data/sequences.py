@@ -179,6 +179,20 @@ class Sequences:
         ids = [self.ids[n] for n in chosen.tolist()]
         return Sequences(self.fields.values(), values, offsets, ids, self.spellings)
 
+    def join(self, other: Sequences) -> Sequences:
+        """These sequences, and behind them others of the same fields. Raises InputError if fields differ."""
+        if self.fields != other.fields:
+            raise InputError(f"other is {other}; expected the fields of {self}")
+        values = {name: torch.cat([own, other.values[name]]) for name, own in self.values.items()}
+        spellings = {}
+        for name, own in self.spellings.items():
+            new = values[name][len(self.values[name]) :]
+            new[new >= 0] += len(own)
+            tables = [*own.unbind(), *other.spellings[name].unbind()]
+            spellings[name] = torch.nn.utils.rnn.pad_sequence(tables, batch_first=True, padding_value=MISSING)
+        offsets = torch.cat([self.offsets, other.offsets[1:] + self.steps])
+        return Sequences(self.fields.values(), values, offsets, self.ids + other.ids, spellings)
+
     @cached_property
     def elapsed(self) -> Tensor:
         """[N] float64: the time since the step before, in units of the median; 1 at the first step of a sequence, and

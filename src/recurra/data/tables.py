@@ -54,7 +54,8 @@ class Table:
 
     def where(self, row: int) -> str:
         """The words for a row."""
-        return f"row {row}" if self.lines is None else f"{self.origin}, line {self.lines[row]}"
+        place = f"row {row}" if self.lines is None else f"line {self.lines[row]}"
+        return f"{self.origin}, {place}" if self.origin else place
 
     def column(self, name: str) -> NDArray[Any]:
         """Raises InputError, with the columns there are, if it is missing."""

@@ -1,0 +1,1 @@
+"""How good predictions are: functions of numbers and names, which know no model and no data set."""
