@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from recurra import __version__
-from recurra.cli import calibrate, convert, evaluate, explain, generate, layers, train
+from recurra.cli import calibrate, convert, data, evaluate, explain, generate, layers, train
 from recurra.errors import RecurraError
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
+app.command("data")(data.data)
 app.command("layers")(layers.layers)
 app.command("explain")(explain.explain)
 app.command("calibrate")(calibrate.calibrate)
