@@ -12,7 +12,7 @@ from recurra.data.frames import from_events, from_frame
 from recurra.data.sequences import Field
 from recurra.data.tables import Table
 from recurra.data.times import Frequency
-from recurra.data.words import from_pairs, from_text, from_tokens
+from recurra.data.words import from_conllu, from_pairs, from_text, from_tokens
 from recurra.errors import InputError
 
 DAYS = np.datetime64("2024-02-28") + np.arange(4)
@@ -252,3 +252,34 @@ def test_texts_and_pairs():
         assert message in str(caught.value)
     with pytest.raises(InputError, match=r"texts\[1\] is ''"):
         from_text(["a", ""])
+
+
+def test_absent_rows_are_there_and_missing():
+    months = np.array(["2023-12-31", "2024-01-31", "2024-03-31", "2024-06-30"], "datetime64[D]")
+    data = from_frame({"ds": months, "y": [1, 2, 3, 4], "sky": ["a", "b", "a", "b"], "z": list("nnnn")}, static=["z"])
+    full = data.filled()
+    assert full.values["y"].nan_to_num(-1).tolist() == [1, 2, -1, 3, -1, -1, 4]
+    assert full.values["sky"].tolist() == [0, 1, -1, 0, -1, -1, 1]
+    assert full.values["z"].tolist() == [0]
+    ends = np.array(full.values["ds"].tolist()).astype("datetime64[s]").astype("datetime64[D]").astype(str)
+    assert ends.tolist()[2:6] == ["2024-02-29", "2024-03-31", "2024-04-30", "2024-05-31"]
+    assert full.filled() is full
+
+
+def test_one_label_for_each_series():
+    data = from_frame({"unique_id": list("aabb"), "x": [1, 2, 3, 4], "y": list("uudd")}, static=["y"])
+    assert data.fields["y"].role == "target"
+    assert data.values["y"].tolist() == [1, 0]
+    with pytest.raises(InputError, match="row 3, static column 'y' changes"):
+        from_frame({"unique_id": list("aabb"), "x": [1, 2, 3, 4], "y": list("uudu")}, static=["y"])
+
+
+def test_conllu_with_chosen_tags():
+    text = "1\tDie\tder\tDET\tART\t_\t2\tdet\t_\t_\n2\tKuh\tKuh\tNOUN\tNN\t_\t0\troot\t_\t_\n"
+    data = from_conllu(text, ["xpos", "upos"])
+    assert [field.name for field in data.of_role("target")] == ["xpos", "upos"]
+    with pytest.raises(InputError, match="tags is 'pos'; expected 'lemma' or 'upos'"):
+        from_conllu(text, ["pos"])
+    other = from_conllu(text.replace("\tART", "\tX"), ["xpos"])
+    with pytest.raises(InputError, match=r"a\.conllu, line 1: xpos 'ART' was never seen"):
+        from_conllu(text, ["xpos"], like=other.fields.values(), origin="a.conllu")

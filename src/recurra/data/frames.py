@@ -39,7 +39,7 @@ def from_frame(
         time: without it `ds`, and where that is missing rows are one step apart. Dates, texts of dates, or numbers,
             rising within each series.
         known: columns known ahead, such as holidays.
-        static: columns that are the same in all rows of a series.
+        static: columns that are the same in all rows of a series; a target among them is one label for each series.
         past: all other columns to read; None means all that are left.
         categories: columns to read as categories although they hold numbers; texts are categories without a word.
         like: the fields of other sequences, such as those a model was fitted on: the same columns, kinds and
@@ -60,9 +60,9 @@ def from_frame(
         targets = [target] if isinstance(target, str) else list(target)
         taken = {*targets, *known, *static, id, time}
         rest = [name for name in table.columns if name not in taken] if past is None else past
-        roles = dict.fromkeys(rest, "past") | dict.fromkeys(targets, "target")
-        roles |= dict.fromkeys(static, "static") | dict.fromkeys(known, "known")
-        fields = [_field(table, name, role, name in categories) for name, role in roles.items()]
+        named = {"past": rest, "target": targets, "static": static, "known": known}
+        roles = {name: role for role, names in named.items() for name in names} | dict.fromkeys(targets, "target")
+        fields = [_field(table, name, role, name in static, name in categories) for name, role in roles.items()]
         if time is not None:
             fields.insert(0, Field(time, "number", "time"))
     return _made(table, id, fields, _Maker(table, fresh=like is None))
@@ -107,9 +107,8 @@ def _made(
     return Sequences([field for field, _ in made], values, torch.from_numpy(maker.offsets), maker.ids)
 
 
-def _field(table: Table, name: str, role: str, category: bool) -> Field:
+def _field(table: Table, name: str, role: str, whole: bool, category: bool) -> Field:
     """The field of a column that nothing is known about yet."""
-    whole = role == "static"
     if category or not table.is_numeric(name):
         return Field(name, "category", role, whole, vocabulary=Vocabulary.of(table.names(name)))
     return Field(name, "number", role, whole)
@@ -202,7 +201,7 @@ class _Maker:
         there = values[~missing]
         if not len(there):
             raise InputError(f"{self._of(field)} is empty in all {len(values)} rows; expected values, or leave it out")
-        if field.role != "static" and len(values) > 1 and (there == there[0]).all() and not missing.any():
+        if not field.whole and len(values) > 1 and (there == there[0]).all() and not missing.any():
             row = int(self.order[0])
             came = shown(self.table.column(field.name).tolist()[row])
             raise InputError(

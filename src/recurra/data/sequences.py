@@ -132,15 +132,12 @@ class Sequences:
         times in float64. Whole columns are repeated over time.
         """
         field, values = self.fields[name], self.values[name]
-        there = rows >= 0
-        where = rows.clamp(min=0)
         if field.kind == "number" and field.role != "time":
             values = values.to(torch.get_default_dtype())
         if not self.steps:
             return values.new_empty((*rows.shape, *field.width))
-        found = values[self.sequence_of[where] if field.whole else where]
-        blank = torch.nan if field.kind == "number" else MISSING
-        found = found.where(there.view(*there.shape, *[1] * len(field.width)), blank)
+        where = self.sequence_of[rows.clamp(min=0)].where(rows >= 0, -1) if field.whole else rows
+        found = _picked(values, where.flatten()).view(*rows.shape, *field.width)
         return self._spelt(name, found) if field.kind == "text" else found
 
     def _spelt(self, name: str, which: Tensor) -> Tensor:
@@ -206,6 +203,29 @@ class Sequences:
             elapsed[1:] = torch.where(inside, gaps / gaps[inside].median(), 1.0)
         return elapsed
 
+    def filled(self) -> Sequences:
+        """The same with a row for every step of the frequency: those that are absent are there, and missing.
+
+        Raises InputError as `frequency`.
+        """
+        if self.time is None:
+            return self
+        step, times = self.frequency(), self.values[self.time.name].tolist()
+        rows, filled, offsets = [], [], [0]
+        for a, b in zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True):
+            places = [step.between(times[a], time) for time in times[a:b]]
+            own = torch.full((places[-1] + 1 if places else 0,), -1)
+            own[places] = torch.arange(a, b)
+            rows.append(own)
+            filled += [times[r] if r >= 0 else step.after(times[a], n) for n, r in enumerate(own.tolist())]
+            offsets.append(len(filled))
+        if len(filled) == self.steps:
+            return self
+        where = torch.cat(rows)
+        values = {n: v if self.fields[n].whole else _picked(v, where) for n, v in self.values.items()}
+        values[self.time.name] = torch.tensor(filled, dtype=torch.float64)
+        return Sequences(self.fields.values(), values, torch.tensor(offsets), self.ids, self.spellings)
+
     def frequency(self) -> Frequency:
         """The time between two steps, the same in all sequences; rows may be absent. Without times it is 1.
 
@@ -228,3 +248,10 @@ class Sequences:
         if found is None:
             raise InputError(f"no series has two times in {self.time.name!r}; expected two, to tell the frequency")
         return found
+
+
+def _picked(values: Tensor, rows: Tensor) -> Tensor:
+    """Flat values at rows [n], missing where a row is -1."""
+    blank = torch.nan if values.is_floating_point() else MISSING
+    there = (rows >= 0).view(-1, *[1] * (values.dim() - 1))
+    return values[rows.clamp(min=0)].where(there, blank)

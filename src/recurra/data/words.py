@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from recurra import options
+from recurra.data.formats import parse_conllu
 from recurra.data.sequences import Field, Sequences
 from recurra.data.vocabulary import Vocabulary
 from recurra.errors import InputError
@@ -64,6 +66,23 @@ def from_tokens(
         values[name] = codes
     offsets = torch.tensor([0, *(len(sentence) for sentence in words)]).cumsum(0)
     return Sequences(found, values, offsets, spellings={"letters": table})
+
+
+def from_conllu(
+    text: str, tags: Sequence[str] = ("upos",), *, like: Iterable[Field] | None = None, origin: str = "text"
+) -> Sequences:
+    """Sentences of CoNLL-U with some of its columns as targets: lemma, upos, xpos, feats, head, deprel, deps, misc.
+
+    Args:
+        origin: the file that the text is of, for messages.
+
+    Raises:
+        InputError: naming file and line, as `from_tokens` and `parse_conllu`; or a column is none of these.
+    """
+    found = parse_conllu(text, origin)
+    for tag in tags:
+        options.choice("tags", tag, tuple(found.tags))
+    return from_tokens(found.words, {tag: found.tags[tag] for tag in tags}, like=like, where=found.where)
 
 
 def from_text(
