@@ -31,21 +31,19 @@ def cases():
 LONG = {("atlas", "newton")}
 """Layers and engines of which one law takes many seconds."""
 
+QUICK = {"compiled": torch.float32}
+"""The dtype that every run holds an engine in: what users run; float64 where none is named, as gradients are told from
+differences only there."""
+
 
 def quick(name, engine, dtype, law):
-    """What every run holds; `make slow` holds the rest. Most laws do not depend on the dtype, some on little else."""
+    """What every run holds: one dtype per engine; `make slow` holds the rest."""
     if (name, engine) in LONG:
         return dtype is torch.float64 and law.name in ("same_as_reference", "nan_stays_where_it_is")
-    if law.name in ("is_a_module", "is_traceable"):
-        return dtype is torch.float32
     if law.name == "long_sequences":
         # What is prepared for all time steps at once is the same on every engine.
-        return engine != "loop" and name != "atlas"
-    if law.name in ("same_as_reference", "rounds_like_the_reference", "nan_stays_where_it_is"):
-        return True
-    if engine == "compiled" and law.name == "cut_anywhere":
-        return True
-    return dtype is torch.float64 or (dtype is torch.float32 and engine in ("loop", "compiled") and not law.once)
+        return engine in ("compiled", "parallel") and name != "atlas"
+    return dtype is QUICK.get(engine, torch.float64)
 
 
 @pytest.mark.parametrize(("name", "engine", "dtype", "law"), list(cases()))
