@@ -134,7 +134,7 @@ def checks() -> dict[str, list[str]]:
                     add(match[1].replace("_", "-"), f"`{match[2]}`")
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PEERS":
                 for entry in node.value.values:
-                    add(entry.elts[0].value, f"`{ast.unparse(entry.elts[2])}`")
+                    add(entry.elts[0].value, f"`{ast.unparse(entry.elts[2]).strip(chr(39))}`")
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "EQUATIONS":
                 rows = node.value.keys if isinstance(node.value, ast.Dict) else [row.elts[0] for row in node.value.elts]
                 for row in rows:

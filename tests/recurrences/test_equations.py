@@ -5,9 +5,12 @@ import math
 import pytest
 import torch
 from test_atlas import HELD as ATLAS
+from test_classic import HELD as CLASSIC
 from test_delta_rule import HELD as DELTA_RULE
 from test_linear_attention import HELD as LINEAR_ATTENTION
 from test_state_spaces import HELD as STATE_SPACES
+from test_torch_nn import PEERS as TORCH
+from test_torchrecurrent import PEERS as TORCHRECURRENT
 from torch.nn.functional import gelu, linear, logsigmoid, silu, softplus
 
 import recurra
@@ -219,7 +222,13 @@ def test_layer_is_its_paper(name):
 
 
 def test_every_layer_is_held_to_something():
-    held = set(EQUATIONS) | {"rnn", "gru"} | ATLAS | DELTA_RULE | LINEAR_ATTENTION | STATE_SPACES
+    held = (
+        set(EQUATIONS)
+        | {name for name, *_ in TORCH.values()}
+        | {name for name, *_ in TORCHRECURRENT.values()}
+        | CLASSIC
+    )
+    held |= ATLAS | DELTA_RULE | LINEAR_ATTENTION | STATE_SPACES
     assert held == {name for name, kind in recurra.layers().items() if issubclass(kind, recurra.Recurrence)}
 
 

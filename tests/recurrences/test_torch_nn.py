@@ -13,12 +13,14 @@ PEERS = {
     "rnn-relu": ("rnn", {"nonlinearity": "relu"}, torch.nn.RNN, {"nonlinearity": "relu"}),
     "lstm": ("lstm", {}, torch.nn.LSTM, {}),
     "gru": ("gru", {}, torch.nn.GRU, {}),
+    "projected-lstm": ("projected-lstm", {"projection": 3}, torch.nn.LSTM, {"proj_size": 3}),
 }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("layers", "both"), [(1, False), (1, True), (3, False), (2, True)])
 @pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_equals_torch(peer, layers, both, dtype):
     name, options, kind, torch_options = PEERS[peer]
     theirs = kind(5, 7, layers, bidirectional=both, batch_first=True, dtype=dtype, **torch_options)

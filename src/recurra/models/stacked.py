@@ -163,7 +163,7 @@ def _ends(resets: Tensor | None, order: Tensor) -> Tensor | None:
 def _accept_torch_names(_: nn.Module, state_dict: dict[str, Any], prefix: str, *_rest: Any) -> None:
     """Rename `weight_ih_l1_reverse` of `torch.nn` to `layers.1.1.weight_ih_l0`."""
     for name in list(state_dict):
-        match = re.fullmatch(re.escape(prefix) + r"((?:weight|bias)_[ih]h)_l(\d+)(_reverse)?", name)
+        match = re.fullmatch(re.escape(prefix) + r"((?:weight|bias)_(?:[ih]h|hr))_l(\d+)(_reverse)?", name)
         if match:
             kind, depth, back = match.groups()
             state_dict[f"{prefix}layers.{depth}.{int(back is not None)}.{kind}_l0"] = state_dict.pop(name)

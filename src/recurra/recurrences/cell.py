@@ -1,0 +1,33 @@
+"""What classic cells share: one map of x to all that it adds to the gates, and one recurrent matrix."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from recurra import options
+from recurra.recurrence import Recurrence
+
+
+class Cell(Recurrence):
+    """`to_gates` maps x_t to `gates` vectors [H], biases included; `recurrent` is `products` matrices [H, H], one above
+    the other. Initialisation: uniform in 1 / sqrt(H), maps as `torch.nn.Linear`.
+    """
+
+    gates: ClassVar[int]
+    products: ClassVar[int]
+    states: ClassVar[tuple[str, ...]] = ("h",)
+    """Vectors [H] that are zero before the first time step."""
+
+    def __init__(self, width: int, hidden: int | None = None):
+        super().__init__(width)
+        hidden = self.hidden = width if hidden is None else options.count("hidden", hidden)
+        self.to_gates = nn.Linear(width, self.gates * hidden)
+        bound = hidden**-0.5
+        self.recurrent = nn.Parameter(torch.empty(self.products * hidden, hidden).uniform_(-bound, bound))
+
+    def start(self) -> dict[str, Tensor]:
+        return {name: torch.zeros(self.hidden) for name in self.states}
+
+    def inputs(self, x: Tensor) -> dict[str, Tensor]:
+        return {"x": self.to_gates(x)}
