@@ -28,7 +28,7 @@ ALLOWED = {
     "engines": {"options", "engines", "compiler", "errors", "files", "problem"},
     "sealed": {"errors", "files", "options"},
     "state": {"options", "errors", "problem", "sealed"},
-    "windows": {"engines", "problem"},
+    "windows": {"engines", "errors", "problem"},
     "check": {"options", "errors", "problem", "state", "contract", "recurrence"},
     "contract": {"options", "check", "errors", "problem", "state"},
     "recurrence": {"check", "contract", "engines", "errors", "problem", "state", "windows"},

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from recurra.errors import InputError
 from recurra.options import shown
-from recurra.problem import StepInput
+from recurra.problem import DeltaRule, Lane, StepInput
 from recurra.state import State
 
 
@@ -20,6 +20,8 @@ class Owner(Protocol):
     """What is asked of a layer whose arguments are checked."""
 
     width: int
+    lane: ClassVar[Lane]
+    windows: dict[str, tuple[int, int]]
 
     @property
     def growing(self) -> tuple[str, ...]: ...
@@ -54,10 +56,23 @@ def sequence(layer: Owner, x: object) -> None:
     if x.device != parameter.device:
         raise InputError(f"x is on {x.device}, {type(layer).__name__} on {parameter.device}: move one of them")
     if x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type):
+        or_else = f" or layer.to({x.dtype})" if x.is_floating_point() else ""
         raise InputError(
-            f"x is {x.dtype}, {type(layer).__name__} holds {parameter.dtype}: "
-            f"use x.to({parameter.dtype}) or layer.to({x.dtype})"
+            f"x is {x.dtype}, {type(layer).__name__} holds {parameter.dtype}: use x.to({parameter.dtype}){or_else}"
         )
+
+
+def declared(layer: Owner) -> None:
+    """`lane` is one, and `windows` are names to sizes."""
+    owner, lane = type(layer).__name__, getattr(layer, "lane", None)
+    if not isinstance(lane, Lane):
+        raise InputError(
+            f"{owner}.lane is {shown(lane)}; expected Lane.CHANNEL, Lane.HEAD or Lane.LAYER, the smallest part of the "
+            "state that evolves without looking at the others"
+        )
+    for name, size in layer.windows.items():
+        if not isinstance(size, tuple) or [type(number) for number in size] != [int, int] or min(size) < 0:
+            raise InputError(f"{owner}.windows[{name!r}] is {shown(size)}; expected (channels, steps)")
 
 
 def representative(module: Any) -> Tensor | None:
@@ -181,6 +196,40 @@ def _first(state: Mapping[str, object]) -> tuple[str, Tensor]:
     return "state", torch.empty(0)
 
 
+def called(method: Callable, wanted: str, *args: Any, **named: Any) -> Any:
+    """What a method that the user wrote returns. Raises InputError if it cannot be called so: with what is `wanted`."""
+    try:
+        return method(*args, **named)
+    except TypeError as error:
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise
+        raise InputError(f"{method.__qualname__} takes {inspect.signature(method)}; expected {wanted}") from error
+
+
+def start(layer: Owner, value: object) -> Mapping[str, Tensor]:
+    """What `start` returned: names to tensors, with one entry per lane if there are lanes."""
+    owner, lane = type(layer).__name__, layer.lane
+    if not isinstance(value, Mapping) or not value:
+        raise InputError(f"{owner}.start() returned {describe(value)}; expected a dict of tensors")
+    for name, tensor in value.items():
+        if not isinstance(name, str) or name in layer.windows:
+            raise InputError(f"{owner}.start() names a state {shown(name)}; expected a str that is no window's name")
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"{owner}.start() returned {name!r} as {describe(tensor)}; expected a tensor")
+        if lane is not Lane.LAYER and not tensor.dim():
+            raise InputError(
+                f"{owner}.start() returned {name!r} as {describe(tensor)}; expected [lanes, ...], since its lane is "
+                f"Lane.{lane.name}: torch.zeros(self.width), say (a state without lanes has Lane.LAYER)"
+            )
+    lanes = {} if lane is Lane.LAYER else {len(tensor): name for name, tensor in value.items()}
+    if len(lanes) > 1:
+        (few, one), (many, other), *_ = lanes.items()
+        raise InputError(
+            f"{owner}.start() returned {one!r} with {few} lanes and {other!r} with {many}; expected [lanes, ...] of all"
+        )
+    return value
+
+
 def step_inputs(layer: Owner, value: object, x: Tensor, lanes: int | None, states: int) -> dict[str, StepInput]:
     """What `inputs` returned: names that `step` takes, tensors with the axes their marks say."""
     owner = type(layer).__name__
@@ -221,6 +270,23 @@ def _taken_by(step: Callable, first: int) -> tuple[str, ...] | None:
     return tuple(p.name for p in parameters)
 
 
+def windows_used(layer: Owner, carry: Mapping[str, Tensor]) -> None:
+    """`inputs` has asked `past` for every window: else there is nothing to remember of it."""
+    for name, (_, steps) in layer.windows.items():
+        if steps and name not in carry:
+            raise InputError(
+                f"{type(layer).__name__}.inputs does not use window {name!r}; expected past.lags({name!r}, ...), "
+                ".mix or .convolve: or take it out of windows"
+            )
+
+
+def what_a_lane_is(owner: str, lane: Lane, seen: Mapping[str, Tensor]) -> str:
+    """What may have been overlooked by whoever wrote a step that fails, with the shapes that it sees."""
+    shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in seen.items())
+    more = "; a lane of Lane.CHANNEL is one channel, Lane.LAYER sees all at once" if lane is Lane.CHANNEL else ""
+    return f"{owner}.step sees one lane of one sequence, without batch, time or lane axis: {shapes}{more}"
+
+
 def step_result(
     owner: str, names: tuple[str, ...], before: tuple[Tensor, ...], result: object
 ) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -239,3 +305,49 @@ def step_result(
     if not isinstance(y, Tensor):
         raise InputError(f"{owner}.step returned {describe(y)} as output; expected a tensor")
     return after, y
+
+
+def outputs(owner: str, y: object, x: Tensor) -> Tensor:
+    """What `outputs` returned: [B, T, ...]."""
+    if not isinstance(y, Tensor) or y.shape[:2] != x.shape[:2]:
+        raise InputError(f"{owner}.outputs returned {describe(y)}; expected [{x.shape[0]}, {x.shape[1]}, ...]")
+    return y
+
+
+def combined(owner: str, names: tuple[str, ...], states: tuple[Tensor, ...], result: object) -> tuple[Tensor, ...]:
+    """What `combine` returned: states of the shapes that it was given."""
+    wanted = f"({', '.join(names)}{',' * (len(names) == 1)})"
+    if not isinstance(result, tuple) or len(result) != len(names):
+        came = f"{len(result)} values" if isinstance(result, tuple) else describe(result)
+        raise InputError(f"{owner}.combine returned {came}; expected a tuple of states {wanted}")
+    for name, state, value in zip(names, states, result, strict=True):
+        if not isinstance(value, Tensor) or value.shape != state.shape:
+            raise InputError(f"{owner}.combine returned {name} as {describe(value)}; it came in as {describe(state)}")
+    return result
+
+
+def delta_rule(owner: str, rule: object) -> DeltaRule:
+    """What `as_delta_rule` returned, its parts with the axes that `DeltaRule` says."""
+    if not isinstance(rule, DeltaRule):
+        raise InputError(f"{owner}.as_delta_rule returned {describe(rule)}; expected a DeltaRule")
+    if rule.S.dim() != 4:
+        raise InputError(f"{owner}.as_delta_rule: S is {describe(rule.S)}; expected [B, L, V, K]")
+    batch, lanes, values, keys = rule.S.shape
+    per_key = rule.log_decay is not None and rule.log_decay.dim() > 3
+    wanted = {"q": [keys], "k": [keys], "v": [values], "beta": [], "log_decay": [keys] * per_key, "angle": [keys // 2]}
+    for name, size in wanted.items():
+        part = getattr(rule, name)
+        if part is None:
+            continue
+        if (
+            list(part.shape[3:]) != size
+            or part.dim() < 3
+            or part.shape[0] not in (1, batch)
+            or part.shape[2] not in (1, lanes)
+        ):
+            axes = ", ".join(map(str, [batch, "T", lanes, *size]))
+            raise InputError(
+                f"{owner}.as_delta_rule: {name} is {describe(part)}; expected [{axes}], or 1 for an axis along which "
+                f"it does not change, with S {list(rule.S.shape)}"
+            )
+    return rule

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import check, options
+from recurra.errors import InputError
 from recurra.problem import Lane
 from recurra.state import State
 
@@ -24,6 +25,15 @@ class Paper:
     arxiv: str | None = None
 
 
+class _Missing:
+    """Stands where PyTorch keeps the parts of a module, until its `__init__` has run."""
+
+    def __get__(self, layer: Any, kind: type) -> Any:
+        if layer is None:
+            return self
+        raise InputError(f"{kind.__name__}.__init__ has not called super().__init__(width): that comes first")
+
+
 class Layer(nn.Module):
     """Maps x [B, T, D] to y [B, T, D'], one time step after the other, with a state that can be carried on.
 
@@ -36,13 +46,16 @@ class Layer(nn.Module):
     growing: ClassVar[tuple[str, ...]] = ()
     """Names of states [B, lanes, S, ...] whose third axis, S, grows with time."""
 
+    windows: dict[str, tuple[int, int]] = {}
+    """Names to (channels, steps): how far `inputs` looks back on a signal, see `recurra.windows`."""
     called_in_step: ClassVar[tuple[str, ...]] = ()
     """Names of parts that nothing but `step` calls: their hooks run where the step is traced, not at each time step."""
+    _backward_hooks = _modules = _Missing()
 
     def __init__(self, width: int):
         super().__init__()
         self.width = options.count("width", width)
-        self.windows: dict[str, tuple[int, int]] = {}
+        self.windows = dict(self.windows)
 
     @property
     def endless(self) -> bool:
@@ -88,6 +101,7 @@ class Layer(nn.Module):
             InputError: an argument does not fit; the message names it.
             EngineRefused: the engine named cannot run this layer.
         """
+        check.declared(self)
         check.sequence(self, x)
         resets, lengths = check.resets(resets, x), check.lengths(lengths, x)
         if state is not None:

@@ -17,7 +17,7 @@ from recurra.engines.reading import Reading
 from recurra.engines.stepping import single
 from recurra.engines.stepping.modules import settled, with_tensors
 from recurra.engines.traced import Structure
-from recurra.errors import InputError
+from recurra.errors import RecurraError
 from recurra.problem import DeltaRule, Lane, Problem, StepInput, cast, compute_dtype
 from recurra.state import State
 from recurra.windows import Past
@@ -78,7 +78,8 @@ class Recurrence(Layer):
         rollout = run(self._problem(x, state, resets, lengths, past), engine)
         if "last_solve" in rollout.report:
             self.last_solve = rollout.report["last_solve"]
-        y = self.outputs(rollout.y.squeeze(2) if self.lane is Lane.LAYER else rollout.y, x)
+        y = rollout.y.squeeze(2) if self.lane is Lane.LAYER else rollout.y
+        y = check.outputs(type(self).__name__, check.called(self.outputs, "outputs(self, y, x)", y, x), x)
         squeeze = (lambda s: s.squeeze(1)) if self.lane is Lane.LAYER else (lambda s: s)
         return y, State({name: squeeze(value) for name, value in rollout.state.items()} | past.carry)
 
@@ -98,11 +99,7 @@ class Recurrence(Layer):
 
     def _start(self, reference: Tensor) -> dict[str, Tensor]:
         """`start()` in the dtype and on the device of the layer."""
-        state = self.start()
-        if not isinstance(state, Mapping) or not state:
-            raise InputError(
-                f"{type(self).__name__}.start() returned {check.describe(state)}; expected a dict of tensors"
-            )
+        state = check.start(self, self.start())
         dtype = compute_dtype(reference.dtype)
         return {name: cast(value.to(reference.device), dtype) for name, value in state.items()}
 
@@ -122,6 +119,7 @@ class Recurrence(Layer):
 
     def problem(self, x: Tensor) -> Problem:
         """What an engine would be given for x [B, T, D], from the start state, without resets and lengths."""
+        check.declared(self)
         check.sequence(self, x)
         state = self.initial_state(x.shape[0], x)
         return self._problem(x, state, None, None, Past(self.windows, state, None, None))
@@ -129,11 +127,16 @@ class Recurrence(Layer):
     def outline(self, x: Tensor) -> Problem:
         """As `problem`, with the tensors of one time step of one sequence: enough to weigh engines, and none can run
         it."""
+        check.declared(self)
         check.sequence(self, x)
         return replace(self.problem(x[:1, :1]), batch=x.shape[0], time=x.shape[1])
 
     def _problem(self, x: Tensor, state: State, resets: Tensor | None, lengths: Tensor | None, past: Past) -> Problem:
-        inputs = self.inputs(x, past) if self.windows else self.inputs(x)
+        if self.windows:
+            inputs = check.called(self.inputs, "inputs(self, x, past), since the layer has windows", x, past)
+            check.windows_used(self, past.carry)
+        else:
+            inputs = check.called(self.inputs, "inputs(self, x), since the layer has no windows", x)
         start = self._start(self._reference(x))
         one_lane = self.lane is Lane.LAYER
         lanes = 1 if one_lane else next(iter(start.values())).shape[0]
@@ -198,8 +201,12 @@ class BoundStep:
 
     @property
     def combine(self) -> Callable[[tuple, tuple], tuple] | None:
-        """The recurrence's own associative operation, if it has one."""
-        return getattr(self.recurrence, "combine", None)
+        """The recurrence's own associative operation, if it has one, checked."""
+        own, owner = getattr(self.recurrence, "combine", None), type(self.recurrence).__name__
+        if own is None:
+            return None
+        wanted = "combine(self, earlier, later)"
+        return lambda a, b: check.combined(owner, self.names, a, check.called(own, wanted, a, b))
 
     def bind(self, weights: Mapping[str, Tensor]) -> BoundStep:
         """The same step on a shallow copy of the module that holds these tensors; the module is not touched."""
@@ -207,10 +214,21 @@ class BoundStep:
 
     @property
     def as_delta_rule(self) -> Callable[..., DeltaRule] | None:
-        """The recurrence's method of that name, if it has one."""
-        return getattr(self.recurrence, "as_delta_rule", None)
+        """The recurrence's method of that name, if it has one, checked."""
+        own, owner = getattr(self.recurrence, "as_delta_rule", None), type(self.recurrence).__name__
+        if own is None:
+            return None
+        wanted = "the arguments of step"
+        return lambda *args, **inputs: check.delta_rule(owner, check.called(own, wanted, *args, **inputs))
 
     def __call__(self, states: tuple[Tensor, ...], inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
         """One time step of one lane. Raises InputError if `step` does not return what the contract asks for."""
-        result = self.recurrence.step(*states, **inputs)
-        return check.step_result(type(self.recurrence).__name__, self.names, states, result)
+        owner = type(self.recurrence).__name__
+        try:
+            result = self.recurrence.step(*states, **inputs)
+        except (IndexError, RuntimeError, ValueError) as error:
+            if not isinstance(error, NotImplementedError | RecurraError):
+                seen = dict(zip(self.names, states, strict=True)) | dict(inputs)
+                error.add_note(check.what_a_lane_is(owner, self.recurrence.lane, seen))
+            raise
+        return check.step_result(owner, self.names, states, result)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recurra.engines.kernels import window
+from recurra.errors import InputError
 from recurra.problem import compute_dtype
 
 
@@ -35,6 +36,7 @@ class Past:
         lengths: Tensor | None,
         plain: bool = False,
     ):
+        self._windows = windows
         self._carried = {name: state[name] if steps else None for name, (_, steps) in windows.items()}
         self._resets, self._lengths, self._plain = resets, lengths, plain
         # Segment number of every time step; what was carried in belongs to segment 0.
@@ -43,7 +45,7 @@ class Past:
 
     def lags(self, name: str, signal: Tensor) -> list[Tensor]:
         """`signal` [B, T, channels] delayed by 0, 1, ..., steps; zero before the start of its own sequence."""
-        carried = self._carried[name]
+        carried = self._window("lags", name, signal)
         if carried is None:
             return [signal]
         steps, time = carried.shape[1], signal.shape[1]
@@ -60,7 +62,7 @@ class Past:
 
     def mix(self, name: str, signal: Tensor, shares: Tensor) -> list[Tensor]:
         """(1 - share) * x_t + share * x_{t-1} of a signal [B, T, channels], for every row of `shares` [n, channels]."""
-        carried = self._carried[name]
+        carried = self._window("mix", name, signal)
         if not self._plain and signal.shape[1] > 1 and carried is not None:
             compiled = window.mix(carried, signal, shares, self._resets, self._lengths)
             if compiled is not None:
@@ -75,7 +77,10 @@ class Past:
     ) -> Tensor:
         """Depthwise causal convolution of [B, T, channels] with `weight` [channels, steps + 1] (last tap: now), and,
         as most layers have it, SiLU of the result."""
-        carried = self._carried[name]
+        carried = self._window("convolve", name, signal)
+        size = [signal.shape[2], self._windows[name][1] + 1]
+        if list(weight.shape) != size:
+            raise InputError(f"past.convolve: weight is {list(weight.shape)}; expected {size}, [channels, steps + 1]")
         if carried is not None and self._resets is None and self._lengths is None and signal.shape[1] == 1:
             return self._convolve_one(name, carried, signal, weight, bias, silu)
         if carried is not None and not self._plain:
@@ -89,6 +94,17 @@ class Past:
         for lag in range(1, len(delayed)):
             result = result + delayed[lag] * taps[-1 - lag]
         return (torch.nn.functional.silu(result) if silu else result).to(signal.dtype)
+
+    def _window(self, method: str, name: str, signal: Tensor) -> Tensor | None:
+        """What is remembered of a window, if anything is."""
+        if name not in self._windows:
+            raise InputError(f"past.{method}: there is no window {name!r}; expected one of {list(self._windows)}")
+        channels = self._windows[name][0]
+        if signal.dim() != 3 or signal.shape[2] != channels:
+            raise InputError(
+                f"past.{method}: signal is {list(signal.shape)}; expected [B, T, {channels}], as windows[{name!r}] says"
+            )
+        return self._carried[name]
 
     def _convolve_one(
         self, name: str, carried: Tensor, signal: Tensor, weight: Tensor, bias: Tensor | None, silu: bool

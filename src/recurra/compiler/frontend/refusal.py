@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import sys
 import traceback
 
@@ -18,13 +19,20 @@ def refusal(name: str) -> str:
     """Why an operation has no graph."""
     if name in ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero"):
         return f"step decides by the value of a tensor (if, while, int(), .item()){where()}: use torch.where"
-    return f"step uses {name}, which has no rule{where()}"
+    return f"step uses {name.removeprefix('prims::')}, which has no rule{where()}{_source()}"
 
 
 def where() -> str:
     """Where in the step this is: " at file:line", or nothing."""
     line = user_line()
     return f" at {line}" if line else ""
+
+
+def _source() -> str:
+    """What the user wrote there, since inside of PyTorch it may have another name: ", in `line`", or nothing."""
+    file, _, number = user_line().rpartition(":")
+    source = linecache.getline(file, int(number)).strip() if file else ""
+    return f", in `{source}`" if source else ""
 
 
 def within_library() -> bool:
