@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -88,14 +88,20 @@ class Recurrence(Layer):
     ) -> tuple[Tensor, State]:
         """One time step: x_t [B, D] and the state so far to y_t [B, D'] and the next state.
 
-        Of one sequence, without gradients and on the CPU, engine "auto" runs the whole of a layer of this library as
-        one kernel, its matrices included.
+        Of one sequence, without gradients and on the CPU, engine "auto" runs the whole layer as one kernel, its
+        matrices included, if `inputs`, `step` and `outputs` can be traced and do nothing but compute.
         """
-        if engine == "auto" and isinstance(x_t, Tensor) and x_t.dim() == 2 and isinstance(state, Mapping):
-            done = single.advance(self, lambda: [self], x_t[:, None], [state])
+        if engine == "auto" and isinstance(x_t, Tensor) and isinstance(state, Mapping):
+            done = single.advance(self, partial(self._alone, x_t, state), x_t, [state])
             if done is not None:
-                return done[0][:, 0], State(done[1][0])
+                return done[0], State(done[1][0])
         return super().advance(x_t, state, engine=engine)
+
+    def _alone(self, x_t: Tensor, state: Mapping[str, Tensor]) -> list[nn.Module]:
+        """What takes a time step of these arguments, once they are looked at."""
+        check.sequence(self, x_t[:, None])
+        check.state(self, state, x_t[:, None])
+        return [self]
 
     def _start(self, reference: Tensor) -> dict[str, Tensor]:
         """`start()` in the dtype and on the device of the layer."""

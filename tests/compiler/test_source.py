@@ -57,7 +57,7 @@ def write_layer(name, dtype, resets=None, lengths=None):
     problem = layer._problem(x, state, resets, lengths, past)
     operator.sources(compiled.plan_of(problem), problem)
     weights = dict(layer.named_parameters()) | dict(layer.named_buffers())
-    single._recipe(layer, x[:1, :1], {name: value[:1] for name, value in state.items()}, weights)
+    single._made(layer, x[:1, 0], {name: value[:1] for name, value in state.items()}, weights)
 
 
 def write_windows():

@@ -14,8 +14,8 @@ import recurra
 from recurra.compiler.codegen import single as compiler
 from recurra.compiler.targets import cache
 from recurra.engines.kernels import threads
+from recurra.engines.reading import Reading
 from recurra.engines.stepping import single
-from recurra.engines.stepping.modules import Snapshot
 from recurra.testing.tolerances import assert_close
 
 IN_DOUBLE = {"s4d", "s5", "dss"}
@@ -24,12 +24,12 @@ GROWING = {"attention", "local-attention", "forgetting-attention", "rat"}
 
 
 def steps(layer, xs, state, engine="auto"):
-    """Outputs of single time steps, [T, D], and the state after them."""
+    """Outputs of single time steps of one sequence, [T, D], or of several, [T, B, D]; and the state after them."""
     outputs = []
     with torch.no_grad():
         for x in xs:
-            y, state = layer.advance(x[None], state, engine=engine)
-            outputs.append(y[0])
+            y, state = layer.advance(x[None] if x.dim() == 1 else x, state, engine=engine)
+            outputs.append(y[0] if x.dim() == 1 else y)
     return torch.stack(outputs), state
 
 
@@ -38,11 +38,13 @@ def kernel_of(module):
     return None if found is None or found.plan is None else found.plan.chain
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "rows"), [(torch.float64, 1), (torch.float32, 1), (torch.bfloat16, 1), (torch.float32, 3)]
+)
 @pytest.mark.parametrize("name", [n for n in recurra.layers() if n not in GROWING])
-def test_equals_the_layer(name, dtype):
-    layer, xs = recurra.layer(name, 8).to(dtype), torch.randn(5, 8, dtype=dtype)
-    start = layer.initial_state(1)
+def test_equals_the_layer(name, dtype, rows):
+    layer, xs = recurra.layer(name, 8).to(dtype), torch.randn(5, rows, 8, dtype=dtype)
+    start = layer.initial_state(rows)
     y, end = steps(layer, xs, start)
     expected, last = steps(layer, xs, start, "loop")
     assert_close("y", y, expected)
@@ -183,16 +185,6 @@ class Noisy(Scaled):
         return {"x": x + torch.rand(x.shape)}
 
 
-def test_layers_from_elsewhere_are_called():
-    """What they do in Python at every time step nobody can know."""
-    layer, x = Scaled(4), torch.ones(1, 4)
-    layer.scale = 1.0
-    for scale in (1.0, 0.5, -2.0):
-        layer.scale = scale
-        assert_close("y", steps(layer, x, layer.initial_state(1))[0][0], torch.tanh(scale * x[0]))
-        assert kernel_of(layer) is None
-
-
 def test_what_is_random_is_drawn_every_time():
     layer, x = Noisy(4), torch.ones(2, 4)
     (first, second), _ = steps(layer, x, layer.initial_state(1))
@@ -315,14 +307,14 @@ def test_nan_comes_out_as_nan():
     assert y.isnan().all()
 
 
-def test_a_snapshot_notices_parts_replaced_and_weights_cut_short():
+def test_a_reading_notices_parts_replaced_and_weights_cut_short():
     block = recurra.LanguageModel(40, 24, "gru").blocks[0]
-    snapshot, old = Snapshot(block), weakref.ref(block.recurrence)
+    reading, old = Reading(block, whole=True), weakref.ref(block.recurrence)
     block.recurrence = recurra.layer("gru", 24)
     gc.collect()
     assert old() is not None, "something new could get its identity"
-    assert not snapshot.holds()
-    snapshot, weight = Snapshot(block), block.mlp_out.weight
-    assert snapshot.holds()
+    assert not reading.holds()
+    reading, weight = Reading(block, whole=True), block.mlp_out.weight
+    assert reading.holds()
     weight.data = weight.data[:20]
-    assert not snapshot.holds()
+    assert not reading.holds()

@@ -13,6 +13,11 @@ _PLACES = tuple(f"{Path(file).resolve().parent}/" for file in (os.__file__, Path
 """Where Python and this library lie."""
 _PACKAGES = {"site-packages", "dist-packages"}
 """Folders of installed code."""
+COMPUTING = frozenset({
+    "torch", "recurra", "builtins", "math", "cmath", "operator", "functools", "itertools", "collections", "typing",
+    "types", "enum", "dataclasses", "numbers", "abc", "contextlib", "copy", "einops",
+})  # fmt: skip
+"""Packages that do nothing but compute from what they are given: no clocks, dice, files or counters."""
 
 
 def is_foreign(value: Any) -> bool:
@@ -25,6 +30,16 @@ def is_foreign(value: Any) -> bool:
         # Built in, or typed into a session.
         return module is not None and module.__name__ != "__main__"
     return _installed(file)
+
+
+def only_computes(value: Any) -> bool:
+    """Whether a function, a class or a Python module, or its name, belongs to packages that do nothing else."""
+    if isinstance(value, types.ModuleType):
+        value = value.__name__
+    elif not isinstance(value, str):
+        # Methods of objects in C have no module.
+        value = getattr(value, "__module__", None) or ""
+    return value.partition(".")[0].lstrip("_") in COMPUTING
 
 
 @functools.cache

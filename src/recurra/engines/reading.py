@@ -1,4 +1,5 @@
-"""What a module's `step` reads besides its arguments: the tensors, by where they are found, and all else as one key.
+"""What a module's `step`, or the whole of a module, reads besides its arguments: the tensors, by where they are found,
+and all else as one key.
 
 Found are parameters and buffers under every name they have; plain attributes; what lies in lists, tuples, dicts and
 objects; submodules with their settings and hooks; and what functions of the user name: globals, closures, defaults.
@@ -7,12 +8,10 @@ Two modules with equal keys do the same to the tensors of the same places.
 
 from __future__ import annotations
 
-import dis
 import functools
 import types
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from enum import Enum
-from itertools import chain, pairwise
 from operator import attrgetter, getitem, is_
 from typing import Any
 
@@ -20,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from recurra.engines.foreign import is_foreign
+from recurra.engines.foreign import is_foreign, only_computes
+from recurra.engines.naming import BEHAVIOUR, doing, global_names, imported, names_in, overridden, reached
 
 FOUND = frozenset({"last_solve", "_step_plan", "_reading"})
 """Attributes that engines leave: a report, and what they have found out."""
@@ -28,6 +28,10 @@ INTERNAL = frozenset(vars(nn.Module())) | FOUND
 """These, and PyTorch's own."""
 ROOTS = ("step", "combine", "as_delta_rule")
 """Methods that engines call."""
+CALLED = ("start", "inputs", "outputs", "forward", *ROOTS)
+"""Methods that a call of a module may run."""
+CONTRACT = frozenset({"lane", "width", "windows", "growing"})
+"""Attributes of a layer that a call of it reads."""
 ATOMS = (int, str, bytes, bool, type(None), complex, torch.dtype, torch.device, torch.Size, range, slice, Enum,
          type(Ellipsis))  # fmt: skip
 
@@ -63,46 +67,53 @@ class Key:
 
 
 class Reading:
-    """What a module's step reads, as it is now.
+    """What a module's step reads, as it is now; or all that a call of the module does.
 
-    It is compared at every call, so all loops are C's, over as few objects as can be.
+    It is compared at every call, and before every token, after weights have gone through the caches: all loops are C's,
+    over as few objects as can be.
     """
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, whole: bool = False):
         walk = _Walk()
-        walk.owner(module)
+        if whole:
+            walk.called(module)
+        else:
+            walk.owner(module, reached(module, ROOTS))
         self.tensors: dict[str, Tensor] = walk.tensors
-        self.parametrised = walk.parametrised
+        self.parametrised, self.hooked = walk.parametrised, walk.hooked
+        self.does_more = walk.does_more
+        """What may do more than compute, of what is read: it has to be called each time."""
         kinds = tuple((name, t.shape, t.dtype, t.device, type(t)) for name, t in self.tensors.items())
         self.key = Key((type(module), tuple(walk.tokens), kinds))
         self.found: dict[Hashable, Any] = {}
         """What engines have found out about the step, which lasts as long as this does."""
+        self._own = vars(module)
         self._homes, self._names, self._held = walk.homes, walk.names, walk.held
-        self._sized, self._lengths = walk.sized, list(map(len, walk.sized))
-        self._cells, self._contents = walk.cells, [cell.cell_contents for cell in walk.cells]
-        self._functions, self._codes = walk.functions, [function.__code__ for function in walk.functions]
+        tensors = list({id(t): t for t in self.tensors.values()}.values())
+        self._equal = unchanged([(len, walk.sized), *((read, tensors) for read in _READINGS)])
+        self._same = unchanged([(_CONTENTS, walk.cells), (_CODE, walk.functions)])
         self._copied = walk.copied
-        self._all = list(self.tensors.values())
-        self._readings = [(read, list(map(read, self._all))) for read in _READINGS]
 
     @staticmethod
     def of(module: nn.Module) -> Reading:
-        """Of a module; found out anew only if something has changed."""
+        """Of a module's step; found out anew only if something has changed."""
         known = vars(module).get("_reading")
-        if known is None or not known.holds():
+        if known is None or not known.holds_of(module):
             known = Reading(module)
             vars(module)["_reading"] = known
         return known
+
+    def holds_of(self, module: nn.Module) -> bool:
+        """Whether this is that of a module, and all still is what it was. A copy of a module has its attributes."""
+        return self._own is vars(module) and self.holds()
 
     def holds(self) -> bool:
         """Whether all still is what it was."""
         try:
             return (
                 all(map(is_, map(getitem, self._homes, self._names), self._held))
-                and list(map(len, self._sized)) == self._lengths
-                and all(list(map(read, self._all)) == was for read, was in self._readings)
-                and all(map(is_, map(_CONTENTS, self._cells), self._contents))
-                and all(map(is_, map(_CODE, self._functions), self._codes))
+                and still(self._equal)
+                and all(all(map(is_, map(read, things), was)) for read, things, was in self._same)
                 and all(_copy(value) == was for value, was in self._copied)
             )
         except Exception:
@@ -117,6 +128,19 @@ class Reading:
 _CONTENTS, _CODE = attrgetter("cell_contents"), attrgetter("__code__")
 _READINGS: tuple[Callable, ...] = (Tensor.size, attrgetter("dtype"))
 """What may change in a tensor that stays the same object, and with it the trace."""
+
+
+Unchanged = list[tuple[Callable, list, list]]
+
+
+def unchanged(readings: Iterable[tuple[Callable, list]]) -> Unchanged:
+    """What is read of some things now, to be compared with `still`."""
+    return [(read, things, list(map(read, things))) for read, things in readings if things]
+
+
+def still(known: Unchanged) -> bool:
+    """Whether things are what they were."""
+    return all(list(map(read, things)) == was for read, things, was in known)
 
 
 class Named:
@@ -149,16 +173,26 @@ class _Walk:
         self.cells: list[Any] = []
         self.functions: list[Any] = []
         self.copied: list[tuple[Any, Any]] = []
-        self.parametrised = False
+        self.parametrised = self.hooked = False
+        self.does_more: str | None = None
         self._seen: dict[int, str] = {}
         self._first: dict[int, str] = {}
 
-    def owner(self, module: nn.Module) -> None:
-        """A recurrence: of its own attributes only those that its step can name, if that can be told."""
+    def owner(self, module: nn.Module, names: frozenset[str] | None) -> None:
+        """A module: of its own attributes only those named, unless all can be read."""
         self._seen[id(module)] = ""
-        names = reached(module)
         self._class("", type(module), names)
         self._module("", module, names)
+
+    def called(self, module: nn.Module) -> None:
+        """All that calling a module may read, the hooks of all modules among it."""
+        kind = type(module)
+        names = None if is_foreign(kind) else reached(module, (*CALLED, *overridden(kind)))
+        self._computes("", kind)
+        self.owner(module, None if names is None else names | CONTRACT)
+        shared = nn.modules.module
+        for hooks in (*_hooks(module), shared._global_forward_hooks, shared._global_forward_pre_hooks):
+            self._hooks(hooks)
 
     def value(self, path: str, value: Any) -> None:
         if isinstance(value, Tensor):
@@ -178,6 +212,8 @@ class _Walk:
     def _inside(self, path: str, value: Any) -> None:
         kind: type = type(value)
         self.tokens.append(kind)
+        if not isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.ModuleType | type):
+            self._computes(path, kind)
         if not is_foreign(kind):
             self.value(f"{path}.__class__", kind)
         if isinstance(value, nn.Module):
@@ -191,18 +227,36 @@ class _Walk:
         elif isinstance(value, types.MethodType):
             self.value(f"{path}.__func__", value.__func__)
             self.value(f"{path}.__self__", value.__self__)
+        elif isinstance(value, functools.partial):
+            self.value(f"{path}.func", value.func)
+            self._items(f"{path}.args", value.args, list(enumerate(value.args)))
+            self._items(f"{path}.keywords", value.keywords, list(value.keywords.items()))
         elif isinstance(value, set | frozenset) or hasattr(value, "tobytes"):
             self.copied.append((value, _copy(value)))
             self.tokens.append(self.copied[-1][1])
         elif isinstance(value, property | staticmethod | classmethod):
             self.value(path, value.fget if isinstance(value, property) else value.__func__)
         elif isinstance(value, type):
+            self._computes(path, value)
             self.tokens.append(Same(value))
             self._class(path, value)
-        elif isinstance(value, types.ModuleType | types.BuiltinFunctionType) or not hasattr(value, "__dict__"):
+        elif isinstance(value, types.ModuleType | types.BuiltinFunctionType):
+            self._computes(path, value)
+            self.tokens.append(Same(value))
+        elif not hasattr(value, "__dict__"):
+            self.does_more = self.does_more or path
             self.tokens.append(Same(value))
         else:
             self._attributes(path, vars(value), list(vars(value)))
+
+    def _computes(self, path: str, value: Any) -> None:
+        """Notes what is not the user's, whose code could be read, and may do more than compute."""
+        if is_foreign(value) and not only_computes(value):
+            self.does_more = self.does_more or path or value.__name__
+
+    def _hooks(self, hooks: Mapping) -> None:
+        self.hooked = self.hooked or bool(hooks)
+        self._items("hooks", hooks, list(hooks.items()))
 
     def _home(self, home: Any, name: Any, value: Any) -> None:
         self.homes.append(home)
@@ -232,15 +286,15 @@ class _Walk:
                             (vars(module), own)):  # fmt: skip
             wanted = [name for name in known or home if names is None or name in names]
             self._attributes(path, home, [name for name in wanted if name in home])
-        if names is None:
-            for hooks in (module._forward_hooks, module._forward_pre_hooks):
-                self._items(f"{path}.hooks", hooks, list(hooks.items()))
+        if path and names is None:
+            for hooks in _hooks(module):
+                self._hooks(hooks)
 
     def _class(self, path: str, kind: type, names: frozenset[str] | None = None) -> None:
         """What classes of the user's define, and the step of any."""
         for base in kind.__mro__:
             own = vars(base)
-            here = ROOTS if is_foreign(base) else [n for n in own if not n.startswith("__")]
+            here = CALLED if is_foreign(base) else [n for n in own if not n.startswith("__") or n in BEHAVIOUR]
             for name in here:
                 if name in own and (names is None or name in names):
                     self.tokens.append(name)
@@ -251,18 +305,17 @@ class _Walk:
         self.tokens.append(function.__code__)
         self.functions.append(function)
         if is_foreign(function):
+            self._computes(path, function)
             self.tokens.append(Same(function))
+            self._closure(path, function, types.FunctionType)  # of one that is around a user's
             return
+        self.does_more = self.does_more or doing(function.__code__)
+        for name in imported(function.__code__):
+            self.does_more = self.does_more or (None if only_computes(name) else name)
         defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
         for i, value in enumerate(defaults):
             self.value(f"{path}.__defaults__[{i}]", value)
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            try:
-                content = cell.cell_contents
-            except ValueError:
-                continue  # a name that is not bound yet
-            self.cells.append(cell)
-            self.value(f"{path}.{name}", content)
+        self._closure(path, function, object)
         for name in global_names(function):
             value = function.__globals__[name]
             self.tokens.append(name)
@@ -272,9 +325,21 @@ class _Walk:
             else:
                 self.value(f"{path}.{name}", value)
 
+    def _closure(self, path: str, function: types.FunctionType, kind: type) -> None:
+        """What a function closes over, of a kind."""
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                content = cell.cell_contents
+            except ValueError:
+                continue  # a name that is not bound yet
+            if isinstance(content, kind):
+                self.cells.append(cell)
+                self.value(f"{path}.{name}", content)
+
     def _python_module(self, path: str, module: types.ModuleType, function: types.FunctionType) -> None:
         """Of a module of the user's, what the function may name."""
         if is_foreign(module):
+            self._computes(path, module)
             return
         for name in names_in(function.__code__):
             if name in vars(module):
@@ -282,45 +347,5 @@ class _Walk:
                 self.value(f"{path}.{name}", vars(module)[name])
 
 
-def names_in(code: types.CodeType) -> list[str]:
-    """Every global and attribute that code names, that of functions within it as well."""
-    inner = (names_in(part) for part in code.co_consts if isinstance(part, types.CodeType))
-    return list(dict.fromkeys(chain(code.co_names, *inner)))
-
-
-def global_names(function: types.FunctionType) -> list[str]:
-    """Of the names in a function those that are globals of its module."""
-    return [name for name in names_in(function.__code__) if name in function.__globals__]
-
-
-def reached(module: nn.Module) -> frozenset[str] | None:
-    """Names of the attributes that a recurrence's step, and the methods it calls, can read of it; None if it hands
-    itself on, so that anything may be read."""
-    names, left = set(ROOTS), list(ROOTS)
-    while left:
-        found = getattr(type(module), left.pop(), None)
-        if isinstance(found, property):
-            found = found.fget
-        if not isinstance(found, types.FunctionType):
-            continue
-        own = _names_of_first(found.__code__)
-        if own is None:
-            return None
-        left += own - names
-        names |= own
-    return None if any(name in vars(module) for name in ROOTS) else frozenset(names)
-
-
-@functools.lru_cache(4096)
-def _names_of_first(code: types.CodeType) -> frozenset[str] | None:
-    """The attributes of its first argument that a function names; None if it does anything else with it."""
-    if not code.co_argcount or code.co_varnames[0] in code.co_cellvars or "super" in code.co_names:
-        return None
-    first, names = code.co_varnames[0], set()
-    instructions = list(dis.get_instructions(code))
-    for instruction, following in pairwise(instructions):
-        if instruction.argval == first and instruction.opname.startswith(("LOAD_FAST", "STORE_FAST", "DELETE_FAST")):
-            if instruction.opname != "LOAD_FAST" or following.opname not in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR"):
-                return None
-            names.add(following.argval)
-    return frozenset(names)
+def _hooks(module: nn.Module) -> Iterable[Mapping]:
+    return module._forward_hooks, module._forward_pre_hooks

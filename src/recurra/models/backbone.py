@@ -137,10 +137,10 @@ class Backbone(nn.Module):
         self, x: Tensor, carried: list[State] | None, resets: Tensor | None, lengths: Tensor | None, engine: str
     ) -> tuple[Tensor, State]:
         """What the last part gives of what flows into the blocks, and the new state; one kernel where that can be."""
-        plain = _is_plain(resets, lengths, engine)
-        done = single.advance(self, self._parts, x, [*carried, {}]) if plain and carried else None
-        if done is not None:
-            return done[0].to(self._like.dtype), joined(self._names(), done[1][:-1])
+        if carried and _is_one_step(x, resets, lengths, engine):
+            done = single.advance(self, self._parts, x[:, 0], [*carried, {}])
+            if done is not None:
+                return done[0][:, None].to(self._like.dtype), joined(self._names(), done[1][:-1])
         after = []
         for i in range(len(self.blocks)):
             x, new = self._through(i, x, carried, resets, lengths, engine)
@@ -152,10 +152,10 @@ class Backbone(nn.Module):
     ) -> tuple[Tensor, State]:
         """What flows out of block i, and its new state."""
         block, own = self.blocks[i], carried[i] if carried else None
-        if own is not None and _is_plain(resets, lengths, engine):
-            one = single.advance(block, partial(list, (block,)), x, [own])
+        if own is not None and _is_one_step(x, resets, lengths, engine):
+            one = single.advance(block, partial(list, (block,)), x[:, 0], [own])
             if one is not None:
-                return one[0], State(one[1][0])
+                return one[0][:, None], State(one[1][0])
         return block(x, own, resets=resets, lengths=lengths, engine=engine)
 
     def _held(self, x: Tensor) -> Tensor:
@@ -186,9 +186,9 @@ class Backbone(nn.Module):
         return torch.empty(0) if own is None else own
 
 
-def _is_plain(resets: Tensor | None, lengths: Tensor | None, engine: str) -> bool:
-    """Whether a call asks for nothing but the next states."""
-    return resets is None and lengths is None and engine == "auto"
+def _is_one_step(x: Tensor, resets: Tensor | None, lengths: Tensor | None, engine: str) -> bool:
+    """Whether a call asks for the next time step and no more."""
+    return x.shape[1] == 1 and resets is None and lengths is None and engine == "auto"
 
 
 def _options_of_layers(layers: Any, names: list[str]) -> dict[str, dict[str, Any]]:

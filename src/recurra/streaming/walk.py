@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from recurra import check
+from recurra.engines.reading import INTERNAL
 from recurra.engines.stepping.chain import Walk
-from recurra.engines.stepping.modules import INTERNAL, is_plain
 from recurra.engines.stepping.single import StepPlan, step_plan, undisturbed
 from recurra.state import State, joined
 from recurra.streaming.contract import Streamed
@@ -35,9 +35,9 @@ class TokenWalk:
         carried = check.parts("this model", state, model._names())
         if carried is None:
             return None
-        x = model._enter(model.embedding.weight[0])[None, None]
+        x = model._enter(model.embedding.weight[0])[None]
         plan = step_plan(model, model._parts, x, [*carried, {}])
-        if plan is None or plan.chain is None or plan.snapshot.hooked:
+        if plan is None or plan.chain is None or plan.reading.hooked:
             return None
         return cls(model, plan, Walk(plan.chain, [*carried, {}]))
 
@@ -49,7 +49,7 @@ class TokenWalk:
             return None
         weight = model.embedding.weight
         y = self._walk.steps(chain.input(model._enter(weight[token])) for token in tokens)
-        return None if y is None else y.to(self._dtype)
+        return None if y is None else y[0].to(self._dtype)
 
     def end(self) -> State:
         """The state after the last token. The walk is then over, and the state the caller's."""
@@ -58,10 +58,14 @@ class TokenWalk:
 
 def _called_plainly(model: Streamed) -> bool:
     """Whether calling the model runs its own `forward` and nothing else, and its embedding gives rows as they are."""
-    own = (value for name, value in vars(model).items() if name not in INTERNAL)
     rows = model.embedding
-    plain = type(rows) is nn.Embedding and is_plain(rows) and rows.max_norm is None
-    return plain and _has_own_forward(model) and not any(map(callable, own))
+    plain = type(rows) is nn.Embedding and rows.max_norm is None
+    return plain and _has_own_forward(model) and not (_own_callables(model) or _own_callables(rows))
+
+
+def _own_callables(module: Any) -> list[str]:
+    """Attributes that may stand in place of methods."""
+    return [name for name, value in vars(module).items() if name not in INTERNAL and callable(value)]
 
 
 def _has_own_forward(model: Any) -> bool:

@@ -281,6 +281,9 @@ def _real_mm(g: Graph, a: Node, b: Node) -> Node:
         return g.reshape(g.matvec(a, g.reshape(b, (k,))), (m, 1))
     if m == 1:
         return g.reshape(g.matvec(g.permute(b, (1, 0)), g.reshape(a, (k,))), (1, n))
+    if b.op == "permute":  # the transpose of what lies in memory, along whose rows the sums then run
+        rows = g.reshape(g.permute(b, (1, 0)), (1, n, k))
+        return g.reduce("sum", g.pointwise("mul", g.reshape(a, (m, 1, k)), rows), (2,))
     return g.reduce("sum", g.pointwise("mul", g.reshape(a, (m, k, 1)), g.reshape(b, (1, k, n))), (1,))
 
 

@@ -34,8 +34,6 @@ class Part:
     module: int
     name: str
     suffix: str
-    shape: torch.Size
-    dtype: torch.dtype
 
 
 class Chain:
@@ -43,7 +41,8 @@ class Chain:
 
     def __init__(self, steps: Sequence[SingleStep], team: int):
         self.steps, self.team, self.real = steps, team, steps[0].recipe.real
-        self.y = steps[-1].recipe.y
+        y = steps[-1].recipe.y
+        self._y = torch.empty(y if len(y) > 1 else (1, *y), dtype=self.real, device="cpu")
         self.kernels = [step.recipe.kernel for step in steps]
         names = [(i, name) for i, kernel in enumerate(self.kernels) for name in kernel.pointers]
         self._place = {key: place for place, key in enumerate(names)}
@@ -62,6 +61,7 @@ class Chain:
         self.read = [self._place.get((p.module, f"state.{p.name}{p.suffix}")) for p in self._parts]
         self.written = [self._place.get((p.module, f"next.{p.name}{p.suffix}")) for p in self._parts]
         self.x, self.result = self._place.get((0, "input.x")), self._place[len(steps) - 1, "y"]
+        self._idle: list[Launch] = []
 
     def _bytes(self, numbers: int) -> int:
         """In whole lines of the cache."""
@@ -85,15 +85,15 @@ class Chain:
 
     def input(self, x: Tensor) -> Tensor:
         """x as kernels read it."""
-        return x.to(self.real).contiguous()
+        return (x if x.dtype is self.real else x.to(self.real)).contiguous()
 
     def memory(self) -> Tensor:
         """What kernels need besides their arguments, for one launch at a time."""
         return torch.empty(self.size + self.team * self.scratch, dtype=torch.uint8, device="cpu")
 
-    def fresh(self) -> list[Tensor]:
-        """Memory for all states."""
-        return [torch.empty(part.shape, dtype=part.dtype, device="cpu") for part in self._parts]
+    def result_memory(self) -> Tensor:
+        """Memory for a result."""
+        return torch.empty_like(self._y)
 
     def split(self, states: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
         """States of all modules as kernels read them."""
@@ -112,43 +112,59 @@ class Chain:
         return states
 
     def run(self, x: Tensor, states: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
-        """One time step of x, as `input` gives it: the result [D'], in the type that is computed in, and new states."""
-        launch = Launch(self, self.split(states), self.fresh(), self.memory())
-        return launch.run(x), self.join(launch.after)
+        """One time step of x, as `input` gives it: the result, in the type that is computed in, and new states."""
+        before = self.split(states)
+        after = list(map(torch.empty_like, before))
+        try:
+            launch = self._idle.pop()
+        except IndexError:  # others are running
+            launch = Launch(self, self.memory())
+        launch.aim(before, after)
+        y = launch.run(x)
+        self._idle.append(launch)
+        return y, self.join(after)
 
 
 def _parts(module: int, recipe: Recipe) -> list[Part]:
     return [
-        Part(module, name, suffix, torch.Size([1, *shape]), recipe.real if dtype.is_complex else dtype)
-        for name, (shape, dtype) in recipe.states.items()
+        Part(module, name, suffix)
+        for name, dtype in recipe.states.items()
         for suffix in ([".real", ".imag"] if dtype.is_complex else [""])
     ]
 
 
 class Launch:
-    """A time step of a chain with all its arguments but x: from the states `before` to memory for those `after`."""
+    """Time steps of a chain with all their arguments but x, one at a time: from states to memory for those after."""
 
-    def __init__(self, chain: Chain, before: list[Tensor], after: list[Tensor], memory: Tensor):
-        self.after, self._kept = after, (before, memory)
+    def __init__(self, chain: Chain, memory: Tensor):
+        self._kept: tuple = (memory,)
         self._chain, self._memory = chain, memory.data_ptr()
         self._pointers = pointers = type(chain.pointers).from_buffer_copy(chain.pointers)
         for place, offset in chain.offsets:
             pointers[place] = self._memory + offset
-        for state, t in zip([*chain.read, *chain.written], [*before, *after], strict=True):
-            if state is not None:
-                pointers[state] = t.data_ptr()
         own = [kind.from_buffer(pointers, begin) for kind, begin in chain.own]
         team = (ctypes.c_int64 * 1)(chain.team)
         self._task = threads.Task(chain.kernels, own, team, self._memory + chain.size, chain.scratch, chain.team)
 
+    def aim(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
+        """States as `Chain.split` gives them, and where those after the step go."""
+        pointers, chain = self._pointers, self._chain
+        for place, state in zip(chain.read, before, strict=True):
+            if place is not None:
+                pointers[place] = state.data_ptr()
+        for place, state in zip(chain.written, after, strict=True):
+            if place is not None:
+                pointers[place] = state.data_ptr()
+
     def run(self, x: Tensor) -> Tensor:
-        """The result; the states are then in `after`."""
+        """The result; the states are then where they were to go."""
         chain, pointers = self._chain, self._pointers
-        y = torch.empty(chain.y, dtype=chain.real, device="cpu")
+        y = chain.result_memory()
         pointers[chain.result] = y.data_ptr()
         if chain.x is not None:
             pointers[chain.x] = x.data_ptr()
-        ctypes.memset(self._memory, 0, chain.cleared)
+        if chain.cleared:
+            ctypes.memset(self._memory, 0, chain.cleared)
         threads.run(self._task, chain.team)
         return y
 
@@ -164,7 +180,7 @@ class Walk:
     def __init__(self, chain: Chain, states: Sequence[Mapping[str, Tensor]]):
         self._chain, self._lock = chain, threading.Lock()
         self._states, self._memory = chain.split(states), chain.memory()
-        self._launches: list[Launch] = []
+        self._launches: list[tuple[Launch, list[Tensor]]] = []
         self._turn = 0
         self._end: list[dict[str, Tensor]] | None = None
 
@@ -174,16 +190,18 @@ class Walk:
         y = None
         with self._lock:
             for x in xs if self._end is None else ():
-                launch = self._launches[self._turn] if self._turn < len(self._launches) else self._launch()
+                launch, after = self._launches[self._turn] if self._turn < len(self._launches) else self._launch()
                 y = launch.run(x)
                 # From the states it was given into one place, then to and fro between that and another.
-                self._states, self._turn = launch.after, 1 if self._turn == 2 else self._turn + 1
+                self._states, self._turn = after, 1 if self._turn == 2 else self._turn + 1
         return y
 
-    def _launch(self) -> Launch:
+    def _launch(self) -> tuple[Launch, list[Tensor]]:
         with torch.inference_mode(False):
-            after = self._launches[0].after if self._turn == 2 else self._chain.fresh()
-        self._launches.append(Launch(self._chain, self._states, after, self._memory))
+            after = self._launches[0][1] if self._turn == 2 else list(map(torch.empty_like, self._states))
+        launch = Launch(self._chain, self._memory)
+        launch.aim(self._states, after)
+        self._launches.append((launch, after))
         return self._launches[-1]
 
     def end(self) -> list[dict[str, Tensor]]:

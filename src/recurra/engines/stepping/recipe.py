@@ -25,18 +25,19 @@ class Recipe:
 
     def __init__(self, function: Callable, states: Mapping[str, Tensor], x: Tensor, weights: Mapping[str, Tensor]):
         self.real = compute_dtype(x.dtype)
-        self.states = {name: (state.shape, state.dtype) for name, state in states.items()}
+        self.states = {name: state.dtype for name, state in states.items()}
         computed = {name: cast(weight, self.real) for name, weight in weights.items()}
         examples = {name: cast(state, self.real) for name, state in states.items()}
         # Weights may change from one time step to the next: what is computed from them is computed in the kernel.
-        traced = trace(function, examples, {"x": cast(x, self.real)}, computed, trains=False)
+        traced = trace(function, examples, {"x": cast(x, self.real)}, computed, weights, trains=False)
         outputs = {k: n for name, value in traced.states.items() for k, n in parts(f"next.{name}", value).items()}
         outputs = unmarked(traced.graph, outputs | parts("y", traced.y))
         outputs = regroup(traced.graph, expand_products(traced.graph, outputs, set()))
         used = [node.attr for node in topological(outputs.values()) if node.op == "input"]
         scalar = SCALAR[self.real]
         kinds = {name: SCALAR.get(state.dtype, scalar) for name, state in states.items()}
-        leaves = {name: kinds.get(name[6:], scalar) for name in used if name.startswith(("state.", "input."))}
+        stored = {f"state.{name}": kind for name, kind in kinds.items()}
+        leaves = {name: stored.get(name, scalar) for name in used if name.startswith(("state.", "input."))}
         self.weights = [name for name in weights if f"weight.{name}" in used]
         leaves |= {f"weight.{name}": SCALAR[weights[name].dtype] for name in self.weights}
         data = traced.prepared({}, x.device)
