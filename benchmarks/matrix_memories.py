@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 
 import recurra
 from benchmarks import peers
 from benchmarks.measure import Row, compare, holds
-from recurra.engines import chunkwise, compiled
+from recurra.engines import compiled
+from recurra.engines.chunkwise import engine as chunkwise
 from recurra.problem import Problem, StepInput
 
 TOPIC = "Matrix memories"
@@ -42,6 +45,24 @@ def rows(small: bool) -> Iterator[Row]:
     """All rows of this file."""
     yield from _delta_rule(small)
     yield from _mlstm(small)
+    yield from _chunks_against_the_loop(small)
+
+
+def _chunks_against_the_loop(small: bool) -> Iterator[Row]:
+    """Products are what a GPU wants; on a CPU they should not be far from the compiled loop."""
+    batch, time, heads, size = 1, 512 if small else 4096, 4, 128
+    for name in ("mlstm", "rwkv7", "delta-product"):
+        layer = recurra.layer(name, heads * size // (2 if name == "mlstm" else 1), heads=heads)
+        with torch.no_grad():
+            problem = layer.problem(torch.randn(batch, time, layer.width))
+        inputs = {n: replace(entry, tensor=entry.tensor.requires_grad_()) for n, entry in problem.inputs.items()}
+        problem = replace(problem, inputs=inputs)
+
+        def work(engine: Any, problem: Problem = problem) -> None:
+            torch.autograd.grad(engine.run(problem).y.sum(), _tensors(problem), allow_unused=True)
+
+        label = f"{name} core B={batch} T={time} H={heads} d={size}, training step, chunkwise"
+        yield compare(TOPIC, label, partial(work, chunkwise), "the compiled loop", partial(work, compiled), ">= 0.8", 5)
 
 
 def _mlstm(small: bool) -> Iterator[Row]:

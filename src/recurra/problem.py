@@ -93,9 +93,14 @@ class Step(Protocol):
 @dataclass(frozen=True)
 class DeltaRule:
     """A matrix memory S: [V, K] in each lane, o_t = S_t q with
-    S_t = S_{t-1} diag(exp(log_decay)) (I - beta k k^T) + beta v k^T.
 
-    Tensors are [B, T, L, ...], with 1 for an axis along which they do not change.
+    S' = S_{t-1} diag(exp(log_decay)),  S_t = S' - (S' erase) take^T + beta v k^T,
+
+    where erase = beta k and take = k if nothing else is said.
+
+    Tensors are [B, T, L, ...], with 1 for an axis along which they do not change. A time step may write several times,
+    one after another, the decay before the first and the read after the last: then k, v, beta, erase and take are
+    [B, T, L, J, ...].
     """
 
     q: Tensor
@@ -107,13 +112,25 @@ class DeltaRule:
     S: Tensor
     """The memory before the first time step, [B, L, V, K]. What a reset selects is zero."""
     beta: Tensor | None = None
-    """[...]; None: S_t = S_{t-1} diag(exp(log_decay)) + v k^T, without correction."""
+    """[...]; None: it is 1, and nothing is erased but what `erase` says: S_t = S' + v k^T."""
     log_decay: Tensor | None = None
     """[...], or [..., K] for a decay per key, none above 0; None: nothing decays."""
     angle: Tensor | None = None
     """[..., K/2]: columns i and K/2 + i of S_{t-1}, as points of the plane, turn by angle i first; None: none does."""
-    result: Callable[[Tensor, Tensor], tuple[Any, Tensor]] | None = None
-    """From o [B, T, L, V] and the last S to (states, outputs) as the recurrence has them; None: they are S and o."""
+    erase: Tensor | None = None
+    """[..., K]: the key whose value is taken out of the memory."""
+    take: Tensor | None = None
+    """[..., K]: the key under which it is taken out."""
+    log_write: Tensor | None = None
+    """[...]: what is written is scaled by exp(log_write), and all of S by exp(-m), where m_t = max(log_decay + m_{t-1},
+    log_write) keeps numbers small. log_decay then is one number per lane."""
+    peak: Tensor | None = None
+    """With `log_write`: m before the first time step, [B, L]."""
+    before: bool = False
+    """Whether the read comes before decay and write: o_t = S_{t-1} q. Not with `log_write`."""
+    result: Callable[..., tuple[Any, Tensor]] | None = None
+    """From o [B, T, L, V], the last S, and with `log_write` all m, [B, T, L], to (states, outputs) as the recurrence
+    has them; None: they are S and o."""
 
 
 @dataclass(frozen=True)

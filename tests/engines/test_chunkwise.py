@@ -8,8 +8,10 @@ import torch
 
 import recurra
 from recurra import Lane, Recurrence
-from recurra.engines import chunkwise, loop
+from recurra.engines import loop
 from recurra.engines.choose import reasons_to_refuse
+from recurra.engines.chunkwise import chunks
+from recurra.engines.chunkwise import engine as chunkwise
 from recurra.problem import DeltaRule, StepInput
 from recurra.state import State
 from recurra.testing.cases import Case, compare, gradients
@@ -17,14 +19,18 @@ from recurra.testing.tolerances import assert_close
 
 LAYERS = {
     "delta-net": {"negative_eigenvalues": True},
+    "delta-product": {"householders": 3},
     "gated-delta-net": {"key_size": 3, "value_size": 5},
     "gla": {},
     "hgrn2": {"lower_bound": 0.1},
     "linear-attention": {},
     "mamba2": {"state_size": 6},
+    "mlstm": {"heads": 2},
     "retnet": {"heads": 2},
+    "rwkv7": {"heads": 2},
+    "xlstm-7b": {"heads": 2},
 }
-C = chunkwise.CHUNK
+C = chunks.CHUNK
 
 
 class Kimi(Recurrence):
@@ -49,9 +55,71 @@ class Kimi(Recurrence):
         return DeltaRule(q, k, v, S, beta, log_decay)
 
 
+class Wide(Recurrence):
+    """All that a rule may say of itself: several writes, keys to erase, a read before the write, keys that turn."""
+
+    lane = Lane.HEAD
+
+    def __init__(self, writes=1, erase=False, take=False, beta=True, before=False, turning=False, per_key=False):
+        super().__init__(2 * (4 + writes * (4 + 3 + 4 + 4 + 1) + 4 + 2))
+        self.writes, self.erase, self.take, self.beta, self.before = writes, erase, take, beta, before
+        self.turning, self.per_key = turning, per_key
+
+    def start(self):
+        return {"S": torch.zeros(2, 3, 4)}
+
+    def inputs(self, x):
+        sizes = [4, *[self.writes * n for n in (4, 3, 4, 4, 1)], 4, 2]
+        q, k, v, erase, take, beta, log_decay, angle = x.unflatten(-1, (2, -1)).split(sizes, -1)
+        k, v, erase, take = (t.unflatten(-1, (self.writes, -1)) for t in (k, v, erase, take))
+        k, erase, take = (torch.nn.functional.normalize(t, dim=-1) for t in (k, erase, take))
+        log_decay = -log_decay.exp() if self.per_key else -log_decay[..., 0].exp()
+        return {"q": q, "k": k, "v": v, "erase": erase, "take": take, "beta": torch.sigmoid(beta),
+                "log_decay": log_decay, "angle": angle}  # fmt: skip
+
+    def step(self, S, q, k, v, erase, take, beta, log_decay, angle):
+        before = S @ q
+        if self.turning:
+            a, b = S.chunk(2, 1)
+            S = torch.cat([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()], 1)
+        S = S * torch.exp(log_decay)
+        for j in range(self.writes):
+            rate = beta[j] if self.beta else 1.0
+            taken = erase[j] if self.erase else rate * k[j] if self.beta else 0 * k[j]
+            S = S - torch.outer(S @ taken, take[j] if self.take else k[j]) + torch.outer(rate * v[j], k[j])
+        return S, before + (q * k[0]).sum() * v[0] if self.before else S @ q
+
+    def as_delta_rule(self, S, q, k, v, erase, take, beta, log_decay, angle):
+        if self.writes == 1:
+            k, v, erase, take, beta = (t[:, :, :, 0] for t in (k, v, erase, take, beta))
+        return DeltaRule(
+            q, k, v, S, beta if self.beta else None, log_decay, angle if self.turning else None,
+            erase=erase if self.erase else None, take=take if self.take else None, before=self.before,
+            result=(lambda o, S: (S, o + (q * k).sum(-1, keepdim=True) * v)) if self.before else None,
+        )  # fmt: skip
+
+
+WIDE = {
+    "several writes": {"writes": 2},
+    "several that only add": {"writes": 3, "beta": False},
+    "another key to erase": {"erase": True, "beta": False},
+    "another key and a rate, decays per key": {"erase": True, "per_key": True},
+    "several keys to erase, decays per key": {"writes": 3, "erase": True, "per_key": True},
+    "taken out under a key of its own": {"erase": True, "take": True, "per_key": True},
+    "the same by a rate, several writes": {"take": True, "writes": 2},
+    "read before": {"before": True, "beta": False, "per_key": True},
+    "read before a correction": {"before": True, "erase": True},
+    "turning": {"erase": True, "turning": True, "beta": False},
+    "turning, several writes": {"writes": 2, "erase": True, "take": True, "turning": True},
+    "turning, read before": {"turning": True, "before": True},
+}
+
+
 def layer(name):
     if name == "kimi":
         return Kimi(32).double()
+    if name in WIDE:
+        return Wide(**WIDE[name]).double()
     return recurra.layer(name, 8, **LAYERS[name]).double()
 
 
@@ -80,9 +148,34 @@ def test_many_chunks_are_the_loop(name, options):
     compare(case(name, **options), "chunkwise")
 
 
+@pytest.mark.parametrize("name", WIDE)
+def test_all_that_a_rule_may_say(name):
+    compare(case(name, time=75, resets=[[0, 30, 31], [64]], lengths=[75, 70]), "chunkwise")
+    made = case(name, time=9, resets=[[5], []])
+    made.x[0, 2] = made.x[1, 4] = float("nan")
+    (expected, state), (got, after) = made.run("loop"), made.run("chunkwise")
+    assert (expected.isnan().any(-1) == got.isnan().any(-1)).all()
+    assert (state["S"].isnan().flatten(2).any(-1) == after["S"].isnan().flatten(2).any(-1)).all()
+
+
+@pytest.mark.parametrize("name", ["mlstm", "xlstm-7b"])
+@pytest.mark.parametrize("strength", [30.0, 1000.0])
+def test_exponential_gates_of_any_strength(name, strength):
+    """They lie far beyond what an exponential holds; the running maximum keeps both engines within it."""
+    made = case(name, time=100, resets=[[50], [3, 64]], lengths=[100, 90])
+    problem = made.layer.problem(made.x)
+    inputs = {n: StepInput(entry.tensor.detach()) for n, entry in problem.inputs.items()}
+    inputs |= {n: StepInput(strength * torch.randn_like(inputs[n].tensor)) for n in ("i", "f")}
+    problem = replace(problem, inputs=inputs, resets=made.resets, lengths=made.lengths)
+    expected, got = loop.run(problem), chunkwise.run(problem)
+    assert_close("y", got.y, expected.y)
+    for state in expected.state:
+        assert_close(state, got.state[state], expected.state[state])
+
+
 @pytest.mark.parametrize("size", [1, 2, 16, 64])
 def test_any_size_of_chunk(monkeypatch, size):
-    monkeypatch.setattr(chunkwise, "CHUNK", size)
+    monkeypatch.setattr(chunks, "CHUNK", size)
     for name in ("gated-delta-net", "gla"):
         compare(case(name, time=70, resets=[[64], [5, 6]]), "chunkwise")
 

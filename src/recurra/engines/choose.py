@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from recurra.compiler.frontend.structure import Structure
-from recurra.engines import chunkwise, compiled, convolution, loop, scan
+from recurra.engines import compiled, convolution, loop, scan
+from recurra.engines.chunkwise import engine as chunkwise
 from recurra.engines.newton import engine as newton
 from recurra.engines.rates import Estimate
 from recurra.engines.traced import traced_step

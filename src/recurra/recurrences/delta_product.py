@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from recurra import options
 from recurra.nn.linear import Linear
 from recurra.pointwise import rms_norm
-from recurra.problem import Lane
+from recurra.problem import DeltaRule, Lane
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.delta_net import head_count, unit
 from recurra.windows import Past
@@ -75,6 +75,9 @@ class DeltaProduct(Recurrence):
         for j in range(self.householders):
             S = S + beta[j] * torch.outer(v[j] - S @ k[j], k[j])
         return S, S @ q
+
+    def as_delta_rule(self, S: Tensor, q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> DeltaRule:
+        return DeltaRule(q, k, v, S, beta)
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
         return self.to_output(rms_norm(y, self.norm_weight, 1e-5).flatten(2))

@@ -1,13 +1,15 @@
 """mLSTM: an LSTM with a matrix for a memory and exponential gates, in xLSTM's block."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from recurra import options
 from recurra.nn.linear import Linear
-from recurra.problem import Lane
+from recurra.problem import DeltaRule, Lane
 from recurra.recurrence import Paper, Recurrence
 from recurra.windows import Past
 
@@ -90,11 +92,38 @@ class MLSTM(Recurrence):
         # The skip past the memory joins after the norm, which needs whole time steps: u goes along.
         return (C, n, m), torch.stack([h, u])
 
+    def as_delta_rule(
+        self, C: Tensor, n: Tensor, m: Tensor, q: Tensor, k: Tensor, v: Tensor, u: Tensor, i: Tensor, f: Tensor
+    ) -> DeltaRule:
+        rule = normalised(C, n, m, q, k / math.sqrt(k.shape[-1]), v, i, f)
+        assert rule.result is not None
+        read = rule.result
+
+        def result(o: Tensor, S: Tensor, m: Tensor) -> tuple[Any, Tensor]:
+            states, h = read(o, S, m)
+            return states, torch.stack([h, u], 3)
+
+        return replace(rule, result=result)
+
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         h, u = y.unbind(3)
         weight, skip = self.norm_weight.to(x.dtype), self.skip.to(x.dtype)
         normed = nn.functional.layer_norm(h, h.shape[-1:]).flatten(2) * weight
         return self.to_output((normed + skip * u.flatten(2)) * nn.functional.silu(self.to_gate(x)))
+
+
+def normalised(C: Tensor, n: Tensor, m: Tensor, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> DeltaRule:
+    """mLSTM's memory for all time steps at once: n is one more row of C, which a value of 1 is written to."""
+    one = torch.ones_like(v[..., :1])
+
+    def result(o: Tensor, S: Tensor, m: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        largest = torch.maximum(o[..., -1].abs(), torch.exp(-m)) + 1e-6
+        return (S[..., :-1, :], S[..., -1, :], m[:, -1]), o[..., :-1] / largest[..., None]
+
+    return DeltaRule(
+        q, k, torch.cat([v, one], -1), torch.cat([C, n[..., None, :]], -2),
+        log_decay=-nn.functional.softplus(-f), log_write=i, peak=m, result=result,
+    )  # fmt: skip
 
 
 def _blocks(x: Tensor, weight: Tensor) -> Tensor:

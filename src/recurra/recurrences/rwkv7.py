@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra.nn.linear import Linear
-from recurra.problem import Lane, StepInput, constant
+from recurra.problem import DeltaRule, Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.delta_net import head_count
 from recurra.windows import Past
@@ -68,16 +68,35 @@ class RWKV7(Recurrence):
         self, S: Tensor, r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, g: Tensor,
         rho: Tensor, weight: Tensor, bias: Tensor, k_k: Tensor, k_a: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        a, decay = torch.sigmoid(a), torch.exp(-math.exp(-0.5) * torch.sigmoid(w))
-        kappa = k * k_k
-        kappa = kappa * torch.rsqrt(kappa.square().sum().clamp(min=1e-24))
-        k = k * (1 + (a - 1) * k_a)
-        S = S * decay - torch.outer(S @ kappa, a * kappa) + torch.outer(v, k)
-        o = S @ r
-        centred = o - o.mean()
+        kappa, a, k, log_decay = self._keys(w, k, a, k_k, k_a)
+        S = S * torch.exp(log_decay) - torch.outer(S @ kappa, a * kappa) + torch.outer(v, k)
+        return S, self._read(S @ r, r, k, v, g, rho, weight, bias)
+
+    def _keys(self, w: Tensor, k: Tensor, a: Tensor, k_k: Tensor, k_a: Tensor) -> tuple[Tensor, ...]:
+        """kappa, a, k and log w_t, of any number of time steps."""
+        a, kappa = torch.sigmoid(a), k * k_k
+        kappa = kappa * torch.rsqrt(kappa.square().sum(-1, keepdim=True).clamp(min=1e-24))
+        return kappa, a, k * (1 + (a - 1) * k_a), -math.exp(-0.5) * torch.sigmoid(w)
+
+    def _read(
+        self, o: Tensor, r: Tensor, k: Tensor, v: Tensor, g: Tensor, rho: Tensor, weight: Tensor, bias: Tensor
+    ) -> Tensor:
+        """y of what is read of the memory."""
+        centred = o - o.mean(-1, keepdim=True)
         # 64e-5 is the authors' eps: 1e-5 times the square of a head size divisor of 8.
-        normed = centred * torch.rsqrt(centred.square().mean() + 64e-5) * weight + bias
-        return S, g * (normed + (r * rho * k).sum() * v)
+        normed = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + 64e-5) * weight + bias
+        return g * (normed + (r * rho * k).sum(-1, keepdim=True) * v)
+
+    def as_delta_rule(
+        self, S: Tensor, r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, g: Tensor,
+        rho: Tensor, weight: Tensor, bias: Tensor, k_k: Tensor, k_a: Tensor,
+    ) -> DeltaRule:  # fmt: skip
+        """What kappa finds before the decay, which is never near zero, is taken out under a kappa after it."""
+        kappa, a, k, log_decay = self._keys(w, k, a, k_k, k_a)
+        return DeltaRule(
+            r, k, v, S, log_decay=log_decay, erase=kappa * torch.exp(-log_decay), take=a * kappa,
+            result=lambda o, S: (S, self._read(o, r, k, v, g, rho, weight, bias)),
+        )  # fmt: skip
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
         return self.to_output(y.flatten(2))

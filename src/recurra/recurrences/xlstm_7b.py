@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from recurra import options
 from recurra.nn.linear import Linear
-from recurra.problem import Lane
+from recurra.problem import DeltaRule, Lane
 from recurra.recurrence import Paper, Recurrence
+from recurra.recurrences.mlstm import normalised
 
 
 class XLSTM7B(Recurrence):
@@ -77,6 +78,11 @@ class XLSTM7B(Recurrence):
         C = keep * C + admit * torch.outer(v, k)
         n = keep * n + admit * k
         return (C, n, m), C @ q / (torch.maximum((n * q).sum().abs(), torch.exp(-m)) + 1e-6)
+
+    def as_delta_rule(
+        self, C: Tensor, n: Tensor, m: Tensor, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor
+    ) -> DeltaRule:
+        return normalised(C, n, m, q, k, v, i, f)
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         normed = nn.functional.layer_norm(y, y.shape[-1:], eps=self.eps).flatten(2) * self.norm_weight.to(y.dtype)

@@ -1,0 +1,1 @@
+"""Matrix memories a chunk of time steps at a time, as matrix products."""
