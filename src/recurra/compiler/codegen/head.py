@@ -12,6 +12,7 @@ from recurra.compiler.codegen.access import Storage
 from recurra.compiler.codegen.arguments import Kind
 from recurra.compiler.codegen.emitter import I64, Emitter, Type, Value
 from recurra.compiler.codegen.layout import Layout, e_constant
+from recurra.compiler.codegen.product import Tile
 from recurra.compiler.codegen.writer import StepWriter
 from recurra.compiler.frontend.graph import Node
 from recurra.compiler.planning.plan import Plan
@@ -24,7 +25,7 @@ class Head(Layout):
     def __init__(self, e: Emitter, plan: Plan, width: int, rows: int):
         super().__init__(e, plan, width)
         self.rows = rows
-        self.tile = min(4, rows)
+        self.tile = Tile.of(rows, width, plan.real)
         self._buffers: dict[Node, Storage] = {}
 
     def begin(self, item: Value) -> None:
@@ -156,6 +157,6 @@ def _matrix_leaf(product: Node) -> str:
 
 
 def _packed_size(product: Node, width: int) -> int:
-    """Numbers in a product's matrix after packing: [k, m], m padded to whole vectors."""
+    """Numbers in a product's matrix after packing: k by m, m padded to whole vectors."""
     m, k = product.args[0].shape
     return k * (-(-m // width) * width)

@@ -4,38 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from recurra.compiler.codegen.access import Access, Storage, bytes_of
 from recurra.compiler.codegen.emitter import I64, Type, Value
 from recurra.compiler.frontend.graph import Node
 from recurra.compiler.planning.schedule import View
 
+# rows: vectors of columns of a register tile. Their product is 8 to 12 sums where there are 16 registers, 16 to 25 where
+# there are 32: fused products take 4 cycles, 2 begin in each, and none is to wait for another. The more rows, the less
+# often a weight is loaded from the second-level cache, which gives half as much in a cycle as is computed with.
+_TILES = {16: {1: 8, 2: 6, 3: 4, 4: 3}, 32: {1: 8, 2: 8, 3: 8, 4: 6, 5: 5, 6: 4, 7: 3, 8: 3}}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What is held in registers while a product runs along its vectors: rows by vectors of columns."""
+
+    rows: int
+    vectors: int
+
+    @staticmethod
+    def of(rows: int, width: int, real: str) -> Tile:
+        """The one for `rows` sequences: as even a part of them as can be."""
+        known = _TILES[32 if width * bytes_of(real) == 64 else 16]
+        most = max(known)
+        even = -(-rows // -(-rows // most))
+        return Tile(even, known[even])
+
+    def panels(self, columns: int, width: int) -> tuple[int, int, int]:
+        """How columns, a multiple of the width, are cut: whole panels, columns in each, columns that are left."""
+        wide = self.vectors * width
+        return columns // wide, wide, columns % wide
+
 
 class Products(Access):
     """Writes products into the code of a time step."""
 
-    def product(self, node: Node, matrix: Value, rows: Value | int, tile: int) -> None:
-        """node[r, :] = matrix [k, m] applied to its vector, for `rows` rows; m is padded to whole vectors.
+    def product(self, node: Node, matrix: Value, rows: Value | int, tile: Tile) -> None:
+        """node[r, :] = matrix applied to its vector, for `rows` rows.
 
-        A block of `tile` rows by some vectors of columns is held in registers while k runs.
+        The matrix is packed in panels of columns, each [k, columns of a tile]: what one k needs lies side by side, and
+        what the next one needs behind it, so that a panel is read from its beginning to its end.
         """
         e, k = self.e, node.args[0].shape[1]
         out, view = self.storages[node], self._view(node.args[1])
         source = self.storages[view.base.attr if view.base.op == "input" else view.base]
-        columns = -(-node.shape[0] // self.width) * self.width
-        # tile * vectors sums stay in registers, of which AVX2 has 16: 8 to 12, so that fused products, which take 4
-        # cycles and of which 2 begin in each, do not wait for one another. A weight is loaded once for all rows.
-        vectors = {1: 8, 2: 6, 3: 4, 4: 3}[tile]
-        step = vectors * self.width
-        main, rest = columns - columns % step, columns % step // self.width
-        for first, last, height in self._row_spans(rows, tile):
-            if main:
-                # Columns outside, rows inside: a strip of the matrix, k by `step`, stays in the cache for all rows.
-                with e.loop(0, main, step) as j, self._rows(first, last, height) as r:
-                    self._tile(matrix, source, view, out, r, j, (height, vectors, k, columns))
+        panels, wide, rest = tile.panels(-(-node.shape[0] // self.width) * self.width, self.width)
+        for first, last, height in self._row_spans(rows, tile.rows):
+            if panels:
+                # Panels outside, rows inside: a panel stays in the cache for all rows.
+                with e.loop(0, panels * wide, wide) as j, self._rows(first, last, height) as r:
+                    self._tile(matrix, source, view, out, r, j, (height, tile.vectors, k))
             if rest:
+                j = e.constant(panels * wide, I64)
                 with self._rows(first, last, height) as r:
-                    self._tile(matrix, source, view, out, r, e.constant(main, I64), (height, rest, k, columns))
+                    self._tile(matrix, source, view, out, r, j, (height, rest // self.width, k))
 
     def _row_spans(self, rows: Value | int, tile: int) -> list[tuple[Value | int, Value | int, int]]:
         """Blocks of `tile` rows, and the rows that are left one by one."""
@@ -57,14 +81,14 @@ class Products(Access):
     def _tile(
         self, matrix: Value, source: Storage, view: View, out: Storage, row: Value | None, j: Value, size: tuple
     ) -> None:
-        e, (tile, vectors, k, columns) = self.e, size
+        e, (tile, vectors, k) = self.e, size
         type = Type(self.real, self.width)
         zero = e.constant(0.0, type)
         sums = [[e.variable(zero) for _ in range(vectors)] for _ in range(tile)]
         offsets = [self._row_offset(row, r, source) for r in range(tile)]
         with e.loop(0, k) as kk:
-            # The matrix is packed [k, columns]: what one k needs lies side by side, the next k `columns` further on.
-            at = e.add(e.mul(kk, e.constant(columns, I64)), j)
+            # The panel of column j begins after j columns of k numbers each.
+            at = e.add(e.mul(kk, e.constant(vectors * self.width, I64)), e.mul(j, e.constant(k, I64)))
             weights = [
                 e.load(e.offset(matrix, e.add(at, e.constant(v * self.width, I64)), self.real), type)
                 for v in range(vectors)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recurra.compiler.codegen.arguments import packed_name, padded
 from recurra.compiler.codegen.kernels import write_kernel
+from recurra.compiler.codegen.product import Tile
 from recurra.compiler.planning.plan import Plan
 from recurra.compiler.planning.schedule import Schedule
 from recurra.compiler.targets import cache
@@ -114,8 +115,8 @@ def _is_large(call: Call, reverse: bool, memory: Mapping[str, Tensor]) -> bool:
 
 
 def packed_matrices(call: Call, schedule: Schedule, memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The matrices of the products as [lanes, k, m], m padded to whole vectors."""
-    packed = {}
+    """The matrices of the products, per lane in panels of columns (see `Products.product`), m padded to whole vectors."""
+    tile, packed = Tile.of(call.rows, call.width, call.plan.real), {}
     for product in schedule.products:
         view = schedule.views[product.args[0]]
         leaf, (m, k) = call.plan.leaves[view.base.attr], product.args[0].shape
@@ -124,7 +125,11 @@ def packed_matrices(call: Call, schedule: Schedule, memory: Mapping[str, Tensor]
         matrix = source.as_strided(
             (source.shape[0], m, k), (source.stride(0), *view.strides), source.storage_offset() + view.offset
         )
-        target = source.new_zeros(source.shape[0], k, padded(m, call.width))
-        target[:, :, :m] = matrix.transpose(1, 2)
-        packed[packed_name(schedule, product)] = target
+        columns = padded(m, call.width)
+        panels, wide, _ = tile.panels(columns, call.width)
+        whole = source.new_zeros(source.shape[0], k, columns)
+        whole[:, :, :m] = matrix.transpose(1, 2)
+        cut = whole[:, :, : panels * wide].reshape(source.shape[0], k, panels, wide).transpose(1, 2)
+        left = whole[:, :, panels * wide :]
+        packed[packed_name(schedule, product)] = torch.cat([cut.flatten(1), left.flatten(1)], 1)
     return packed
