@@ -123,6 +123,19 @@ def test_sizes_and_docstrings(file):
             assert ast.get_docstring(node), f"{node.name} has no docstring"
 
 
+@pytest.mark.parametrize("room", ["recurrences", "attention", "models", "tasks"])
+def test_linear_maps_take_the_fastest_product(room):
+    plain = {"nn.Linear", "torch.nn.Linear", "nn.functional.linear", "torch.nn.functional.linear"}
+    calls = {
+        (str(file.relative_to(ROOT)), ast.unparse(node.func))
+        for file, tree in TREES.items()
+        if part(file) == room
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+    }
+    assert not {call for call in calls if call[1] in plain}, "recurra.nn.linear has Linear and linear"
+
+
 def test_one_file_imports_transformers():
     """It is optional: all else works without it."""
     importing = [

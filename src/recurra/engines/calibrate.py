@@ -27,7 +27,7 @@ def calibrate() -> Rates:
     batch, steps, lanes = threads.count(), 8192, 512
     stream = _best(_runner(_problem(_light, batch, steps, lanes)))
     small, many, signal = torch.rand(8), torch.rand(1 << 22), torch.rand(64, 1 << 15)
-    product, by_onednn = (_forward(way, 2048, 256, 512) for way in WAYS.values())
+    product, by_onednn = (_forward(way, 1024, 256, 256) for way in WAYS.values())
     found = Rates(
         instruction=each / counted,
         step=step,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.recurrence import Recurrence
 
 
@@ -22,7 +23,7 @@ class Cell(Recurrence):
     def __init__(self, width: int, hidden: int | None = None):
         super().__init__(width)
         hidden = self.hidden = width if hidden is None else options.count("hidden", hidden)
-        self.to_gates = nn.Linear(width, self.gates * hidden)
+        self.to_gates = Linear(width, self.gates * hidden)
         bound = hidden**-0.5
         self.recurrent = nn.Parameter(torch.empty(self.products * hidden, hidden).uniform_(-bound, bound))
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 
@@ -24,7 +25,7 @@ class IndRNN(Recurrence):
         super().__init__(width)
         self.hidden = width if hidden is None else options.count("hidden", hidden)
         self.nonlinearity = options.choice("nonlinearity", nonlinearity, ("tanh", "relu"))
-        self.to_hidden = nn.Linear(width, self.hidden)
+        self.to_hidden = Linear(width, self.hidden)
         self.recurrent = nn.Parameter(torch.rand(self.hidden))
 
     def start(self) -> dict[str, Tensor]:

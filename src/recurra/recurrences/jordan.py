@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
 
@@ -25,7 +26,7 @@ class Jordan(Recurrence):
         H = self.hidden = width if hidden is None else options.count("hidden", hidden)
         P = self.output = H if output is None else options.count("output", output)
         self.mu = options.number("mu", mu, 0, 1)
-        self.to_hidden = nn.Linear(width, H)
+        self.to_hidden = Linear(width, H)
         self.recurrent = nn.Parameter(torch.empty(H, P).uniform_(-(P**-0.5), P**-0.5))
         self.outward = nn.Parameter(torch.empty(P, H).uniform_(-(H**-0.5), H**-0.5))
         self.bias = nn.Parameter(torch.zeros(P))

@@ -1,8 +1,9 @@
 """MinimalRNN: one gate between the past and a latent form of x."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from recurra.nn.linear import Linear
 from recurra.problem import Lane
 from recurra.recurrence import Paper
 from recurra.recurrences.cell import Cell
@@ -23,7 +24,7 @@ class MinimalRNN(Cell):
 
     def __init__(self, width: int, hidden: int | None = None):
         super().__init__(width, hidden)
-        self.to_update = nn.Linear(self.hidden, self.hidden)
+        self.to_update = Linear(self.hidden, self.hidden)
 
     def inputs(self, x: Tensor) -> dict[str, Tensor]:
         z = torch.tanh(self.to_gates(x))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import linear
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
 
@@ -46,7 +47,7 @@ class ProjectedLSTM(Recurrence):
 
     def inputs(self, x: Tensor) -> dict[str, Tensor]:
         bias = self.bias_ih_l0 + self.bias_hh_l0
-        return {"gates": nn.functional.linear(x, self.weight_ih_l0, bias.to(x.dtype))}
+        return {"gates": linear(x, self.weight_ih_l0, bias.to(x.dtype))}
 
     def step(self, h: Tensor, c: Tensor, gates: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         i, f, g, o = (gates + self.weight_hh_l0 @ h).chunk(4)

@@ -1,9 +1,10 @@
 """The quasi-recurrent network: gates from a short convolution of x, and a recurrence without weights."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
 from recurra.windows import Past
@@ -30,7 +31,7 @@ class QRNN(Recurrence):
         self.hidden = width if hidden is None else options.count("hidden", hidden)
         self.windows = {"past": (width, options.count("kernel", kernel) - 1)}
         self.pooling = options.choice("pooling", pooling, ("f", "fo", "ifo"))
-        self.to_gates = nn.Linear(kernel * width, (1 + len(pooling)) * self.hidden)
+        self.to_gates = Linear(kernel * width, (1 + len(pooling)) * self.hidden)
 
     def start(self) -> dict[str, Tensor]:
         return {"c": torch.zeros(self.hidden)}

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.problem import Lane
 from recurra.recurrence import Paper, Recurrence
 
@@ -26,11 +27,11 @@ class SCRN(Recurrence):
         H = self.hidden = width if hidden is None else options.count("hidden", hidden)
         S = self.context = -(-H // 2) if context is None else options.count("context", context)
         self.alpha = options.number("alpha", alpha, 0, 1)
-        self.to_context = nn.Linear(width, S, bias=False)
-        self.to_hidden = nn.Linear(width, H)
+        self.to_context = Linear(width, S, bias=False)
+        self.to_hidden = Linear(width, H)
         bound = (S + H) ** -0.5
         self.recurrent = nn.Parameter(torch.empty(H, S + H).uniform_(-bound, bound))
-        self.to_output = nn.Linear(S + H, H)
+        self.to_output = Linear(S + H, H)
 
     def start(self) -> dict[str, Tensor]:
         return {"s": torch.zeros(self.context), "h": torch.zeros(self.hidden)}

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 
@@ -22,8 +23,8 @@ class SRU(Recurrence):
 
     def __init__(self, width: int):
         super().__init__(width)
-        self.to_value = nn.Linear(width, width, bias=False)
-        self.to_gates = nn.Linear(width, 2 * width)
+        self.to_value = Linear(width, width, bias=False)
+        self.to_gates = Linear(width, 2 * width)
         self.recurrent = nn.Parameter(torch.empty(width, 2).uniform_(-1, 1))
         nn.init.zeros_(self.to_gates.bias)
 

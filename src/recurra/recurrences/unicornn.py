@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 
@@ -25,7 +26,7 @@ class UnICORNN(Recurrence):
         super().__init__(width)
         self.hidden = width if hidden is None else options.count("hidden", hidden)
         self.dt, self.alpha = options.number("dt", dt, 0), options.number("alpha", alpha, 0)
-        self.to_hidden = nn.Linear(width, self.hidden)
+        self.to_hidden = Linear(width, self.hidden)
         self.recurrent = nn.Parameter(torch.rand(self.hidden))
         self.pace = nn.Parameter(torch.empty(self.hidden).uniform_(-0.1, 0.1))
 

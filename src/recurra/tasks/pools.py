@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import check, options
+from recurra.nn.linear import Linear, linear
 from recurra.problem import Lane, cast, compute_dtype
 from recurra.recurrence import Recurrence
 from recurra.state import State
@@ -89,7 +90,7 @@ class Attention(Recurrence):
         super().__init__(width)
         some = next(n for n in (4, 2, 1) if not width % n)
         self.heads = options.divisor("heads", some if heads is None else heads, width, "width")
-        self.to_scores = nn.Linear(width, self.heads, bias=False)
+        self.to_scores = Linear(width, self.heads, bias=False)
 
     def start(self) -> dict[str, Tensor]:
         zero = torch.zeros(self.heads)
@@ -98,7 +99,7 @@ class Attention(Recurrence):
     def inputs(self, x: Tensor) -> dict[str, Tensor]:
         # Which score is largest decides where gradients go, so scores are not rounded to half types.
         dtype = compute_dtype(x.dtype)
-        scores = nn.functional.linear(cast(x, dtype), cast(self.to_scores.weight, dtype))
+        scores = linear(cast(x, dtype), cast(self.to_scores.weight, dtype))
         return {"score": scores, "x": x.unflatten(-1, (self.heads, -1))}
 
     def step(self, highest: Tensor, weight: Tensor, sum: Tensor, score: Tensor, x: Tensor):

@@ -11,9 +11,9 @@ from recurra.compiler.codegen.emitter import I64, Type, Value
 from recurra.compiler.frontend.graph import Node
 from recurra.compiler.planning.schedule import View
 
-# rows: vectors of columns of a register tile. Their product is 8 to 12 sums where there are 16 registers, 16 to 25 where
-# there are 32: fused products take 4 cycles, 2 begin in each, and none is to wait for another. The more rows, the less
-# often a weight is loaded from the second-level cache, which gives half as much in a cycle as is computed with.
+# By registers there are: rows of a tile, and the vectors of columns that go with them. The sums, one register each, are
+# 8 or more: fused products take 4 cycles, 2 begin in each, and none is to wait for another. The more rows, the less
+# often a weight is loaded from the second-level cache, which gives less in a cycle than can be computed with.
 _TILES = {16: {1: 8, 2: 6, 3: 4, 4: 3}, 32: {1: 8, 2: 8, 3: 8, 4: 6, 5: 5, 6: 4, 7: 3, 8: 3}}
 
 

@@ -115,7 +115,7 @@ def _is_large(call: Call, reverse: bool, memory: Mapping[str, Tensor]) -> bool:
 
 
 def packed_matrices(call: Call, schedule: Schedule, memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The matrices of the products, per lane in panels of columns (see `Products.product`), m padded to whole vectors."""
+    """The matrices of the products, [lanes, k * m] each, in the panels of `Products.product`; m padded to vectors."""
     tile, packed = Tile.of(call.rows, call.width, call.plan.real), {}
     for product in schedule.products:
         view = schedule.views[product.args[0]]
