@@ -19,7 +19,7 @@ def blocks(document):
     return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/adding-a-recurrence.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/adding-a-recurrence.md", "docs/tasks.md"])
 def test_examples_run(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "OWN", {})

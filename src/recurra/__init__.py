@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from recurra.registry import layers as layers
     from recurra.registry import register as register
     from recurra.state import State as State
+    from recurra.tasks.forecaster import Forecaster as Forecaster
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "Attention": "attention.base",
     "DeltaRule": "problem",
+    "Forecaster": "tasks.forecaster",
     "Lane": "problem",
     "LanguageModel": "models.language_model",
     "Layer": "contract",

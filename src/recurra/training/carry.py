@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from recurra.contract import Layer
-from recurra.models.language_model import LanguageModel
+from recurra.models.backbone import Backbone
 from recurra.models.stacked import Stacked
 from recurra.state import State
 
 
-def carried(model: LanguageModel, state: State, batch: int) -> State:
+def carried(model: Backbone, state: State, batch: int) -> State:
     """The state with every layer whose state grows without bound at its start again.
 
     Such a layer sees one window at a time, as Transformers are trained; all others remember the whole text.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from recurra import options
 from recurra.data.text import Windows, split
@@ -24,6 +24,7 @@ from recurra.training import checkpoint
 from recurra.training.carry import carried
 from recurra.training.config import TrainConfig
 from recurra.training.evaluate import bits_per_byte
+from recurra.training.fitting import groups
 from recurra.training.interrupt import deferred
 from recurra.training.plot import loss_curve
 from recurra.training.run_folder import RunFolder
@@ -87,7 +88,7 @@ class _Run:
         _expect_room(config)
         torch.manual_seed(config.seed)
         self.model = LanguageModel(**config.model_config())
-        self.optimiser = torch.optim.AdamW(_groups(self.model, config.weight_decay), betas=(0.9, 0.99))
+        self.optimiser = torch.optim.AdamW(groups(self.model, config.weight_decay), betas=(0.9, 0.99))
         self.folder = RunFolder(folder, self.model.config, config, data, source)
         self.at = checkpoint.Position(step=0, seconds=0.0, state=None)
 
@@ -188,10 +189,3 @@ def _expect_room(config: TrainConfig) -> None:
             f"width is {config.width}, mlp is {config.mlp}; training {config.pattern!r} would need "
             f"{needed / 2**30:.1f} GiB, {room / 2**30:.1f} are free"
         )
-
-
-def _groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
-    """Weight decay for matrices only."""
-    matrices: list[Tensor] = [p for p in model.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if p.dim() < 2]
-    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]

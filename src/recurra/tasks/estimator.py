@@ -1,0 +1,166 @@
+"""What every estimator is: settings in the constructor, a model after `fit`, a folder after `save`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from recurra import options, sealed
+from recurra.data.sequences import Field
+from recurra.errors import InputError, one_line
+from recurra.files import read_json, write_atomically
+from recurra.models.backbone import Backbone
+from recurra.models.outline import misfit
+from recurra.tasks.model import Model
+from recurra.training.fitting import Schedule
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+class Estimator:
+    """Settings that are only stored, until `fit` looks at them; what is learned ends in an underscore.
+
+    `get_params`, `set_params` and `clone` are those that scikit-learn knows.
+    """
+
+    task: ClassVar[str]
+    """Its name in files."""
+    model_: Model
+    fields_: list[Field]
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        """Of the settings."""
+        return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002
+        """The settings by name."""
+        return {name: getattr(self, name) for name in self._names()}
+
+    def set_params(self, **params: Any) -> Self:
+        """Change settings. Raises InputError, and changes none, if one is not known."""
+        known = self._names()
+        if strange := [name for name in params if name not in known]:
+            raise InputError(f"{type(self).__name__} has no setting {strange[0]!r}; it has {', '.join(known)}")
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
+
+    def clone(self) -> Self:
+        """Another one with the same settings, that has learned nothing."""
+        return type(self)(**self.get_params())
+
+    def __repr__(self) -> str:
+        defaults = {name: p.default for name, p in inspect.signature(type(self)).parameters.items()}
+        changed = {name: value for name, value in self.get_params().items() if value is not defaults[name]}
+        told = (f"{n}={v!r}" for n, v in changed.items() if type(v) is not type(defaults[n]) or v != defaults[n])
+        return f"{type(self).__name__}({', '.join(told)})"
+
+    def _expect_fitted(self) -> None:
+        if not hasattr(self, "model_"):
+            raise InputError(f"this {type(self).__name__} has not been fitted; call fit first, or load one")
+
+    def _schedule(self) -> Schedule:
+        """The settings of training."""
+        own = self.get_params()
+        return Schedule(**{name: own[name] for name in ("steps", "seconds", "learning_rate", "weight_decay")})
+
+    def _backbone(self, bidirectional: bool = False) -> Backbone:
+        """The blocks that the settings ask for."""
+        own = self.get_params()
+        settings = {name: own[name] for name in ("mlp", "dropout", "layers")}
+        return Backbone(own["width"], own["pattern"], **settings, bidirectional=bidirectional)
+
+    def _build(self, fields: Sequence[Field], about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Model:
+        """A fresh model for data of such fields.
+
+        Args:
+            about: what else it was decided by, plain data.
+            tensors: of a file, where some of it may come from.
+        """
+        raise NotImplementedError
+
+    def _about(self) -> dict[str, Any]:
+        """Plain data to keep with a model, for `_build`."""
+        return {}
+
+    def _remembered(self) -> dict[str, Tensor]:
+        """Tensors besides those of the model that a file has to hold."""
+        return {}
+
+    def _remember(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `_about` and `_remembered` gave."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write what was learned into `folder`, which is made if missing; each file appears whole or not at all.
+
+        Raises:
+            InputError: nothing was fitted, or a setting is nothing that JSON can hold.
+            OSError: the folder cannot be written.
+        """
+        self._expect_fitted()
+        folder = options.path("folder", folder)
+        config = {
+            "task": self.task,
+            "settings": self.get_params(),
+            "fields": [field.as_dict() for field in self.fields_],
+            "about": self._about(),
+        }
+        try:
+            text = json.dumps(config, indent=2) + "\n"
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self!r} cannot be saved: {one_line(error)}; name heads and the like by str") from error
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"model.{name}": value for name, value in self.model_.state_dict().items()}
+        sealed.write(folder / WEIGHTS, self.task, tensors | self._remembered(), {"format": "pt"})
+        write_atomically(folder / CONFIG, text)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what `save` wrote, on the CPU.
+
+        Raises InputError, naming the file, if it is missing, damaged or of another task.
+        """
+        folder = options.path("folder", folder)
+        path = folder / CONFIG
+        try:
+            config = read_json(path)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read: {one_line(error)}; expected what save wrote") from error
+        if config.get("task") != cls.task:
+            raise InputError(f"{path} is of the task {config.get('task')!r}; {cls.__name__} reads {cls.task!r}")
+        tensors, _ = sealed.read(folder / WEIGHTS, f"{folder / WEIGHTS} cannot be read")
+        weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+        try:
+            found = cls(**config["settings"])
+            found.fields_ = [Field.from_dict(field) for field in config["fields"]]
+            model = found._build(found.fields_, config["about"], tensors)
+            found._remember(config["about"], tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} does not describe a {cls.__name__}: {one_line(error)}") from error
+        if reason := misfit(model.state_dict(), weights):
+            raise InputError(f"{folder / WEIGHTS} does not fit {CONFIG}: {reason}")
+        model.load_state_dict(weights)
+        found.model_ = model.eval()
+        return found
+
+
+class Dice:
+    """Random numbers from a seed, those of everybody else left alone."""
+
+    def __init__(self, seed: object):
+        self._seed = options.whole("seed", seed, high=2**63)
+
+    def __enter__(self) -> None:
+        self._fork = torch.random.fork_rng(devices=[])
+        self._fork.__enter__()
+        torch.manual_seed(self._seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self._fork.__exit__(*error)

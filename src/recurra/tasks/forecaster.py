@@ -1,0 +1,346 @@
+"""Series that go on: forecasts with their uncertainty, at constant cost per new row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from recurra import options
+from recurra.data.frames import from_frame
+from recurra.data.reading import Batch, Carried
+from recurra.data.sequences import Field, Sequences
+from recurra.data.times import Frequency
+from recurra.errors import InputError
+from recurra.state import State
+from recurra.tasks import horizon
+from recurra.tasks.answers import described, like_given
+from recurra.tasks.calendar import YEAR, Calendar, holidays_of
+from recurra.tasks.estimator import Dice, Estimator
+from recurra.tasks.future import Future, ends_of, stamps
+from recurra.tasks.heads.names import number_head
+from recurra.tasks.inlet import Encoding, Inlet, channels
+from recurra.tasks.model import Model, Outlook
+from recurra.tasks.passing import Pass, read_of, start, together
+from recurra.tasks.pools import pool
+from recurra.tasks.walk import Report, evaluate
+from recurra.training.carry import carried
+from recurra.training.fitting import Progress, fit
+
+
+class Forecaster(Estimator):
+    """Forecasts of the next `horizon` steps of any number of series, from every step of each at once.
+
+    A table has a row for each series and time: `unique_id` (or `id`), `ds` (or `time`), the target, other columns.
+    Missing values are NaN. Tables are data frames of pandas or polars, or mappings from names to columns; answers come
+    as what was given.
+
+    Args:
+        pattern: which recurrence each block holds, such as "gru*2" or "mamba+lstm".
+        horizon: steps ahead.
+        target: columns of numbers to forecast.
+        id, time, known, static, past, categories: which columns are what, as in `recurra.data.frames.from_frame`; those
+            `known` ahead enter the forecast of each step of the horizon.
+        head: the distribution: "student-t", "normal", "negative-binomial" (counts), "quantile", or a `Head`.
+        scale: of targets and past columns: "running", known from the steps so far, the same for a series in any units;
+            "fit", as over all data fitted on; "none".
+        holidays: a country whose holidays the calendar knows; the library `holidays` is needed while fitting.
+        width, mlp, dropout, layers: of the `Backbone`.
+        steps, seconds, learning_rate, weight_decay: of training, as in `recurra.training.fitting.Schedule`.
+        batch, window: streams side by side, and the time steps that gradients flow through.
+        seed: of all that is random.
+    """
+
+    task = "forecast"
+
+    def __init__(
+        self,
+        pattern: str = "gru*2",
+        *,
+        horizon: int = 1,
+        target: str | Sequence[str] = "y",
+        id: str | None = None,
+        time: str | None = None,
+        known: Sequence[str] = (),
+        static: Sequence[str] = (),
+        past: Sequence[str] | None = None,
+        categories: Sequence[str] = (),
+        head: Any = "student-t",
+        scale: str = "running",
+        holidays: str | None = None,
+        width: int = 64,
+        mlp: int | None = None,
+        dropout: float = 0.1,
+        layers: Mapping[str, Mapping[str, Any]] | None = None,
+        steps: int = 1000,
+        seconds: float | None = None,
+        batch: int = 16,
+        window: int = 64,
+        learning_rate: float = 4e-3,
+        weight_decay: float = 0.05,
+        seed: int = 0,
+    ):
+        self.pattern, self.horizon, self.target, self.id, self.time = pattern, horizon, target, id, time
+        self.known, self.static, self.past, self.categories = known, static, past, categories
+        self.head, self.scale, self.holidays = head, scale, holidays
+        self.width, self.mlp, self.dropout, self.layers = width, mlp, dropout, layers
+        self.steps, self.seconds, self.batch, self.window = steps, seconds, batch, window
+        self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
+
+    def fit(self, data: Any, progress: Progress | None = None) -> Self:
+        """Learn from a table, or from `Sequences`, and stand at the end of each series.
+
+        Raises:
+            InputError: a setting is out of range, or the data are not what is expected: the message names the column.
+            RecurraError: the loss became no number.
+        """
+        options.count("horizon", self.horizon)
+        schedule = self._schedule()
+        sequences = data if isinstance(data, Sequences) else self._read(data)
+        self._expect_enough(sequences)
+        fields, frequency = list(sequences.fields.values()), sequences.frequency()
+        with Dice(self.seed):
+            model = self._build(fields, _plain(frequency), {})
+            model.inlet.fit(sequences)
+            if (known := horizon.outlook(model).known) is not None:
+                known.fit(sequences)
+            reading = Carried(sequences, self._streams(sequences), self.window, self.seed)
+            fit(model, reading, lambda batch, state: self._loss(model, sequences, batch, state), schedule, progress)
+        self.model_, self.fields_, self._frequency = model, fields, frequency
+        return self._stand(sequences)
+
+    def _read(self, data: Any) -> Sequences:
+        return from_frame(
+            data, target=self.target, id=self.id, time=self.time, known=self.known, static=self.static, past=self.past,
+            categories=self.categories,
+        )  # fmt: skip
+
+    def _like(self, data: Any) -> Sequences:
+        """Data of the columns that were fitted on."""
+        if isinstance(data, Sequences):
+            missing = [field.name for field in self.fields_ if field.name not in data.fields]
+            if missing:
+                raise InputError(f"data has no column {missing[0]!r}, which this forecaster was fitted on")
+            return data
+        return from_frame(data, id=self.id, like=self.fields_)
+
+    def _expect_enough(self, sequences: Sequences) -> None:
+        targets = sequences.of_role("target")
+        if wrong := [field.name for field in targets if field.kind != "number"]:
+            raise InputError(f"column {wrong[0]!r} holds categories; a forecaster's target is a number")
+        longest = int(sequences.lengths.max()) if len(sequences) else 0
+        if longest <= self.horizon:
+            raise InputError(
+                f"the longest series has {longest} steps; a horizon of {self.horizon} needs more than that"
+            )
+
+    def _streams(self, sequences: Sequences) -> int:
+        """As many as asked for, of which each has a window at least."""
+        return max(1, min(options.count("batch", self.batch), sequences.steps // options.count("window", self.window)))
+
+    def _build(self, fields: Sequence[Field], about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Model:
+        head = number_head(self.head)
+        series = [f for role in ("target", "past") for f in fields if f.role == role and f.kind == "number"]
+        others = [f for f in fields if f not in series]
+        calendar = None
+        if any(f.role == "time" and f.dated for f in fields):
+            named = tensors.get("model.inlet.encoding.calendar.named")
+            if named is None and self.holidays is not None:
+                named = holidays_of(self.holidays)
+            calendar = Calendar(about["months"] * YEAR / 12 + about["seconds"], named)
+        elif self.holidays is not None:
+            raise InputError(f"holidays is {self.holidays!r}; expected None, since there is no column of dates")
+        ahead = [f for f in fields if f.role in ("known", "time")]
+        known = Encoding(ahead, self.width, calendar)
+        size = sum(channels(f) for f in fields if f.role == "target") * head.size
+        outlook = Outlook(self.width, self.horizon, size, known if known.reads else None)
+        inlet = Inlet(series, others, self.width, self.scale, calendar)
+        return Model(inlet, self._backbone(), pool("each", self.width), outlook, head)
+
+    def _loss(self, model: Model, sequences: Sequences, batch: Batch, state: State | None) -> tuple[Tensor, State]:
+        """Of forecasts from all steps of a batch, in one pass."""
+        ragged = batch.lengths if (batch.lengths < batch.rows.shape[1]).any() else None
+        read, after = model.read(batch.columns, state, resets=batch.resets, lengths=ragged)
+        raw = horizon.raw(model, read, horizon.ahead(model, sequences, batch.rows))
+        truth = horizon.truth(model, sequences, batch.rows)
+        loss = model.head.loss(raw, truth, None, read.around(truth.shape[-1]))
+        return loss, carried(model.backbone, after, len(batch.rows))
+
+    def _stand(self, sequences: Sequences) -> Self:
+        """Read series from their beginning, and remember where each ends."""
+        self._place = Pass(self.model_, sequences).run()
+        self._ids, self._ends = list(sequences.ids), ends_of(sequences)
+        return self
+
+    def predict(
+        self,
+        data: Any = None,
+        *,
+        known: Any = None,
+        level: Iterable[float] = (),
+        quantiles: Iterable[float] = (),
+        samples: int = 0,
+        seed: int = 0,
+    ) -> Any:
+        """Forecast the `horizon` steps that follow the end of each series.
+
+        Args:
+            data: read these series first, and forecast them alone; by default those seen so far go on.
+            known: a table of the columns known ahead, with the times of the horizon.
+            level: percentages, such as [80, 95]: columns `y-lo-80` and `y-hi-80` between which the target falls so
+                often.
+            quantiles: probabilities, such as [0.1, 0.5]: columns `y-q-0.1`.
+            samples: columns `y-sample-0` and so on, drawn with `seed`, each step by itself.
+
+        Returns:
+            a table: the id, the time, the target.
+
+        Raises:
+            InputError: an argument is out of range; what is known ends before the horizon; data have other columns.
+        """
+        self._expect_fitted()
+        if data is not None:
+            return self._elsewhere(self._like(data))._predict(data, known, level, quantiles, samples, seed)
+        return self._predict(known, known, level, quantiles, samples, seed)
+
+    @torch.no_grad()
+    def _predict(
+        self, given: Any, known: Any, level: Iterable[float], quantiles: Iterable[float], samples: int, seed: int
+    ) -> Any:
+        model, read = self.model_, read_of(self._place)
+        future = Future.of(self._ids, self._ends, self.fields_, self._frequency, self.horizon)
+        raw = horizon.raw(model, read, future.known(horizon.outlook(model).known, self.fields_, known, self.id))
+        names = self._targets
+        with Dice(seed):
+            found = described(model.head, raw, read.around(len(names)), names, list(level), list(quantiles), samples)
+        return like_given(given, future.table(self.id) | found)
+
+    def _elsewhere(self, sequences: Sequences) -> Self:
+        """The same, standing at the end of other series."""
+        other = self.clone()
+        other.model_, other.fields_, other._frequency = self.model_, self.fields_, self._frequency
+        return other._stand(sequences)
+
+    @property
+    def _targets(self) -> list[str]:
+        """A name for each number that is forecast."""
+        fields = [field for field in self.fields_ if field.role == "target"]
+        return [f.name if channels(f) == 1 else f"{f.name}-{n}" for f in fields for n in range(channels(f))]
+
+    def update(self, rows: Any) -> Any:
+        """Take new rows of any series, old or new, at the cost of one step each, whatever lies behind.
+
+        Returns:
+            a table of the rows: the id, the time, the target, what had been `expected` of it and its `surprise`, minus
+            the logarithm of its density: NaN where it is missing, and at the first row of a new series.
+
+        Raises:
+            InputError: the columns are others, or a row is not later than those before; nothing is then changed.
+        """
+        self._expect_fitted()
+        sequences = self._like(rows)
+        places = {name: number for number, name in enumerate(self._ids)}
+        old = [places.get(name, -1) for name in sequences.ids]
+        self._expect_later(sequences, old)
+        fresh = start(self.model_, 1)
+        begin = together([self._place.rows([n]) if n >= 0 else fresh for n in old])
+        way = Pass(self.model_, sequences, begin)
+        expected, surprise = self._followed(sequences, way, torch.tensor(old) >= 0)
+        self._go_on(sequences, old, way.end)
+        return like_given(rows, self._told(sequences, expected, surprise))
+
+    def _go_on(self, sequences: Sequences, old: list[int], end: State) -> None:
+        """Stand at the end of new rows: of known series where they stood, of others behind them."""
+        ends = ends_of(sequences)
+        if sequences.time is None:
+            ends = ends + torch.tensor([float(self._ends[n]) + 1 if n >= 0 else 0.0 for n in old])
+        both, known = together([self._place, end]), len(self._ids)
+        order = list(range(known))
+        for n, before in enumerate(old):
+            if before >= 0:
+                order[before] = known + n
+            else:
+                order.append(known + n)
+                self._ids.append(sequences.ids[n])
+        self._place = both.rows(order)
+        self._ends = torch.cat([self._ends, ends])[order]
+
+    def _expect_later(self, sequences: Sequences, old: list[int]) -> None:
+        if sequences.time is None:
+            return
+        times = sequences.values[sequences.time.name]
+        for n, before in enumerate(old):
+            if before >= 0 and not times[sequences.offsets[n]] > self._ends[before]:
+                raise InputError(
+                    f"series {sequences.ids[n]!r} begins no later than what was read of it before; expected new rows"
+                )
+
+    @torch.no_grad()
+    def _followed(self, sequences: Sequences, way: Pass, known: Tensor) -> tuple[Tensor, Tensor]:
+        """What had been expected of each row one step before, and its surprise, [N, targets]."""
+        model, names = self.model_, self._targets
+        expected, surprise = torch.full((2, sequences.steps, len(names)), torch.nan)
+        reads = horizon.reads_ahead(model)
+        for piece in way:
+            rows, read = piece.rows, piece.read.after(piece.before)
+            raw = horizon.raw(model, read, {name: sequences.take(name, rows)[:, :, None] for name in reads}, 1)
+            around, truth = read.around(len(names)), horizon.values(sequences, rows)[:, :, None]
+            told = torch.where(truth.isnan(), torch.nan, model.head.surprise(raw, truth, around))
+            first = rows == sequences.offsets[piece.which, None]
+            there = (rows >= 0) & (known[piece.which, None] | ~first)
+            expected[rows[there]] = model.head.predict(raw, around)[:, :, 0][there]
+            surprise[rows[there]] = told[:, :, 0][there]
+        return expected, surprise
+
+    def _told(self, sequences: Sequences, expected: Tensor, surprise: Tensor) -> dict[str, Any]:
+        times = torch.arange(sequences.steps).double() if sequences.time is None else None
+        if times is None:
+            assert sequences.time is not None
+            times = sequences.values[sequences.time.name]
+        found = stamps(sequences.ids, sequences.lengths, times, sequences.time, self.id)
+        values, names = horizon.values(sequences), self._targets
+        for n, name in enumerate(names):
+            behind = "" if len(names) == 1 else f"-{name}"
+            found[name] = values[:, n].numpy()
+            found[f"expected{behind}"], found[f"surprise{behind}"] = expected[:, n].numpy(), surprise[:, n].numpy()
+        return found
+
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        windows: int = 1,
+        stride: int | None = None,
+        season: int = 1,
+        level: Iterable[float] = (80, 95),
+    ) -> Report:
+        """Forecast from `windows` origins of each series, as if what follows were not known, in one pass; beside the
+        naive forecasts.
+
+        Args:
+            stride: steps between two origins; by default the horizon. The last origin is a horizon before the end.
+            season: steps after which a series resembles itself: of the seasonal naive forecast, and of MASE.
+            level: percentages whose bounds are checked.
+
+        Raises:
+            InputError: a series is too short, or data have other columns.
+        """
+        self._expect_fitted()
+        stride = self.horizon if stride is None else stride
+        return evaluate(self.model_, self._like(data), windows, stride, season, list(level))
+
+    def _about(self) -> dict[str, Any]:
+        return _plain(self._frequency) | {"ids": self._ids}
+
+    def _remembered(self) -> dict[str, Tensor]:
+        return State(self._place.prefixed("place") | {"ends": self._ends})
+
+    def _remember(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        self._frequency = Frequency(about["months"], about["seconds"])
+        self._ids, self._ends, self._place = list(about["ids"]), tensors["ends"], State(tensors).under("place")
+
+
+def _plain(frequency: Frequency) -> dict[str, Any]:
+    return {"months": frequency.months, "seconds": frequency.seconds}

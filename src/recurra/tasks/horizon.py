@@ -1,0 +1,47 @@
+"""The steps that follow each step: what is known of them, what came, and what a model says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from recurra.data.sequences import Sequences
+from recurra.tasks.inlet import numbers
+from recurra.tasks.model import Model, Outlook, Read
+
+
+def outlook(model: Model) -> Outlook:
+    """That of a model that looks ahead."""
+    assert isinstance(model.outlook, Outlook)
+    return model.outlook
+
+
+def reads_ahead(model: Model) -> list[str]:
+    """Names of the columns that are known ahead."""
+    known = outlook(model).known
+    return [] if known is None else known.reads
+
+
+def ahead(model: Model, sequences: Sequences, rows: Tensor) -> dict[str, Tensor]:
+    """What is known of the steps that follow flat rows [...]: [..., horizon, *width]."""
+    return {name: sequences.ahead(name, rows, outlook(model).horizon) for name in reads_ahead(model)}
+
+
+def truth(model: Model, sequences: Sequences, rows: Tensor) -> Tensor:
+    """The targets that follow flat rows [...]: [..., horizon, targets]."""
+    fields, steps = sequences.of_role("target"), outlook(model).horizon
+    return numbers(fields, {field.name: sequences.ahead(field.name, rows, steps) for field in fields}, rows.dim() + 1)
+
+
+def values(sequences: Sequences, rows: Tensor | None = None) -> Tensor:
+    """The targets of flat rows [...], by default of all: [..., targets]."""
+    rows = torch.arange(sequences.steps) if rows is None else rows
+    fields = sequences.of_role("target")
+    return numbers(fields, {field.name: sequences.take(field.name, rows) for field in fields}, rows.dim())
+
+
+def raw(model: Model, read: Read, known: Mapping[str, Tensor], steps: int | None = None) -> Tensor:
+    """[B, T, steps, targets, size], of the whole horizon or of its first few steps."""
+    return outlook(model)(read.y, known or None, steps).unflatten(-1, (-1, model.head.size))

@@ -1,0 +1,214 @@
+"""From columns to what a backbone reads: the one place that knows kinds of data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from recurra import options
+from recurra.data.sequences import Field, Sequences
+from recurra.recurrences.gru import GRU
+from recurra.state import State
+from recurra.tasks.calendar import Calendar
+from recurra.tasks.scaler import Scaler
+
+SCALES = ("running", "fit", "none")
+FAR = 30.0
+"""Deviations beyond which a number is cut when it is read: one that breaks all bounds may not drown the rest."""
+
+
+def channels(field: Field) -> int:
+    """Numbers in one value."""
+    return math.prod(field.width)
+
+
+def numbers(fields: Sequence[Field], columns: Mapping[str, Tensor], axes: int) -> Tensor:
+    """[..., channels] of number columns [..., *width] with `axes` axes in front of their own."""
+    found = [columns[field.name] for field in fields]
+    return torch.cat(
+        [value.reshape(*value.shape[:axes], channels(f)) for f, value in zip(fields, found, strict=True)], -1
+    )
+
+
+class Letters(nn.Module):
+    """A text, [..., letters] int64 with -1 behind its end, to [..., width]: a GRU over its letters, its last output."""
+
+    def __init__(self, letters: int, width: int):
+        super().__init__()
+        self.embedding = nn.Embedding(letters + 2, width)
+        self.recurrence = GRU(width)
+
+    def forward(self, text: Tensor) -> Tensor:
+        """Zeros where there is no letter."""
+        flat = text.flatten(0, -2)
+        lengths = (flat >= 0).sum(-1)
+        if not flat.numel():
+            return self.embedding.weight.new_zeros(*text.shape[:-1], self.embedding.embedding_dim)
+        y, _ = self.recurrence(self.embedding(flat + 1), lengths=lengths)
+        last = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, y.shape[2])
+        return y.gather(1, last)[:, 0].unflatten(0, text.shape[:-1])
+
+
+class Encoding(nn.Module):
+    """Columns [..., *width] to [..., width], the sum of what each says. Missing numbers are 0 beside a flag, missing
+    categories a class of their own; numbers are scaled as they were over all data that `fit` has seen.
+
+    Args:
+        fields: what to read, of any kind.
+        width: of the result.
+        calendar: reads the field whose role is time; without it that is not read.
+    """
+
+    def __init__(self, fields: Sequence[Field], width: int, calendar: Calendar | None = None):
+        super().__init__()
+        self.width, self.calendar = width, calendar
+        self.time = next((f.name for f in fields if f.role == "time"), "") if calendar is not None else ""
+        fields = [field for field in fields if field.role != "time"]
+        self.numbers = [field for field in fields if field.kind == "number"]
+        self.categories = [field for field in fields if field.kind == "category"]
+        self.texts = [field for field in fields if field.kind == "text"]
+        count = sum(channels(field) for field in self.numbers)
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.zeros(count))
+        self.register_buffer("deviation", torch.ones(count))
+        self.of_numbers = nn.Linear(2 * count, width, bias=False) if count else None
+        self.of_categories = nn.ModuleList(nn.Embedding(_size(f) + 2, width) for f in self.categories)
+        self.of_texts = nn.ModuleList(Letters(_size(f), width) for f in self.texts)
+        self.of_time = nn.Linear(calendar.size, width, bias=False) if calendar is not None and self.time else None
+
+    @property
+    def reads(self) -> list[str]:
+        """Names of the columns that are read."""
+        own = [field.name for field in (*self.numbers, *self.categories, *self.texts)]
+        return own + [self.time] * (self.of_time is not None)
+
+    def fit(self, sequences: Sequences) -> None:
+        """Learn means and deviations of the numbers, those of a whole sequence counted once."""
+        self.mean, self.deviation = fixed_scale(self.numbers, sequences, self.mean)
+
+    def forward(self, columns: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
+        """[*shape, width]; `shape` is what columns have in front of their own axes."""
+        like = self.mean
+        total = like.new_zeros(*shape, self.width)
+        if self.of_numbers is not None:
+            value = numbers(self.numbers, columns, len(shape)).to(like.dtype)
+            total = total + self.of_numbers(flagged((value - self.mean) / self.deviation))
+        for field, embedding in zip(self.categories, self.of_categories, strict=True):
+            found = embedding(columns[field.name] + 1)
+            total = total + found.flatten(len(shape), -2).sum(-2) if field.width else total + found
+        for field, letters in zip(self.texts, self.of_texts, strict=True):
+            total = total + letters(columns[field.name])
+        if self.of_time is not None and self.calendar is not None:
+            total = total + self.of_time(self.calendar(columns[self.time]).to(like.dtype))
+        return total
+
+
+def _size(field: Field) -> int:
+    """Names of a category, or letters of a text."""
+    return 0 if field.vocabulary is None else field.vocabulary.unknown
+
+
+def flagged(value: Tensor) -> Tensor:
+    """[..., 2 C]: numbers [..., C], 0 where they are missing, then flags that say so."""
+    missing = value.isnan()
+    return torch.cat([torch.where(missing, 0, value).clamp(-FAR, FAR), missing.to(value.dtype)], -1)
+
+
+def fixed_scale(fields: Sequence[Field], sequences: Sequences, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and deviations [channels] of number columns, of what is there of them; 0 and 1 where nothing spreads."""
+    means, deviations = [torch.empty(0, dtype=torch.float64)], [torch.empty(0, dtype=torch.float64)]
+    for field in fields:
+        value = sequences.values[field.name].double().reshape(-1, channels(field))
+        there = ~value.isnan()
+        count = there.sum(0).clamp(min=1)
+        mean = torch.where(there, value, 0).sum(0) / count
+        spread = (torch.where(there, value - mean, 0).square().sum(0) / count).sqrt()
+        means.append(mean)
+        deviations.append(torch.where(spread > 1e-9 * mean.abs(), spread, 1))
+    return torch.cat(means).to(like), torch.cat(deviations).to(like)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where the numbers of the running channels lay at each time step, and how far they spread, [B, T, channels]."""
+
+    mean: Tensor
+    deviation: Tensor
+
+
+class Inlet(nn.Module):
+    """Columns [B, T, *width] to x [B, T, width], with a state: `x, scale, state = inlet(columns, state, ...)`.
+
+    Args:
+        series: number fields measured at each step, such as the target's past; they come first in the scale.
+        others: all other fields, read as `Encoding` does.
+        width: of x.
+        scale: of the series: "running", by means and deviations so far; "fit", those of the data fitted on; "none".
+        calendar: reads the field whose role is time.
+    """
+
+    def __init__(
+        self,
+        series: Sequence[Field],
+        others: Sequence[Field],
+        width: int,
+        scale: str = "running",
+        calendar: Calendar | None = None,
+    ):
+        super().__init__()
+        self.series, self.width = list(series), options.count("width", width)
+        self.how = options.choice("scale", scale, SCALES)
+        count = sum(channels(field) for field in self.series)
+        self.scale = Scaler(count) if count and scale == "running" else None
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.zeros(count))
+        self.register_buffer("deviation", torch.ones(count))
+        self.of_series = nn.Linear(2 * count, width) if count else None
+        self.encoding = Encoding(others, width, calendar)
+
+    @property
+    def reads(self) -> list[str]:
+        """Names of the columns that are read."""
+        return [field.name for field in self.series] + self.encoding.reads
+
+    def fit(self, sequences: Sequences) -> None:
+        """Learn fixed scales."""
+        self.encoding.fit(sequences)
+        if self.how == "fit":
+            self.mean, self.deviation = fixed_scale(self.series, sequences, self.mean)
+
+    def initial_state(self, batch: int) -> State:
+        """The state before the first time step."""
+        return State() if self.scale is None else self.scale.initial_state(batch, self.mean)
+
+    def forward(
+        self,
+        columns: Mapping[str, Tensor],
+        state: Mapping[str, Tensor] | None = None,
+        *,
+        resets: Tensor | None = None,
+        lengths: Tensor | None = None,
+        engine: str = "auto",
+    ) -> tuple[Tensor, Scale, State]:
+        """x [B, T, width], the scale of the series at each step, and the new state; arguments as for a layer."""
+        shape = columns[self.reads[0]].shape[:2]
+        if self.of_series is None:
+            empty = self.mean.expand(*shape, 0)
+            return self.encoding(columns, shape), Scale(empty, empty), State()
+        value = numbers(self.series, columns, 2).to(self.mean.dtype)
+        after = State()
+        if self.scale is None:
+            mean, deviation = self.mean.expand_as(value), self.deviation.expand_as(value)
+        else:
+            both, after = self.scale(value, state or None, resets=resets, lengths=lengths, engine=engine)
+            mean, deviation = both.chunk(2, -1)
+            # Behind the padding there are zeros: nothing is divided by them.
+            deviation = torch.where(deviation == 0, 1, deviation)
+        x = self.of_series(flagged((value - mean) / deviation)) + self.encoding(columns, shape)
+        return x, Scale(mean, deviation), after

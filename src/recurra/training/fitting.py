@@ -1,0 +1,91 @@
+"""The training loop of any model: batches, a loss, steps down."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from recurra import options
+from recurra.data.reading import Batch, Reading
+from recurra.errors import RecurraError
+from recurra.state import State
+
+Loss = Callable[[Batch, State | None], tuple[Tensor, State | None]]
+"""Of a batch and the state carried into it: the loss [] and the state to carry on."""
+Progress = Callable[[dict[str, float]], None]
+"""Called after every update with its metrics."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train and how large the steps are.
+
+    Raises InputError if a setting is out of range.
+    """
+
+    steps: int = 1000
+    """Updates; they also set the learning rate's course."""
+    seconds: float | None = None
+    """Stop after this much time in place of so many steps, with the same course."""
+    learning_rate: float = 4e-3
+    """It rises over the first twentieth, and falls to nothing along a cosine."""
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+
+    def __post_init__(self) -> None:
+        options.count("steps", self.steps)
+        options.number("learning_rate", self.learning_rate, 0)
+        options.number("weight_decay", self.weight_decay, 0)
+        options.number("clip", self.clip, 0)
+        if self.seconds is not None:
+            options.number("seconds", self.seconds, 0)
+
+    def done(self, step: int, seconds: float) -> float:
+        """Which part of the training is over, 0 to 1."""
+        return min(1.0, step / self.steps if self.seconds is None else seconds / max(self.seconds, 1e-9))
+
+    def rate(self, done: float) -> float:
+        """The learning rate when such a part is over."""
+        return self.learning_rate * min(1.0, 20 * done + 0.01) * (0.5 + 0.5 * math.cos(math.pi * done))
+
+
+def groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
+    """Parameters for an optimiser: weight decay for matrices only."""
+    matrices: list[Tensor] = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def fit(model: nn.Module, reading: Reading, loss: Loss, schedule: Schedule, progress: Progress | None = None) -> int:
+    """Train a model, the state of one batch carried into the next; gives the number of updates.
+
+    Raises RecurraError if the loss is no longer finite; the model is then as it was before that update.
+    """
+    optimiser = torch.optim.AdamW(groups(model, schedule.weight_decay), betas=(0.9, 0.99))
+    began, step, seconds, state = time.perf_counter(), 0, 0.0, None
+    model.train()
+    try:
+        while (done := schedule.done(step, seconds)) < 1:
+            for group in optimiser.param_groups:
+                group["lr"] = schedule.rate(done)
+            value, state = loss(reading.read(step), state)
+            if not math.isfinite(value.item()):
+                raise RecurraError(f"the loss became {value.item()} at step {step}: use a smaller learning_rate")
+            optimiser.zero_grad()
+            if value.requires_grad:
+                value.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
+            optimiser.step()
+            state = None if state is None else state.detach()
+            step, seconds = step + 1, time.perf_counter() - began
+            if progress:
+                progress({"step": step, "loss": value.item(), "seconds": seconds, "done": schedule.done(step, seconds)})
+    finally:
+        model.eval()
+    return step
