@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recurra import options
 from recurra.data.sequences import Field, Sequences
+from recurra.nn.linear import Linear
 from recurra.recurrences.gru import GRU
 from recurra.state import State
 from recurra.tasks.calendar import Calendar
@@ -76,10 +77,10 @@ class Encoding(nn.Module):
         self.deviation: Tensor
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("deviation", torch.ones(count))
-        self.of_numbers = nn.Linear(2 * count, width, bias=False) if count else None
+        self.of_numbers = Linear(2 * count, width, bias=False) if count else None
         self.of_categories = nn.ModuleList(nn.Embedding(_size(f) + 2, width) for f in self.categories)
         self.of_texts = nn.ModuleList(Letters(_size(f), width) for f in self.texts)
-        self.of_time = nn.Linear(calendar.size, width, bias=False) if calendar is not None and self.time else None
+        self.of_time = Linear(calendar.size, width, bias=False) if calendar is not None and self.time else None
 
     @property
     def reads(self) -> list[str]:
@@ -169,7 +170,7 @@ class Inlet(nn.Module):
         self.deviation: Tensor
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("deviation", torch.ones(count))
-        self.of_series = nn.Linear(2 * count, width) if count else None
+        self.of_series = Linear(2 * count, width) if count else None
         self.encoding = Encoding(others, width, calendar)
 
     @property

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from recurra import check
 from recurra.models.backbone import Backbone
+from recurra.nn.linear import Linear, linear
 from recurra.state import State
 from recurra.tasks.heads.head import Around, Head
 from recurra.tasks.inlet import Encoding, Inlet, Scale
@@ -32,18 +33,18 @@ class Outlook(nn.Module):
     def __init__(self, width: int, horizon: int, size: int, known: Encoding | None = None):
         super().__init__()
         self.horizon, self.size, self.known = horizon, size, known
-        self.direct = nn.Linear(width, horizon * size)
+        self.direct = Linear(width, horizon * size)
         if known is not None:
-            self.of_read = nn.Linear(width, known.width, bias=False)
+            self.of_read = Linear(width, known.width, bias=False)
             self.place = nn.Parameter(torch.zeros(horizon, known.width))
-            self.of_hidden = nn.Linear(known.width, size, bias=False)
+            self.of_hidden = Linear(known.width, size, bias=False)
 
     def forward(self, y: Tensor, ahead: Mapping[str, Tensor] | None = None, steps: int | None = None) -> Tensor:
         """raw [..., steps, size] of y [..., D] and columns ahead [..., steps, *width]; all steps of the horizon, or the
         first few."""
         steps = self.horizon if steps is None else steps
         first = slice(0, steps * self.size)
-        raw = nn.functional.linear(y, self.direct.weight[first], self.direct.bias[first])
+        raw = linear(y, self.direct.weight[first], self.direct.bias[first])
         raw = raw.unflatten(-1, (steps, self.size))
         if self.known is None or ahead is None:
             return raw
