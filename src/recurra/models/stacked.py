@@ -120,10 +120,10 @@ class Stacked(nn.Module):
             y, new = directions[0](x, own, resets=resets, lengths=lengths, engine=engine)
             out |= new.prefixed(str(i))
             if self.bidirectional:
-                order = _reversal(x, lengths)
-                back, new = directions[1](_take(x, order), resets=_ends(resets, order), lengths=lengths, engine=engine)
+                order = reversal(x, lengths)
+                back, new = directions[1](take(x, order), resets=ends(resets, order), lengths=lengths, engine=engine)
                 out |= new.prefixed(f"{i}.reverse")
-                y = torch.cat([y, _take(back, order)], -1)
+                y = torch.cat([y, take(back, order)], -1)
             x = y
         return x, State(out)
 
@@ -140,7 +140,7 @@ class Stacked(nn.Module):
         return y[:, 0], after
 
 
-def _reversal(x: Tensor, lengths: Tensor | None) -> Tensor:
+def reversal(x: Tensor, lengths: Tensor | None) -> Tensor:
     """[B, T] positions that turn the valid part of every row around."""
     steps = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
     if lengths is None:
@@ -148,16 +148,17 @@ def _reversal(x: Tensor, lengths: Tensor | None) -> Tensor:
     return torch.where(steps < lengths[:, None], lengths[:, None] - 1 - steps, steps)
 
 
-def _take(x: Tensor, order: Tensor) -> Tensor:
+def take(x: Tensor, order: Tensor) -> Tensor:
+    """x [B, T, ...] at the positions [B, T]."""
     return x.gather(1, order[..., None].expand(-1, -1, x.shape[2]))
 
 
-def _ends(resets: Tensor | None, order: Tensor) -> Tensor | None:
+def ends(resets: Tensor | None, order: Tensor) -> Tensor | None:
     """Where sequences start when read backwards: at their last time step."""
     if resets is None:
         return None
-    ends = torch.cat([resets[:, 1:], torch.zeros_like(resets[:, :1])], 1)
-    return ends.gather(1, order)
+    last = torch.cat([resets[:, 1:], torch.zeros_like(resets[:, :1])], 1)
+    return last.gather(1, order)
 
 
 def _accept_torch_names(_: nn.Module, state_dict: dict[str, Any], prefix: str, *_rest: Any) -> None:
