@@ -19,7 +19,10 @@ def blocks(document):
     return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/adding-a-recurrence.md", "docs/tasks.md"])
+DOCUMENTS = ["README.md", "docs/adding-a-recurrence.md", "docs/data.md", "docs/tasks.md"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_examples_run(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "OWN", {})
@@ -53,3 +56,9 @@ def test_the_gallery_is_up_to_date():
     readme = (ROOT / "README.md").read_text()
     assert readme == script["readme"](), "run `make gallery`"
     assert [name for name in recurra.layers() if f"`{name}`" not in readme] == []
+
+
+def test_the_table_of_data_sets_is_up_to_date():
+    assert (ROOT / "docs/data.md").read_text() == runpy.run_path(str(ROOT / "docs/data.py"))["page"](), (
+        "run docs/data.py"
+    )

@@ -1,13 +1,14 @@
-"""`recurra evaluate`: bits per byte of a trained model on a text."""
+"""`recurra evaluate`: how well a trained model predicts what it has not seen."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from recurra.cli import own, show
+from recurra.cli import own, runs, show
+from recurra.errors import InputError
 
 Option = typer.Option
 
@@ -15,23 +16,29 @@ Option = typer.Option
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")] = Path("runs/default"),
     data: Annotated[
-        Path | None, Option(help="Text to predict. Without it: the held-out tenth of the built-in text.")
+        Path | None, Option(help="What to predict. Of texts, without it: the held-out tenth of the built-in text.")
     ] = None,
+    windows: Annotated[int | None, Option(help="Of forecasts: horizons at the end of each series to score.")] = None,
     imports: own.Imports = None,
     engine: Annotated[str, Option(help="Engine that runs the steps; auto picks one.")] = "auto",
     json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Measure how well a model predicts a text it has not seen.
+    """Measure how well a model predicts what it has not seen: a text, or data of its task.
 
-    Example:
+    Examples:
 
       recurra evaluate runs/default --data other.txt
+
+      recurra evaluate runs/sales --data sales.csv --windows 4
     """
+    own.take(imports)
+    if runs.task_of(run) is not None:
+        _score(run, data, {} if windows is None else {"windows": windows}, json)
+        return
     from recurra.data.text import default_text, read, split
     from recurra.models.files import load
     from recurra.training.evaluate import bits_per_byte
 
-    own.take(imports)
     text = split(default_text())[1] if data is None else read(data)
     model = load(run)
     with show.progress("evaluating", 1) as update:
@@ -40,3 +47,15 @@ def evaluate(
         show.as_json({"bits_per_byte": bits, "bytes": len(text)})
     else:
         print(f"{bits:.4f} bits per byte on {len(text):,} bytes")
+
+
+def _score(run: Path, data: Path | None, how: dict[str, Any], json: bool) -> None:
+    """Print what an estimator's `evaluate` finds."""
+    estimator = runs.open_run(run)
+    if data is None:
+        raise InputError(f"data is missing; expected a file to score {str(run)!r} on, such as --data new.csv")
+    report = estimator.evaluate(runs.given(estimator, data), **how)
+    if json:
+        show.as_json(report)
+    else:
+        print(report)

@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from recurra import __version__
-from recurra.cli import calibrate, convert, data, evaluate, explain, generate, layers, train
+from recurra.cli import (
+    calibrate,
+    compare,
+    convert,
+    data,
+    evaluate,
+    explain,
+    fit,
+    generate,
+    layers,
+    predict,
+    train,
+    update,
+)
 from recurra.errors import RecurraError
 
 app = typer.Typer(
@@ -40,6 +53,10 @@ app.command("generate")(generate.generate)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
 app.command("data")(data.data)
+app.command("fit")(fit.fit)
+app.command("compare")(compare.compare)
+app.command("predict")(predict.predict)
+app.command("update")(update.update)
 app.command("layers")(layers.layers)
 app.command("explain")(explain.explain)
 app.command("calibrate")(calibrate.calibrate)

@@ -61,7 +61,8 @@ class Table:
         """Raises InputError, with the columns there are, if it is missing."""
         if name not in self.columns:
             there = ", ".join(map(repr, self.columns))
-            raise InputError(f"{self.origin or 'frame'} has no column {name!r}; expected one among its columns {there}")
+            whose = self.where(0) if len(self) == 1 and self.lines else self.origin or "frame"
+            raise InputError(f"{whose} has no column {name!r}; expected one among its columns {there}")
         return self.columns[name]
 
     def is_numeric(self, name: str) -> bool:

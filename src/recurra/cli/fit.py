@@ -1,0 +1,75 @@
+"""`recurra fit`: from data to a run folder of any task."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recurra.cli import asked, own, show
+
+Option = typer.Option
+
+
+def fit(
+    task: asked.Task,
+    data: asked.Data,
+    out: Annotated[Path | None, Option(help="The run folder to fill; by default runs/TASK.")] = None,
+    pattern: Annotated[str | None, Option(help="Recurrences from bottom to top, such as mamba*3+lstm.")] = None,
+    horizon: asked.Horizon = None,
+    windows: asked.Windows = None,
+    test: asked.Test = None,
+    target: asked.Target = None,
+    id: asked.Id = None,
+    time: asked.Time = None,
+    known: asked.Known = None,
+    static: asked.Static = None,
+    past: asked.Past = None,
+    categories: asked.Categories = None,
+    width: asked.Width = None,
+    steps: asked.Steps = None,
+    seconds: Annotated[
+        float | None, Option(help="Time to train, instead of steps.", rich_help_panel="Training")
+    ] = None,
+    seed: Annotated[int | None, Option(help="Of all that is random.", rich_help_panel="Training")] = None,
+    set: asked.Set = None,
+    imports: own.Imports = None,
+    json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Learn a task from a table or a data set, and score it on what was held out.
+
+    Examples:
+
+      recurra fit forecast us_births/D --seconds 60
+
+      recurra fit forecast sales.csv --horizon 14 --windows 4 --known holiday,price --out runs/sales
+    """
+    from recurra.compare.sources import find, settings
+    from recurra.memory import keep_freed_memory
+
+    keep_freed_memory()
+    own.take(imports, pattern)
+    given = {
+        "pattern": pattern, "horizon": horizon, "target": target, "id": id, "time": time, "known": known,
+        "static": static, "past": past, "categories": categories, "width": width, "steps": steps, "seconds": seconds,
+        "seed": seed,
+    }  # fmt: skip
+    found = find(task, data, settings(asked.settings_of(given), set or [], task), test, windows)
+    folder = Path("runs") / task if out is None else out
+    with show.progress("training", 1) as update:
+        try:
+            found.estimator.fit(found.learn, lambda now: update(now["done"], f"loss {now['loss']:.4f}"))
+        except KeyboardInterrupt:
+            print("recurra: interrupted; nothing was written yet", file=sys.stderr)
+            raise typer.Exit(130) from None
+    found.stand()
+    found.estimator.save(folder)
+    report = found.score()
+    if json:
+        show.as_json({"run": str(folder), "result": report})
+        return
+    if report is not None:
+        print(report)
+    print(f"Everything is in {folder}/")

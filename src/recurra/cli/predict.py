@@ -1,0 +1,59 @@
+"""`recurra predict`: what a fitted model says of what comes next, or of new data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recurra.cli import own, runs
+from recurra.errors import InputError
+
+Option = typer.Option
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    data: Annotated[
+        Path | None, typer.Argument(help="What to predict from; for forecasts, by default what was read.")
+    ] = None,
+    known: Annotated[Path | None, Option(help="Columns known ahead, at the times of the horizon.")] = None,
+    level: Annotated[str | None, Option(help="Percentages to give bounds for, such as 80,95.")] = None,
+    quantiles: Annotated[str | None, Option(help="Probabilities to give the quantiles of, such as 0.1,0.9.")] = None,
+    samples: Annotated[int | None, Option(help="Draws from the distribution.")] = None,
+    seed: Annotated[int | None, Option(help="Of the draws.")] = None,
+    out: Annotated[Path | None, Option(help="A file to write: .csv, .jsonl or .parquet.")] = None,
+    follow: Annotated[bool, Option("--follow", help="Read rows from standard input, answer each in a line.")] = False,
+    imports: own.Imports = None,
+    json: Annotated[bool, Option("--json", help="Print lines of JSON instead of CSV.")] = False,
+) -> None:
+    """Predict with a model that `recurra fit` has made.
+
+    Examples:
+
+      recurra predict runs/sales --level 80,95
+
+      tail -f rows.csv | recurra predict runs/sales --follow
+    """
+    own.take(imports)
+    estimator = runs.open_run(run)
+    asked: dict[str, Any] = {
+        "known": runs.rows(known),
+        "level": runs.numbers("level", level) or None,
+        "quantiles": runs.numbers("quantiles", quantiles) or None,
+        "samples": samples,
+        "seed": seed,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if not follow:
+        runs.put(estimator.predict(runs.given(estimator, data), **asked), out, json)
+        return
+    if data is not None or out is not None:
+        raise InputError("follow reads standard input and writes standard output; expected neither data nor out")
+
+    def answer(row: Any) -> Any:
+        estimator.update(row)
+        return estimator.predict(**asked)
+
+    runs.follow(answer)

@@ -1,0 +1,247 @@
+"""Fit, predict, update, evaluate and compare as a person meets them, on files."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from recurra.cli.main import main
+from recurra.compare import table, trial
+from recurra.compare.series import plan
+from recurra.compare.trial import Trial
+from recurra.data.tabular import read_table
+from recurra.data.writing import write_table
+from recurra.errors import InputError
+
+SMALL = ["--set", "mlp=8", "--width", "8", "--steps", "3", "--pattern", "min-gru"]
+
+
+def called(*arguments, given=""):
+    """(exit code, standard output, standard error) of the command line."""
+    before, out, err = sys.argv, io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["recurra", *map(str, arguments)])
+        patch.setattr(sys, "stdin", io.StringIO(given))
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert sys.argv is before
+    return ended.value.code, out.getvalue(), err.getvalue()
+
+
+def answers(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def sales(tmp_path_factory):
+    """A file of two series, and a run fitted on it."""
+    folder = tmp_path_factory.mktemp("sales")
+    days = np.datetime64("2024-01-01") + np.arange(40)
+    columns = {
+        "unique_id": np.repeat(np.array(["a", "b"], object), 40),
+        "ds": np.tile(days, 2),
+        "y": np.random.default_rng(0).normal(10, 2, 80).round(3),
+        "open": np.tile([1, 0], 40),
+    }
+    columns["y"][5] = np.nan
+    write_table(folder / "sales.csv", columns)
+    code, out, err = called(
+        "fit", "forecast", folder / "sales.csv", "--out", folder / "run", "--horizon", 3, "--windows", 2,
+        "--known", "open", "--json", *SMALL,
+    )  # fmt: skip
+    assert code == 0, err
+    assert err == ""
+    assert set(json.loads(out)["result"]["floors"]) == {"naive"}
+    return folder
+
+
+def copied(sales, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for file in (sales / "run").iterdir():
+        (run / file.name).write_bytes(file.read_bytes())
+    return run
+
+
+def known(days, path):
+    write_table(path, {"unique_id": np.repeat(np.array(["a", "b"], object), days), "open": [1.0, 0.0] * days,
+                       "ds": np.tile(np.datetime64("2024-02-10") + np.arange(days), 2)})  # fmt: skip
+    return path
+
+
+def test_forecasts(sales, tmp_path):
+    ahead = known(3, tmp_path / "known.csv")
+    code, printed, err = called("predict", sales / "run", "--known", ahead, "--level", "80,95")
+    assert code == 0, err
+    (tmp_path / "out.csv").write_text(printed)
+    table = read_table(tmp_path / "out.csv")
+    # The windows held out were read before the model was saved.
+    assert table.columns["ds"].tolist() == ["2024-02-10", "2024-02-11", "2024-02-12"] * 2
+    assert set(table.columns) == {"unique_id", "ds", "y", "y-lo-80", "y-hi-80", "y-lo-95", "y-hi-95"}
+    assert (table.numbers("y-lo-95") < table.numbers("y-lo-80")).all()
+    for name in ("out.jsonl", "again.csv"):
+        assert called("predict", sales / "run", "--known", ahead, "--out", tmp_path / name)[0] == 0
+        assert np.allclose(read_table(tmp_path / name).numbers("y"), table.numbers("y"))
+    lines = answers(called("predict", sales / "run", "--known", ahead, "--json")[1])
+    assert np.allclose([line["y"] for line in lines], table.numbers("y"))
+
+
+def test_evaluate(sales):
+    code, out, err = called("evaluate", sales / "run", "--data", sales / "sales.csv", "--windows", 2, "--json")
+    assert code == 0, err
+    assert json.loads(out)["origins"] == 4
+    assert "naive" in called("evaluate", sales / "run", "--data", sales / "sales.csv")[1]
+
+
+ROWS = [("a", "2024-02-10", 9.5, 1), ("b", "2024-02-10", "", 1), ("a", "2024-02-11", 11, 0)]
+NAMES = ("unique_id", "ds", "y", "open")
+
+
+def test_updates_by_file_and_by_line_are_one(sales, tmp_path):
+    one, other = copied(sales, tmp_path), sales / "run"
+    lines = [",".join(map(str, row)) for row in (NAMES, *ROWS)]
+    (tmp_path / "new.csv").write_text("\n".join(lines))
+    told = answers(called("update", one, tmp_path / "new.csv", "--json")[1])
+    (tmp_path / "b").mkdir()
+    (tmp_path / "c").mkdir()
+    for place, given in (
+        (tmp_path / "b", "\n".join(lines)),
+        (tmp_path / "c", "\n".join(json.dumps(dict(zip(NAMES, row, strict=True))) for row in ROWS)),
+    ):
+        run = copied(sales, place)
+        code, out, err = called("update", run, "--follow", given=given)
+        assert code == 0, err
+        followed = sorted(answers(out), key=lambda row: (row["unique_id"], row["ds"]))
+        for row, expected in zip(followed, sorted(told, key=lambda row: (row["unique_id"], row["ds"])), strict=True):
+            assert [row["unique_id"], row["ds"], row["y"]] == [expected["unique_id"], expected["ds"], expected["y"]]
+            for name in ("expected", "surprise"):
+                assert row[name] == expected[name] or row[name] == pytest.approx(expected[name], rel=1e-4)
+        # The run folder goes on from there.
+        assert called("update", run, tmp_path / "new.csv")[0] == 2
+    assert called("update", other, "--follow", given="")[0] == 0
+
+
+def test_a_bad_line_is_answered_and_the_next_one_read(sales, tmp_path):
+    run = copied(sales, tmp_path)
+    rows = ["a,2024-02-09,1,0", "a,2024-02-10,inf,1", "a,2024-02-10,1", "a,soon,1,1", "a,2024-02-10,12,1"]
+    code, out, err = called("update", run, "--follow", given="\n".join([",".join(NAMES), *rows]))
+    assert code == 0
+    found = answers(out)
+    assert [row.get("line") for row in found] == [2, 3, 4, 5, None]
+    assert found[-1]["y"] == 12
+    assert "series 'a'" in found[0]["error"]
+    assert found[1]["error"] == "standard input, line 3, column 'y' is inf; expected a finite number, or nothing"
+    assert found[2]["error"] == "standard input, line 4 has 3 values; expected 4, as the names in line 1"
+    assert "line 5, column 'ds' is 'soon'" in found[3]["error"]
+    assert len(err.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "cooking", "{data}"], "task is 'cooking'; expected one of forecast"),
+        (["fit", "forecast", "none.csv"], "data 'none.csv' cannot be read: No such file"),
+        (["fit", "forecast", "{data}", "--horizon", "0"], "horizon is 0; expected a positive int"),
+        (["fit", "forecast", "{data}", "--target", "price"], "sales.csv has no column 'price'"),
+        (["fit", "forecast", "{data}", "--set", "sped=3"], "forecast has no setting 'sped'; it has pattern"),
+        (["fit", "forecast", "{data}", "--set", "width"], "set is 'width'; expected name=value"),
+        (["fit", "forecast", "{data}", "--horizon", "30", "--windows", "2"], "series 'a' has 40 steps; to hold out 2"),
+        (["fit", "forecast", "turkish"], "data set 'turkish' is to tag; the task asked for is 'forecast'"),
+        (["fit", "forecast", "{data}", "--test", "x.csv"], "forecasts are scored on the last windows"),
+        (["predict", "nowhere"], "run 'nowhere' is no folder"),
+        (["predict", "{run}", "--level", "high"], "level is 'high'; expected numbers"),
+        (["predict", "{run}"], "known is missing"),
+        (["predict", "{run}", "--follow", "--out", "x.csv"], "expected neither data nor out"),
+        (["update", "{run}"], "expected either a file of new rows, or --follow"),
+        (["evaluate", "{run}"], "data is missing; expected a file to score"),
+        (["compare", "forecast", "{data}", "--models", "gru,gro", "--windows", "1"], "'gro'"),
+        (["compare", "forecast", "{data}"], "nothing is held out to be scored on"),
+        (["compare", "forecast", "{data}", "--models", ","], "models is empty"),
+    ],
+)
+def test_bad_input_is_one_line(sales, arguments, message):
+    names = {"{data}": str(sales / "sales.csv"), "{run}": str(sales / "run")}
+    code, out, err = called(*(names.get(argument, argument) for argument in arguments))
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_run_of_something_else(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for arguments in (["predict", tmp_path], ["update", tmp_path, "x.csv"]):
+        code, _, err = called(*arguments)
+        assert code == 2
+        assert "holds no model of a task" in err
+
+
+def test_compare_goes_on_where_it_stopped(sales, tmp_path, monkeypatch):
+    done = []
+
+    def run(asked):
+        done.append((asked.pattern, asked.seed))
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return trial.measure(asked)
+
+    monkeypatch.setattr("recurra.compare.series.run", run)
+    arguments = [
+        "compare", "forecast", sales / "sales.csv", "--models", "min-gru,gru", "--seconds", 0.2, "--seeds", 2,
+        "--windows", 2, "--horizon", 3, "--known", "open", "--out", tmp_path, "--width", 8, "--set", "mlp=8", "--json",
+    ]  # fmt: skip
+    code, out, err = called(*arguments)
+    assert (code, out) == (130, "")
+    assert "the same command goes on from here" in err
+    code, out, err = called(*arguments)
+    assert code == 0, err
+    assert sorted(done[2:] + done[:2]) == sorted(
+        [("min-gru", 0), ("gru", 0), ("min-gru", 1), ("min-gru", 1), ("gru", 1)]
+    )
+    found = json.loads(out)
+    assert {row["model"] for row in found["rows"]} == {"min-gru", "gru", "naive"}
+    assert all(row["seeds"] == 2 and row["microseconds"] > 0 for row in found["rows"] if "seeds" in row)
+    assert (tmp_path / "compare.png").stat().st_size > 5000
+    assert "naive" in called(*arguments[:-1])[1]
+    assert len(done) == 5
+
+
+@pytest.mark.slow
+def test_a_trial_in_a_process_of_its_own():
+    asked = Trial.of("forecast", "us_births/M", 0.2, {"width": 8}, None, None)
+    found = trial.run(plan(asked, ["gru"], 1)[0])
+    assert found["floors"]["naive"] == pytest.approx(1.4996, abs=1e-3)
+    assert found["megabytes"] > 50
+
+
+def row(model, error, interval, pace):
+    return {"model": model, "error": error, "interval": interval, "microseconds": pace, "parameters": 1}
+
+
+def test_which_to_take():
+    rows = [row("a", 1.0, 0.2, 90.0), row("b", 1.1, 0.2, 40.0), row("c", 1.3, 0.2, 10.0)]
+    naive = {"model": "naive", "error": 2.0, "interval": None}
+    assert table.choice([*rows, naive]).startswith("take b: as good as a")
+    assert table.choice([rows[0], rows[2], naive]) == "take a: the smallest error"
+    assert table.choice([*rows, naive | {"error": 0.9}]).startswith("take naive: no model was better")
+
+
+def test_intervals_over_seeds():
+    same = {"pattern": "a", "interval": None, "seconds": 1, "parameters": 1, "megabytes": 1, "microseconds": None}
+    results = [same | {"error": error, "floors": {}} for error in (1.0, 2.0, 3.0)]
+    (found,) = table.summary(results)
+    assert found["error"] == 2
+    assert found["interval"] == pytest.approx(4.30 / 3**0.5)
+
+
+def test_plans_are_looked_at_before_anything_is_trained(sales):
+    asked = Trial.of("forecast", str(sales / "sales.csv"), 1, {"horizon": 3}, None, 2)
+    found = plan(asked, ["gru", "lstm", "gru"], 2)
+    assert [(t.pattern, t.seed) for t in found] == [("gru", 0), ("lstm", 0), ("gru", 1), ("lstm", 1)]
+    assert len({t.key for t in found}) == 4
+    with pytest.raises(InputError, match="no column 'price'"):
+        plan(Trial.of("forecast", str(sales / "sales.csv"), 1, {"target": "price"}, None, 2), ["gru"], 1)
