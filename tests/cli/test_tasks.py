@@ -90,11 +90,26 @@ def test_forecasts(sales, tmp_path):
     assert np.allclose([line["y"] for line in lines], table.numbers("y"))
 
 
-def test_evaluate(sales):
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_a_picture_of_forecasts(sales, tmp_path, ending):
+    picture, ahead = tmp_path / f"ahead.{ending}", known(3, tmp_path / "known.csv")
+    code, _, err = called(
+        "predict", sales / "run", sales / "sales.csv", "--known", ahead, "--level", "80", "--picture", picture
+    )
+    assert code == 0, err
+    assert picture.stat().st_size > 5000
+    wrong = called("predict", sales / "run", "--known", ahead, "--picture", tmp_path / "ahead.gif")
+    assert wrong[0] == 2
+    assert "expected a file that ends in .png" in wrong[2]
+
+
+def test_evaluate(sales, tmp_path):
     code, out, err = called("evaluate", sales / "run", "--data", sales / "sales.csv", "--windows", 2, "--json")
     assert code == 0, err
     assert json.loads(out)["origins"] == 4
-    assert "naive" in called("evaluate", sales / "run", "--data", sales / "sales.csv")[1]
+    told = called("evaluate", sales / "run", "--data", sales / "sales.csv", "--pictures", tmp_path)
+    assert "naive" in told[1]
+    assert {file.name for file in tmp_path.iterdir()} == {"horizon.png", "coverage.png"}
 
 
 ROWS = [("a", "2024-02-10", 9.5, 1), ("b", "2024-02-10", "", 1), ("a", "2024-02-11", 11, 0)]
@@ -155,7 +170,7 @@ def test_a_bad_line_is_answered_and_the_next_one_read(sales, tmp_path):
         (["predict", "nowhere"], "run 'nowhere' is no folder"),
         (["predict", "{run}", "--level", "high"], "level is 'high'; expected numbers"),
         (["predict", "{run}"], "known is missing"),
-        (["predict", "{run}", "--follow", "--out", "x.csv"], "expected neither data nor out"),
+        (["predict", "{run}", "--follow", "--out", "x.csv"], "expected no data, no out and no picture"),
         (["update", "{run}"], "expected either a file of new rows, or --follow"),
         (["evaluate", "{run}"], "data is missing; expected a file to score"),
         (["compare", "forecast", "{data}", "--models", "gru,gro", "--windows", "1"], "'gro'"),

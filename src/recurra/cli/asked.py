@@ -40,7 +40,8 @@ Set = Annotated[list[str] | None, _training("Any other setting, as name=value.")
 
 def settings_of(given: dict[str, Any]) -> dict[str, Any]:
     """Those that were given, columns as lists."""
-    found = {name: listed(value) if name in _names else value for name, value in given.items() if value is not None}
+    found: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    found |= {name: listed(found[name]) for name in _names if name in found}
     if "," in found.get("target", ""):
         found["target"] = listed(found["target"])
     return found

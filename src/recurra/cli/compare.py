@@ -49,6 +49,7 @@ def compare(
     from recurra.compare.series import finished, plan
     from recurra.compare.sources import settings
     from recurra.compare.trial import ERRORS, Trial
+    from recurra.view import pictures
 
     own.take(imports, models)
     options.count("seeds", seeds)
@@ -70,7 +71,7 @@ def compare(
             print("recurra: interrupted; the same command goes on from here", file=sys.stderr)
             raise typer.Exit(130) from None
     rows = table.summary(results)
-    table.picture(rows, folder / "compare.png", ERRORS[task])
+    pictures.write(pictures.trade_off(rows, ERRORS[task]), folder / "compare.png")
     if json:
         show.as_json({"rows": rows, "choice": table.choice(rows), "picture": str(folder / "compare.png")})
         return

@@ -20,6 +20,7 @@ def evaluate(
     ] = None,
     windows: Annotated[int | None, Option(help="Of forecasts: horizons at the end of each series to score.")] = None,
     imports: own.Imports = None,
+    pictures: Annotated[Path | None, Option(help="A folder for pictures of the errors of a task.")] = None,
     engine: Annotated[str, Option(help="Engine that runs the steps; auto picks one.")] = "auto",
     json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -33,7 +34,7 @@ def evaluate(
     """
     own.take(imports)
     if runs.task_of(run) is not None:
-        _score(run, data, {} if windows is None else {"windows": windows}, json)
+        _score(run, data, {} if windows is None else {"windows": windows}, pictures, json)
         return
     from recurra.data.text import default_text, read, split
     from recurra.models.files import load
@@ -49,13 +50,27 @@ def evaluate(
         print(f"{bits:.4f} bits per byte on {len(text):,} bytes")
 
 
-def _score(run: Path, data: Path | None, how: dict[str, Any], json: bool) -> None:
+def _score(run: Path, data: Path | None, how: dict[str, Any], pictures: Path | None, json: bool) -> None:
     """Print what an estimator's `evaluate` finds."""
     estimator = runs.open_run(run)
     if data is None:
         raise InputError(f"data is missing; expected a file to score {str(run)!r} on, such as --data new.csv")
     report = estimator.evaluate(runs.given(estimator, data), **how)
+    if pictures is not None:
+        _draw(report, pictures)
     if json:
         show.as_json(report)
     else:
         print(report)
+
+
+def _draw(report: dict[str, Any], folder: Path) -> None:
+    """What a report has of errors by horizon, of coverage, and of classes taken for others."""
+    from recurra.view import pictures
+
+    if "by_horizon" in report:
+        pictures.write(pictures.errors_by_horizon(report["by_horizon"]), folder / "horizon.png")
+    if "coverage" in report:
+        pictures.write(pictures.reliability(report["coverage"]), folder / "coverage.png")
+    if "confusion" in report:
+        pictures.write(pictures.confusion(report["confusion"], report["classes"]), folder / "confusion.png")

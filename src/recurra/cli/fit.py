@@ -48,6 +48,7 @@ def fit(
     """
     from recurra.compare.sources import find, settings
     from recurra.memory import keep_freed_memory
+    from recurra.view import pictures
 
     keep_freed_memory()
     own.take(imports, pattern)
@@ -58,14 +59,21 @@ def fit(
     }  # fmt: skip
     found = find(task, data, settings(asked.settings_of(given), set or [], task), test, windows)
     folder = Path("runs") / task if out is None else out
+    course: list[dict[str, float]] = []
     with show.progress("training", 1) as update:
+
+        def progress(now: dict[str, float]) -> None:
+            update(now["done"], f"loss {now['loss']:.4f}")
+            course.append(now)
+
         try:
-            found.estimator.fit(found.learn, lambda now: update(now["done"], f"loss {now['loss']:.4f}"))
+            found.estimator.fit(found.learn, progress)
         except KeyboardInterrupt:
             print("recurra: interrupted; nothing was written yet", file=sys.stderr)
             raise typer.Exit(130) from None
     found.stand()
     found.estimator.save(folder)
+    pictures.write(pictures.learning(course), folder / "loss.png")
     report = found.score()
     if json:
         show.as_json({"run": str(folder), "result": report})

@@ -23,6 +23,7 @@ def predict(
     quantiles: Annotated[str | None, Option(help="Probabilities to give the quantiles of, such as 0.1,0.9.")] = None,
     samples: Annotated[int | None, Option(help="Draws from the distribution.")] = None,
     seed: Annotated[int | None, Option(help="Of the draws.")] = None,
+    picture: Annotated[Path | None, Option(help="Draw forecasts with their bands: .png, .svg or .pdf.")] = None,
     out: Annotated[Path | None, Option(help="A file to write: .csv, .jsonl or .parquet.")] = None,
     follow: Annotated[bool, Option("--follow", help="Read rows from standard input, answer each in a line.")] = False,
     imports: own.Imports = None,
@@ -47,13 +48,34 @@ def predict(
     }
     asked = {name: value for name, value in asked.items() if value is not None}
     if not follow:
-        runs.put(estimator.predict(runs.given(estimator, data), **asked), out, json)
+        given = runs.given(estimator, data)
+        found = estimator.predict(given, **asked)
+        if picture is not None:
+            _draw(estimator, found, given, picture)
+        runs.put(found, out, json)
         return
-    if data is not None or out is not None:
-        raise InputError("follow reads standard input and writes standard output; expected neither data nor out")
+    if data is not None or out is not None or picture is not None:
+        raise InputError("follow reads standard input and writes lines; expected no data, no out and no picture")
 
     def answer(row: Any) -> Any:
         estimator.update(row)
         return estimator.predict(**asked)
 
     runs.follow(answer)
+
+
+def _draw(estimator: Any, found: Any, given: Any, path: Path) -> None:
+    """Draw forecasts, behind what they were made from if that was given."""
+    from recurra.data.times import dates
+    from recurra.view import pictures
+
+    if estimator.task != "forecast":
+        raise InputError(f"picture is {str(path)!r}; only forecasts are drawn, this is a model to {estimator.task}")
+    target = estimator.target if isinstance(estimator.target, str) else estimator.target[0]
+    id = next((name for name in (estimator.id, "unique_id") if name in found), None)
+    time = next(name for name in found if name not in (id, target))
+    past = None
+    if given is not None and time in given:
+        past = {target: given.numbers(target), time: dates(given.column(time), time, given.where)}
+        past |= {id: given.names(id)} if id is not None else {}
+    pictures.write(pictures.forecasts(found, past, target, time, id), path)

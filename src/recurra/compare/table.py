@@ -1,10 +1,9 @@
-"""What trials say together: one row for each model and each floor, which to take, and a picture."""
+"""What trials say together: one row for each model and each floor, and which to take."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
@@ -61,25 +60,3 @@ def choice(rows: Sequence[Result]) -> str:
         return f"take {taken['model']}: as good as {best['model']} within its interval, and cheaper for a new row"
     near = ", and the cheapest that comes near" if len(close) > 1 else ""
     return f"take {best['model']}: the smallest error{near}"
-
-
-def picture(rows: Sequence[Result], path: Path, name: str) -> None:
-    """Error against the cost of a new row, with intervals, and the floors as lines."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    timed = [row for row in rows if row.get("microseconds")]
-    for row in timed:
-        axes.errorbar(row["microseconds"], row["error"], yerr=row["interval"] or 0, fmt="o", capsize=3)
-        axes.annotate(row["model"], (row["microseconds"], row["error"]), xytext=(6, 4), textcoords="offset points")
-    for row in rows:
-        if "parameters" not in row:
-            axes.axhline(row["error"], linestyle=":", color="grey")
-            axes.annotate(row["model"], (1, row["error"]), xycoords=("axes fraction", "data"), ha="right", va="bottom")
-    axes.set_xlabel("microseconds for a new row")
-    axes.set_ylabel(name)
-    if timed:
-        axes.set_xscale("log")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)

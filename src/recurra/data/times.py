@@ -32,6 +32,12 @@ def seconds(values: NDArray[Any], name: str, where: Where) -> tuple[NDArray[np.f
     return found, dated
 
 
+def dates(values: NDArray[Any], name: str, where: Where) -> NDArray[Any]:
+    """Times as what can be drawn: dates as dates, numbers as they are. Raises InputError as `seconds`."""
+    found, dated = seconds(values, name, where)
+    return np.round(found * 1e6).astype(np.int64).astype("datetime64[us]") if dated else found
+
+
 def _dates(values: NDArray[Any], name: str, where: Where) -> NDArray[np.float64]:
     if values.dtype.kind != "M":
         try:
