@@ -27,12 +27,15 @@ if TYPE_CHECKING:
     from recurra.registry import layers as layers
     from recurra.registry import register as register
     from recurra.state import State as State
+    from recurra.tasks.classifier import Classifier as Classifier
     from recurra.tasks.forecaster import Forecaster as Forecaster
+    from recurra.tasks.regressor import Regressor as Regressor
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "Attention": "attention.base",
+    "Classifier": "tasks.classifier",
     "DeltaRule": "problem",
     "Forecaster": "tasks.forecaster",
     "Lane": "problem",
@@ -41,6 +44,7 @@ _PUBLIC = {
     "Linear": "nn.linear",
     "Paper": "contract",
     "Recurrence": "recurrence",
+    "Regressor": "tasks.regressor",
     "State": "state",
     "about": "registry",
     "constant": "problem",

@@ -140,8 +140,8 @@ class Estimator:
         try:
             found = cls(**config["settings"])
             found.fields_ = [Field.from_dict(field) for field in config["fields"]]
-            model = found._build(found.fields_, config["about"], tensors)
             found._remember(config["about"], tensors)
+            model = found._build(found.fields_, config["about"], tensors)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} does not describe a {cls.__name__}: {one_line(error)}") from error
         if reason := misfit(model.state_dict(), weights):

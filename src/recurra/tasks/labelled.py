@@ -1,0 +1,155 @@
+"""Whole sequences with one answer each: what classifiers and regressors have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from recurra import options
+from recurra.data.arrays import from_arrays
+from recurra.data.reading import Batch, Padded
+from recurra.data.sequences import Field, Sequences
+from recurra.errors import InputError
+from recurra.nn.linear import Linear
+from recurra.state import State
+from recurra.tasks.estimator import Dice, Estimator
+from recurra.tasks.heads.head import Around, Head
+from recurra.tasks.inlet import Inlet
+from recurra.tasks.model import Model
+from recurra.tasks.pools import pool
+from recurra.training.fitting import Progress, fit
+
+TOGETHER = 64
+"""Sequences side by side where nothing is learned."""
+
+
+class Labelled(Estimator):
+    """One answer for each sequence. X is [cases, channels, T], [cases, T] of one channel, a list of [channels, T] or
+    [T] whose lengths differ, or `Sequences`; NaN is missing."""
+
+    def _answers(self, y: Any, fresh: bool) -> Tensor:
+        """What the head learns, [cases], from answers as they were given; `fresh`: nothing was fitted before.
+
+        Raises InputError if they are not what is expected.
+        """
+        raise NotImplementedError
+
+    def _head(self) -> Head:
+        raise NotImplementedError
+
+    def _around(self) -> Around:
+        """The units of the answers."""
+        return Around()
+
+    def fit(self, X: Any, y: Any = None, progress: Progress | None = None) -> Self:
+        """Learn from sequences and an answer for each; `y` may be left out where X has a target.
+
+        Raises:
+            InputError: a setting is out of range, or the data are not what is expected: the message names the case.
+            RecurraError: the loss became no number.
+        """
+        schedule = self._schedule()
+        sequences = X if isinstance(X, Sequences) else from_arrays(X)
+        answers = self._answers(given(sequences, y), fresh=True)
+        fields = [field for field in sequences.fields.values() if field.role not in ("target", "time")]
+        if not fields:
+            raise InputError("X has no columns to read; expected one besides the target")
+        batch = options.count("batch", self.get_params()["batch"])
+        with Dice(self.get_params()["seed"]):
+            model = self._build(fields, {}, {})
+            model.inlet.fit(sequences)
+            reading = Padded(sequences, batch, self.get_params()["seed"])
+
+            def loss(batch: Batch, _: State | None) -> tuple[Tensor, None]:
+                which = sequences.sequence_of[batch.rows[:, 0]]
+                raw = self._raw(model, batch)
+                return model.head.loss(raw, answers[which], None, self._around()), None
+
+            fit(model, reading, loss, schedule, progress)
+        self.model_, self.fields_ = model, fields
+        return self
+
+    def _build(self, fields: Sequence[Field], about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Model:  # noqa: ARG002
+        own, head = self.get_params(), self._head()
+        series = [field for field in fields if field.kind == "number" and field.role != "static"]
+        inlet = Inlet(series, [field for field in fields if field not in series], own["width"], own["scale"])
+        backbone = self._backbone(own["bidirectional"])
+        return Model(inlet, backbone, pool(own["pool"], own["width"]), Linear(own["width"], head.size), head)
+
+    def _raw(self, model: Model, batch: Batch) -> Tensor:
+        """What the model says at the end of each sequence, [B, size]."""
+        ragged = batch.lengths if (batch.lengths < batch.rows.shape[1]).any() else None
+        read, _ = model.read(batch.columns, lengths=ragged)
+        return model.outlook(read.at(torch.arange(len(batch.rows)), batch.lengths - 1).y)[:, 0]
+
+    def _read(self, X: Any) -> Sequences:
+        """Sequences of the columns that were fitted on."""
+        self._expect_fitted()
+        if not isinstance(X, Sequences):
+            return from_arrays(X, like=self.fields_)
+        if missing := [field.name for field in self.fields_ if field.name not in X.fields]:
+            raise InputError(f"X has no column {missing[0]!r}, which this {type(self).__name__} was fitted on")
+        return X
+
+    @torch.no_grad()
+    def _said(self, sequences: Sequences) -> Tensor:
+        """Raw numbers for each sequence, [cases, size]."""
+        if (empty := (sequences.lengths == 0).nonzero()).numel():
+            raise InputError(f"X, case {int(empty[0])} has no time step; expected at least one")
+        return torch.cat([self._raw(self.model_, batch) for batch in self._batches(sequences)])
+
+    def _batches(self, sequences: Sequences) -> Iterator[Batch]:
+        return iter(Padded(sequences, TOGETHER, None))
+
+    def stream(self) -> Stream:
+        """A sequence that comes row by row: an answer after each, from all rows so far.
+
+        Raises InputError if this reads in both directions.
+        """
+        self._expect_fitted()
+        if self.model_.backbone.bidirectional:
+            raise InputError("this reads in both directions, which needs the whole sequence; set bidirectional=False")
+        return Stream(self)
+
+    def _told(self, raw: Tensor) -> Any:
+        """The answer of raw numbers [1, size], as `stream` gives it."""
+        raise NotImplementedError
+
+
+class Stream:
+    """One sequence that comes row by row, in constant memory."""
+
+    def __init__(self, estimator: Labelled):
+        self._estimator, self._model = estimator, estimator.model_
+        self.state = self._model.initial_state(1)
+
+    @torch.no_grad()
+    def update(self, row: Any) -> Any:
+        """What is answered after one more row: [channels] numbers, or one number.
+
+        Raises InputError, and nothing has happened, if the row is of other channels.
+        """
+        values = [[each] for each in row] if isinstance(row, Sequence | Tensor) or hasattr(row, "__len__") else [[row]]
+        sequences = from_arrays([values], like=self._estimator.fields_, name="row")
+        rows = torch.zeros(1, 1, dtype=torch.int64)
+        columns = {name: sequences.take(name, rows) for name in self._model.inlet.reads}
+        raw, self.state = self._model(columns, self.state)
+        return self._estimator._told(raw[:, 0])
+
+
+def given(sequences: Sequences, y: Any) -> Any:
+    """Answers: those given, or the target of the sequences, [cases] each."""
+    targets = sequences.of_role("target")
+    if y is None and not targets:
+        raise InputError("y is missing; expected an answer for each case")
+    if y is None:
+        field = targets[0]
+        values = sequences.values[field.name]
+        values = values if field.whole else values[sequences.offsets[:-1]]
+        return field.vocabulary.decode(values) if field.vocabulary is not None else values.numpy()
+    if len(y) != len(sequences):
+        raise InputError(f"y has {len(y)} answers; expected {len(sequences)}, one for each case")
+    return y
