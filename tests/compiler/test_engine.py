@@ -79,7 +79,7 @@ def test_what_cannot_be_traced_is_named_with_its_line(kind, words):
     line = kind.step.__code__.co_firstlineno + 1
     assert f"test_engine.py:{line}" in message
     if kind is Strange:
-        with pytest.warns(UserWarning, match="slow reference loop"):
+        with pytest.warns(UserWarning, match="replaying the step"):
             y, _ = layer(x)
         with warnings.catch_warnings():
             warnings.simplefilter("error")

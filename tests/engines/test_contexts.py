@@ -15,7 +15,7 @@ LAYERS = list(recurra.layers())
 FAST = ["rnn", "lstm", "min-gru", "mamba", "gated-delta-net", "s5", "lmu", "attention"]
 B, T, D = 3, 4, 8
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:running the slow reference loop"),
+    pytest.mark.filterwarnings("ignore:running the slow reference loop|replaying the step"),
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # PyTorch's own, in forward mode
 ]
 

@@ -20,7 +20,9 @@ def kept(name, dtype):
 
 def cases():
     for name in recurra.layers():
-        for engine in engines_for(partial(recurra.layer, name, 8), torch.float32):
+        able = engines_for(partial(recurra.layer, name, 8), torch.float32)
+        # What is compiled can be replayed as well, if that is asked for.
+        for engine in [*able, *["replay"] * ("compiled" in able)]:
             for dtype in DTYPES:
                 for law in (law for law in LAWS.values() if law.applies(engine, dtype)):
                     marks = () if quick(name, engine, dtype, law) else (pytest.mark.slow,)
@@ -40,6 +42,8 @@ def quick(name, engine, dtype, law):
     """What every run holds: one dtype per engine; `make slow` holds the rest."""
     if (name, engine) in LONG:
         return dtype is torch.float64 and law.name in ("same_as_reference", "nan_stays_where_it_is")
+    if engine == "replay":
+        return dtype is torch.float64 and law.name == "same_as_reference"
     if law.name == "long_sequences":
         # What is prepared for all time steps at once is the same on every engine.
         return engine in ("compiled", "parallel") and name != "atlas"

@@ -98,7 +98,7 @@ def test_adapters_give_what_they_give_once_merged(name):
 
 
 @every
-@pytest.mark.filterwarnings("ignore:running the slow reference loop")  # where a step calls such a map
+@pytest.mark.filterwarnings("ignore:replaying the step")  # where a step calls such a map
 def test_maps_may_be_held_in_integers(name):
     kind = ALL[name]
     module = kind.make()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from recurra.engines import compiled, convolution, loop, scan
 from recurra.engines.chunkwise import engine as chunkwise
 from recurra.engines.newton import engine as newton
 from recurra.engines.rates import Estimate
+from recurra.engines.replay import engine as replay
 from recurra.engines.traced import traced_step
 from recurra.engines.unseen import unseen
 from recurra.errors import EngineRefused, InputError
@@ -30,12 +31,15 @@ ENGINES = {
     "convolution": convolution,
     "newton": newton,
     "chunkwise": chunkwise,
+    "replay": replay,
 }
 """Every engine by its public name: a module with `refuses(problem) -> reason or None`, `run(problem)` and
 `estimate(problem)`, what a run is expected to take."""
 
 SHORT = 512
 """Time steps below which "auto" does not weigh engines against each other."""
+SLOW = {"replay": "replaying the step in PyTorch's operations", "loop": "running the slow reference loop"}
+"""What runs where nothing else can, in the words of a warning."""
 LARGE = 1 << 20
 """Time steps times lanes from which on memory is checked beforehand."""
 
@@ -53,7 +57,7 @@ def run(problem: Problem, engine: str) -> Rollout:
         raise InputError(f"engine is {shown(engine)}; expected 'auto' or one of {', '.join(map(repr, ENGINES))}")
     if engine != "auto" and (reason := ENGINES[name].refuses(problem)):
         raise EngineRefused(f"engine {name!r} cannot run this recurrence: {reason}")
-    if engine not in ("auto", "compiled", "loop") and problem.batch * problem.time * problem.lanes > LARGE:
+    if engine not in ("auto", "compiled", "loop", "replay") and problem.batch * problem.time * problem.lanes > LARGE:
         _check_memory(problem, name)
     note(name)
     return ENGINES[name].run(problem)
@@ -77,27 +81,32 @@ def _check_memory(problem: Problem, name: str) -> None:
 def choose(problem: Problem) -> str:
     """The engine that "auto" means for this problem: the one expected to take least, by `estimates`.
 
-    Short sequences go to the compiled loop without asking. Where nothing but the reference loop can run on the CPU, it
-    is said once, as a warning. Raises EngineRefused if not even that can.
+    Short sequences go to the compiled loop without asking. Where the step cannot be compiled on the CPU it is replayed,
+    or run by the reference loop, and that is said once, as a warning. Raises EngineRefused if not even that can.
     """
     reason = compiled.refuses(problem)
     if reason is None and problem.time < SHORT:
         return "compiled"
-    free = room(problem.device)
-    fitting = {name: e.seconds for name, e in estimates(problem).items() if isinstance(e, Estimate) and e.bytes < free}
+    free, names = room(problem.device), set(ENGINES)
+    # What is compiled is not worth recording; and what is replayed is quicker than what is mapped at every time step.
+    names -= {"replay", "loop"} if reason is None else {"loop"} if replay.refuses(problem) is None else {"replay"}
+    expected = estimates(problem, names)
+    fitting = {name: e.seconds for name, e in expected.items() if isinstance(e, Estimate) and e.bytes < free}
     if not fitting:
         raise EngineRefused(f"no engine can run this recurrence: {loop.refuses(problem)}")
     best = min(fitting, key=lambda name: fitting[name])
-    if best == "loop" and reason is not None and compiled.runs_on(problem.device) and reason not in _warned:
+    if best in SLOW and reason is not None and compiled.runs_on(problem.device) and reason not in _warned:
         _warned.add(reason)
-        warnings.warn(f"running the slow reference loop, since the step cannot be compiled: {reason}", stacklevel=2)
+        warnings.warn(f"{SLOW[best]}, since the step cannot be compiled: {reason}", stacklevel=2)
     return best
 
 
-def estimates(problem: Problem) -> dict[str, Estimate | str]:
-    """For every engine what it is expected to take, or why it cannot run."""
+def estimates(problem: Problem, names: Collection[str] = ()) -> dict[str, Estimate | str]:
+    """For every engine, or those named, what it is expected to take, or why it cannot run."""
     found: dict[str, Estimate | str] = {}
     for name, engine in ENGINES.items():
+        if names and name not in names:
+            continue
         reason = engine.refuses(problem)
         found[name] = engine.estimate(problem) if reason is None else reason
     return found

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from recurra.compiler.frontend.refusal import LIBRARY
+from recurra.compiler.frontend.refusal import LIBRARY, RANDOM
+from recurra.engines.mapping import mappable
 from recurra.engines.rates import Estimate, current
 from recurra.errors import EngineRefused, RecurraError
 from recurra.problem import Problem, Rollout, StepInput, cast
@@ -20,7 +21,7 @@ from recurra.problem import Problem, Rollout, StepInput, cast
 FORBIDDEN = {
     "control flow": "decides by the value of a tensor (if, while, bool()){at}: use torch.where",
     ".item()": "takes a number out of a tensor (.item(), int(), float(), math){at}: compute with the tensor",
-    "random": "draws random numbers{at}: draw them in inputs, for all time steps",
+    "random": RANDOM,
     "dynamic": "makes a tensor whose shape depends on values{at}: use torch.where",
     "data pointer": "leaves PyTorch (numpy, tolist){at}: use PyTorch's operations",
 }
@@ -79,10 +80,10 @@ def run(problem: Problem) -> Rollout:
             y = _select(valid, y, torch.zeros((), dtype=y.dtype, device=y.device))
         state = after
         outputs.append(cast(y, problem.dtype))
-    return Rollout(torch.stack(outputs, 1), _owned(dict(zip(problem.step.names, state, strict=True))))
+    return Rollout(torch.stack(outputs, 1), owned(dict(zip(problem.step.names, state, strict=True))))
 
 
-def _owned(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def owned(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """States in memory of their own: vmap gives what is the same for all rows as one memory."""
     return {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
 
@@ -103,7 +104,7 @@ def _nothing(problem: Problem) -> Rollout:
         if tensor.requires_grad:
             # Nothing of it: y is a function of it all the same, and may be differentiated.
             empty = empty + tensor.flatten()[:0].sum().real.to(empty.dtype)
-    return Rollout(empty, _owned(problem.state))
+    return Rollout(empty, owned(problem.state))
 
 
 def _first_step(problem: Problem) -> Tensor:
@@ -132,7 +133,9 @@ def _step_of(problem: Problem) -> tuple[Mapped, dict[str, StepInput]]:
     if any(computed[name] is not weight for name, weight in weights.items()):
         step = step.bind(computed)
     inputs = {name: StepInput(cast(e.tensor, dtype), e.per_time, e.per_lane) for name, e in problem.inputs.items()}
-    over_lanes = vmap(step, in_dims=(0, {name: 0 if entry.per_lane else None for name, entry in inputs.items()}))
+    over_lanes = vmap(
+        mappable(step), in_dims=(0, {name: 0 if entry.per_lane else None for name, entry in inputs.items()})
+    )
     over_batch = vmap(over_lanes, in_dims=(0, {name: 0 if entry.per_time else None for name, entry in inputs.items()}))
 
     def mapped(states: tuple[Tensor, ...], now: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -147,7 +150,7 @@ def _step_of(problem: Problem) -> tuple[Mapped, dict[str, StepInput]]:
                 # Mapped, all lanes share a tensor that a step makes before it writes what is its own into it.
                 return _lane_by_lane(step, inputs, states, now)
             if _runs_lane_by_lane(step, inputs, states, now):
-                raise EngineRefused(f"step {_forbidden(error)}") from error
+                raise EngineRefused(f"step {forbidden(error)}") from error
             raise
 
     return mapped, inputs
@@ -180,7 +183,7 @@ def _runs_lane_by_lane(
     return True
 
 
-def _forbidden(error: Exception) -> str:
+def forbidden(error: Exception) -> str:
     """What a step did that cannot be done for many lanes at once, where, and what to do instead."""
     said = str(error)
     frames = traceback.extract_tb(error.__traceback__)

@@ -61,16 +61,20 @@ class TracedStep:
 
 def traced_step(problem: Problem) -> TracedStep | str:
     """The traced step, or why there is none."""
-    reading = problem.step.reading
-    shapes = tuple((n, e.tensor.shape[2 * e.per_time :], e.tensor.dtype, e.per_time, e.per_lane)
-                   for n, e in problem.inputs.items())  # fmt: skip
-    states = tuple((n, t.shape[1:], t.dtype) for n, t in problem.state.items())
-    kind = (shapes, states, problem.dtype, problem.device.type, torch.get_default_dtype())
+    reading, kind = problem.step.reading, kind_of(problem)
     found = reading.found.get(kind)
     if found is None:
         with lock:
             found = reading.found[kind] = _shared((reading.key, kind), problem)
     return found
+
+
+def kind_of(problem: Problem) -> Hashable:
+    """What a trace depends on besides the step: shapes and types of states and inputs."""
+    shapes = tuple((n, e.tensor.shape[2 * e.per_time :], e.tensor.dtype, e.per_time, e.per_lane)
+                   for n, e in problem.inputs.items())  # fmt: skip
+    states = tuple((n, t.shape[1:], t.dtype) for n, t in problem.state.items())
+    return shapes, states, problem.dtype, problem.device.type, torch.get_default_dtype()
 
 
 def _shared(key: Hashable, problem: Problem) -> TracedStep | str:
@@ -91,12 +95,12 @@ def _trace(problem: Problem) -> TracedStep | str:
     def step(states: tuple[Tensor, ...], inputs: dict[str, Tensor], own: dict[str, Tensor]) -> Any:
         return problem.step.bind(own)(states, inputs)
 
-    states = {name: _example(t.shape[2:], t.dtype) for name, t in problem.state.items()}
+    states = {name: example(t.shape[2:], t.dtype) for name, t in problem.state.items()}
     inputs = {
-        name: _example(e.tensor.shape[2 * e.per_time + e.per_lane :], _computed(e.tensor.dtype, dtype))
+        name: example(e.tensor.shape[2 * e.per_time + e.per_lane :], computed_type(e.tensor.dtype, dtype))
         for name, e in problem.inputs.items()
     }
-    weights = {name: like_weight(t, _computed(t.dtype, dtype)) for name, t in held.items()}
+    weights = {name: like_weight(t, computed_type(t.dtype, dtype)) for name, t in held.items()}
     try:
         traced = trace(step, states, inputs, weights, held)
     except Untraceable as error:
@@ -130,27 +134,27 @@ def _inexact(problem: Problem, inputs: list[str], weights: list[str]) -> str | N
     return None
 
 
-def _computed(dtype: torch.dtype, real: torch.dtype) -> torch.dtype:
+def computed_type(dtype: torch.dtype, real: torch.dtype) -> torch.dtype:
     """The type that a tensor has while the step computes in the real type `real`."""
     return cast(torch.empty(0, dtype=dtype, device="cpu"), real).dtype
 
 
-def _example(shape: Iterable[int], dtype: torch.dtype) -> Tensor:
+def example(shape: Iterable[int], dtype: torch.dtype) -> Tensor:
     """Values to trace with; any will do, since what is recorded does not depend on them. Matrices are positive
     definite, since PyTorch refuses to factorise, invert or solve others."""
-    example = torch.full(tuple(shape), 0 if dtype is torch.bool else 0.5, dtype=dtype, device="cpu")
-    if example.dim() > 1 and (dtype.is_floating_point or dtype.is_complex):
-        example = example + torch.eye(*example.shape[-2:], dtype=dtype, device="cpu")
-    return example
+    made = torch.full(tuple(shape), 0 if dtype is torch.bool else 0.5, dtype=dtype, device="cpu")
+    if made.dim() > 1 and (dtype.is_floating_point or dtype.is_complex):
+        made = made + torch.eye(*made.shape[-2:], dtype=dtype, device="cpu")
+    return made
 
 
 def like_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """As `_example`. Operations that are refused for some matrices are given what hardly any refuses: independent
+    """As `example`. Operations that are refused for some matrices are given what hardly any refuses: independent
     rows, none of them zero."""
-    example = _example(weight.shape, dtype)
-    if weight.dim() > 1 and example.is_floating_point():
-        example = example + torch.rand(weight.shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
-    return example
+    own = example(weight.shape, dtype)
+    if weight.dim() > 1 and own.is_floating_point():
+        own = own + torch.rand(weight.shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    return own
 
 
 def _outputs(traced: Traced) -> list:

@@ -70,9 +70,10 @@ LAWS: dict[str, Law] = {
 
 
 def engines_for(make: Make, dtype: torch.dtype) -> list[str]:
-    """Engines that do not refuse the layer."""
+    """Engines that do not refuse the layer; of those that compile it and replay it, the first."""
     case = draw(make, dtype)
-    return [name for name, reason in case.layer.refusals(case.x).items() if reason is None]
+    able = [name for name, reason in case.layer.refusals(case.x).items() if reason is None]
+    return [name for name in able if name != "replay" or "compiled" not in able]
 
 
 def check_recurrence(

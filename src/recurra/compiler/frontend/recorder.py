@@ -14,7 +14,7 @@ from recurra.compiler.frontend.custom import own_gradient
 from recurra.compiler.frontend.graph import Graph, Node
 from recurra.compiler.frontend.leaving import Leaving
 from recurra.compiler.frontend.prepared import Operation, Origin, Prepared, Result, Weight, origins, prepare, replaced
-from recurra.compiler.frontend.refusal import Untraceable, refusal, user_line, where
+from recurra.compiler.frontend.refusal import RANDOM, Untraceable, refusal, user_line, where
 from recurra.compiler.frontend.table import BY_NUMBER, LOWERING
 from recurra.compiler.frontend.values import Pair, Value
 from recurra.compiler.frontend.writing import seen, share_memory, written
@@ -181,8 +181,8 @@ class Recorder(TorchDispatchMode):
     # --- operations -----------------------------------------------------------------------------------------------
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if _draws(func, args, kwargs):
-            raise Untraceable(f"step draws random numbers{where()}: draw them in inputs, for all time steps")
+        if draws(func, args, kwargs):
+            raise Untraceable(f"step {RANDOM.format(at=where())}")
         name = func._overloadpacket._qualified_op_name.removeprefix("aten::")
         tensors = origins((args, kwargs))
         if name in ("lift_fresh", "lift_fresh_copy"):  # a tensor made from Python's numbers
@@ -360,7 +360,7 @@ def _decompose(func: Any, args: tuple, kwargs: dict) -> Any:
     return NotImplemented if rule is None else rule(*args, **kwargs)
 
 
-def _draws(func: Any, args: tuple, kwargs: dict) -> bool:
+def draws(func: Any, args: tuple, kwargs: dict) -> bool:
     """Whether an operation draws random numbers; attention does if it drops something."""
     if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:
         return (args[3] if len(args) > 3 else kwargs.get("dropout_p", 0.0)) != 0

@@ -9,6 +9,11 @@ import traceback
 from recurra.errors import RecurraError
 
 LIBRARY = ("torch/", "recurra/compiler/", "recurra/recurrence.py", "recurra/check", "recurra/engines/")
+RANDOM = (
+    "draws random numbers{at}: draw them in inputs, for all time steps, and read them in step: "
+    "torch.rand_like(x), or F.dropout(torch.ones_like(x), p, self.training)"
+)
+"""What a step does that draws numbers itself, and the way out."""
 
 
 class Untraceable(RecurraError):
@@ -38,7 +43,8 @@ def _source() -> str:
 def within_library() -> bool:
     """Whether it is this library that asked."""
     files = (frame.f_code.co_filename.replace("\\", "/") for frame, _ in traceback.walk_stack(sys._getframe(2)))
-    return "recurra/compiler/" in next((file for file in files if "torch/" not in file), "")
+    asking = next((file for file in files if "torch/" not in file), "")
+    return "recurra/compiler/" in asking or "recurra/engines/" in asking
 
 
 def user_line() -> str:

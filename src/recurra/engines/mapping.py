@@ -1,0 +1,130 @@
+"""What `vmap` does not do, does row by row, or differentiates wrongly, in terms of what it does right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+
+class Mappable(TorchFunctionMode):
+    """Inside of `vmap`, puts what it can do in place of what it cannot."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        rule = RULES.get(func)
+        result = NotImplemented if rule is None else rule(*args, **kwargs)
+        return func(*args, **kwargs) if result is NotImplemented else result
+
+
+def mappable(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step that `vmap` can map."""
+
+    def call(*args: Any) -> Any:
+        with Mappable():
+            return step(*args)
+
+    return call
+
+
+def _gates(x: Tensor, h: Tensor, weights: tuple) -> tuple[Tensor, Tensor]:
+    """What a cell computes of its input and of its state."""
+    w_x, w_h, b_x, b_h = (*weights, None, None)[:4]
+    return F.linear(x, w_x, b_x), F.linear(h, w_h, b_h)
+
+
+def _lstm(x: Tensor, state: tuple[Tensor, Tensor], *weights: Any) -> tuple[Tensor, Tensor]:
+    i, f, g, o = sum(_gates(x, state[0], weights)).chunk(4, -1)  # type: ignore[union-attr]
+    c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def _gru(x: Tensor, h: Tensor, *weights: Any) -> Tensor:
+    from_x, from_h = (gates.chunk(3, -1) for gates in _gates(x, h, weights))
+    r, z = (torch.sigmoid(a + b) for a, b in zip(from_x[:2], from_h[:2], strict=True))
+    n = torch.tanh(from_x[2] + r * from_h[2])
+    return n + z * (h - n)
+
+
+def _rnn(activation: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    return lambda x, h, *weights: activation(sum(_gates(x, h, weights)))  # type: ignore[arg-type]
+
+
+def _quantile(x: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, interpolation: str = "linear") -> Any:
+    if isinstance(q, Tensor) or interpolation != "linear" or not 0 <= q <= 1 or (dim is None and keepdim):
+        return NotImplemented
+    x, dim = (x.flatten(), 0) if dim is None else (x, dim)
+    if not x.numel():
+        return NotImplemented
+    ordered, place = torch.sort(x, dim).values, q * (x.shape[dim] - 1)
+    low, high = (ordered.select(dim, at) for at in (math.floor(place), math.ceil(place)))
+    last = ordered.select(dim, -1)  # NaN comes last
+    y = torch.where(torch.isnan(last), last, torch.lerp(low, high, place - math.floor(place)))
+    return y.unsqueeze(dim) if keepdim else y
+
+
+def _select_scatter(x: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
+    index = range(x.shape[dim])[index]
+    after = x.narrow(dim, index + 1, x.shape[dim] - index - 1)
+    return torch.cat([x.narrow(dim, 0, index), src.unsqueeze(dim), after], dim)
+
+
+def _column_stack(tensors: Any) -> Tensor:
+    return torch.cat([t.reshape(-1, 1) if t.dim() < 2 else t for t in tensors], 1)
+
+
+def _set(x: Tensor, index: Any, value: Any) -> Any:
+    """x[mask] = value, for one value."""
+    is_mask = isinstance(index, Tensor) and index.dtype is torch.bool and index.dim() > 0
+    if not is_mask or (isinstance(value, Tensor) and value.dim() > 0):
+        return NotImplemented
+    x.masked_fill_(index.view(*index.shape, *[1] * (x.dim() - index.dim())), value)
+    return None
+
+
+def _in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda x, *args, **kwargs: x.copy_(function(x.clone(), *args, **kwargs))
+
+
+RULES: dict[Any, Callable] = {
+    torch.lstm_cell: _lstm,
+    torch.gru_cell: _gru,
+    torch.rnn_tanh_cell: _rnn(torch.tanh),
+    torch.rnn_relu_cell: _rnn(torch.relu),
+    torch.quantile: _quantile,
+    Tensor.quantile: _quantile,
+    torch.bilinear: lambda a, b, weight, bias=None: (
+        torch.einsum("...i,oij,...j->...o", a, weight, b) + (0 if bias is None else bias)
+    ),
+    torch.select_scatter: _select_scatter,
+    Tensor.select_scatter: _select_scatter,
+    torch.column_stack: _column_stack,
+    torch.chain_matmul: lambda *matrices: torch.linalg.multi_dot(matrices),
+    Tensor.clamp_: _in_place(torch.clamp),
+    Tensor.scatter_: _in_place(torch.scatter),
+    Tensor.__setitem__: _set,
+    Tensor.data.__get__: lambda x: x.detach(),  # type: ignore[attr-defined]
+}
+"""By what the user called; NotImplemented: as PyTorch does it."""
+
+MADE = {torch.zeros, torch.ones, torch.full, torch.empty, torch.eye, torch.arange, torch.linspace, torch.tensor,
+        torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like, Tensor.new_zeros, Tensor.new_ones,
+        Tensor.new_full, Tensor.new_empty, Tensor.new_tensor}  # fmt: skip
+
+
+class OfTheirOwn(TorchFunctionMode):
+    """Gives every lane a copy of the tensors that a step makes, so that it may write its own numbers into them."""
+
+    def __init__(self, everywhere: Tensor) -> None:
+        """`everywhere` is one True for each lane of each sequence."""
+        super().__init__()
+        self._everywhere = everywhere
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        return torch.where(self._everywhere, made, made) if func in MADE else made

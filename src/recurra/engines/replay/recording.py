@@ -1,0 +1,153 @@
+"""From a problem to what is replayed: recorded once per kind of step, of inputs, and number of sequences."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurra.compiler.frontend.clean import clean
+from recurra.compiler.frontend.leaving import Leaving
+from recurra.compiler.frontend.prepared import Origin, Weight
+from recurra.compiler.frontend.trace import Untraceable
+from recurra.engines.loop import FORBIDDEN, forbidden
+from recurra.engines.mapping import Mappable, OfTheirOwn
+from recurra.engines.replay.clean import flat
+from recurra.engines.replay.layout import Layout
+from recurra.engines.replay.record import Functions, Recorder
+from recurra.engines.replay.write import function
+from recurra.engines.traced import computed_type, example, kind_of, like_weight, lock
+from recurra.errors import one_line
+from recurra.problem import Problem
+
+MOST = 64
+"""Recordings that are remembered after the layers they were made for are gone, for others that are alike."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A step that can be run again. Leaves are named by their kind: "state.h", "input.x", "weight.W", "constant.0"."""
+
+    once: Callable[..., tuple[Tensor, ...]]
+    """From leaves that stay the same to what time steps read of them."""
+    each: Callable[..., tuple[Tensor, ...]]
+    """From changing leaves, those that stay the same, and the results of `once`, to new states and the output."""
+    changing: tuple[str, ...]
+    """Names of the leaves that change in time: states first, then inputs, and what else the step writes to."""
+    still: tuple[str, ...]
+    written: tuple[bool, ...]
+    """Which of the changing leaves the step writes to."""
+    constants: Mapping[str, Tensor]
+    operations: int
+    """How many there are in a time step."""
+
+
+_recorded: OrderedDict[Hashable, Replay | str] = OrderedDict()
+
+
+def replay_of(problem: Problem) -> Replay | str:
+    """What is replayed for a problem, or why there is nothing."""
+    reading = problem.step.reading
+    kind = ("replay", kind_of(problem), problem.batch)
+    found = reading.found.get(kind)
+    if found is None:
+        with lock:
+            found = reading.found[kind] = _shared((reading.key, kind), problem)
+    return found
+
+
+def _shared(key: Hashable, problem: Problem) -> Replay | str:
+    """A recording made for another layer like this one, or a new one."""
+    if key not in _recorded:
+        try:
+            _recorded[key] = _recording(problem)
+        except Untraceable as error:
+            _recorded[key] = str(error)
+        except Exception as error:
+            if any(word in str(error) for word in (*FORBIDDEN, "vmap", "Batching rule")):
+                return f"step {forbidden(error)}"
+            # Its own mistake, which it makes on the reference loop as well.
+            return f"step raises {type(error).__name__}: {one_line(error)}"
+        if len(_recorded) > MOST:
+            _recorded.popitem(last=False)
+    _recorded.move_to_end(key)
+    return _recorded[key]
+
+
+def _recording(problem: Problem) -> Replay:
+    try:
+        return _record(problem)
+    except RuntimeError as error:
+        if "inplace" not in str(error):
+            raise
+        return _record(problem, copies=True)
+
+
+def _record(problem: Problem, copies: bool = False) -> Replay:
+    """Run the mapped step once on examples, and make of what is seen two functions.
+
+    Args:
+        copies: give every lane its own copy of the tensors that the step makes.
+    """
+    layout, recorder = Layout(problem), Recorder(problem.step.weights)
+    with clean():
+        leaves = _examples(problem, layout)
+        for name, tensor in leaves.items():
+            recorder.leaf(name, tensor)
+        states, inputs, weights = (_of_kind(kind, leaves) for kind in ("state", "input", "weight"))
+        everywhere = layout.everywhere(problem)
+        recorder.constant("constant.everywhere", everywhere)
+        step = problem.step.bind(weights)
+
+        def one(states: tuple[Tensor, ...], inputs: dict[str, Tensor], everywhere: Tensor) -> Any:
+            with OfTheirOwn(everywhere) if copies else nullcontext(), Mappable():
+                return step(states, inputs)
+
+        with Leaving(), Functions(recorder), recorder:
+            after, y = layout.mapped(one, problem.inputs)(tuple(states.values()), inputs, everywhere)
+        results = tuple(map(recorder.origin, (*after, y)))
+        own = [f"state.{name}" for name in states]
+        over_time = {f"input.{name}" for name, entry in problem.inputs.items() if entry.per_time}
+        steps = flat(recorder, results, over_time.union(own))
+        moving = [*own, *(name for name in steps.leaves if name in over_time | steps.written and name not in own)]
+        still = [name for name in steps.leaves if name not in moving]
+        arguments: list[Origin] = [*map(Weight, moving), *map(Weight, still), *steps.kept]
+        return Replay(
+            once=function(steps.fixed, recorder, list(map(Weight, still)), steps.kept),
+            each=function(steps.moving, recorder, arguments, steps.results, in_order=True),
+            changing=tuple(moving),
+            still=tuple(still),
+            written=tuple(name in steps.written for name in moving),
+            constants=recorder.constants,
+            operations=len(steps.moving),
+        )
+
+
+def _of_kind(kind: str, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{kind}."): t for name, t in leaves.items() if name.startswith(f"{kind}.")}
+
+
+def _examples(problem: Problem, layout: Layout) -> dict[str, Tensor]:
+    """Leaves like those of the problem at one time step, which take gradients as they may."""
+    rows, real = max(problem.batch, 1), problem.compute_dtype
+    found: dict[str, Tensor] = {}
+    for name, t in problem.state.items():
+        found[f"state.{name}"] = layout.state(example(t.shape[2:], t.dtype).expand(rows, *t.shape[1:]))
+    for name, entry in problem.inputs.items():
+        shape = entry.tensor.shape[2 * entry.per_time :]
+        one = example(shape[entry.per_lane :], computed_type(entry.tensor.dtype, real)).expand(shape)
+        like = replace(entry, tensor=one.expand(rows, 1, *shape) if entry.per_time else one)
+        found[f"input.{name}"] = layout.over_time(like)[0] if entry.per_time else layout.constant(like)
+    for name, t in problem.step.weights.items():
+        found[f"weight.{name}"] = like_weight(t, computed_type(t.dtype, real))
+    return {name: _leaf(t.to(problem.device)) for name, t in found.items()}
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    own = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return own.requires_grad_().clone() if own.is_floating_point() or own.is_complex() else own
