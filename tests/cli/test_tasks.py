@@ -187,6 +187,77 @@ def test_bad_input_is_one_line(sales, arguments, message):
     assert err.count("\n") == 1
 
 
+@pytest.fixture(scope="module")
+def walks(tmp_path_factory):
+    """Files of series of unequal lengths whose labels are what they rise by, and a run of each task."""
+    folder, dice = tmp_path_factory.mktemp("walks"), np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 6)):
+        slopes = dice.choice([-1.0, 1.0], count)
+        rows = [dice.normal(size=dice.integers(4, 9)) + slope * 3 for slope in slopes]
+        lines = [",".join(f"{value:.3f}" for value in row) for row in rows]
+        names = ["down" if slope < 0 else "up" for slope in slopes]
+        (folder / f"{part}.ts").write_text("@data\n" + "\n".join(f"{a}:{b}" for a, b in zip(lines, names, strict=True)))
+        table = [f"{n},{value},{slopes[n]}" for n, row in enumerate(rows) for value in row]
+        (folder / f"{part}.csv").write_text("\n".join(["unique_id,level,y", *table]))
+    for task, ending in (("classify", "ts"), ("regress", "csv")):
+        code, out, err = called(
+            "fit", task, folder / f"train.{ending}", "--test", folder / f"test.{ending}", "--out", folder / task,
+            "--json", *SMALL, "--steps", 60,
+        )  # fmt: skip
+        assert code == 0, err
+        assert json.loads(out)["result"]["cases"] == 6
+    return folder
+
+
+@pytest.mark.parametrize(("task", "ending"), [("classify", "ts"), ("regress", "csv")])
+def test_one_answer_for_each_sequence(walks, tmp_path, task, ending):
+    test, run = walks / f"test.{ending}", walks / task
+    told = answers(called("predict", run, test, "--json")[1])
+    assert [row["id"] for row in told] == [str(n) for n in range(6)]
+    report = json.loads(called("evaluate", run, "--data", test, "--json", "--pictures", tmp_path)[1])
+    if task == "classify":
+        assert all(row["p-up"] + row["p-down"] == pytest.approx(1) for row in told)
+        right = [line.split(":")[1] for line in test.read_text().splitlines()[1:]]
+        assert report["accuracy"] == np.mean([row["class"] == name for row, name in zip(told, right, strict=True)])
+        assert report["accuracy"] > 0.8
+        assert (tmp_path / "confusion.png").exists()
+    else:
+        bounds = answers(called("predict", run, test, "--json", "--quantiles", "0.1,0.9")[1])
+        assert all(row["y-q-0.1"] < row["y-q-0.9"] for row in bounds)
+        assert report["mae"] < report["floors"]["mean"]["mae"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "{classify}"], "data is missing; a model to classify predicts from a file"),
+        (
+            ["predict", "{classify}", "{ts}", "--level", "80"],
+            "level is nothing that a model to classify can be asked for",
+        ),
+        (["predict", "{classify}", "--follow"], "follow needs a model that goes on"),
+        (["predict", "{classify}", "{csv}"], "has no column 'x'"),
+        (["update", "{classify}", "{ts}"], "is a model to classify; expected one that goes on"),
+        (["predict", "{classify}", "{ts}", "--picture", "a.png"], "only forecasts are drawn"),
+        (["fit", "classify", "{ts}", "--windows", "2"], "a model to classify is scored on other sequences"),
+        (["fit", "classify", "{ts}", "--known", "x"], "classify has no setting 'known'"),
+        (["fit", "regress", "{ts}"], "expected a number"),
+        (["evaluate", "{classify}", "--data", "{other}"], "y[0] is 'sideways', which was never seen while fitting"),
+        (["predict", "{classify}", "{wide}"], "wide.ts, case 0 has 2 channels; expected 1"),
+    ],
+)
+def test_bad_cases_are_one_line(walks, arguments, message):
+    (walks / "other.ts").write_text("@data\n1,2:sideways")
+    (walks / "wide.ts").write_text("@data\n1,2:3,4:up")
+    names = {"{classify}": walks / "classify", "{ts}": walks / "train.ts", "{csv}": walks / "train.csv"}
+    names |= {"{other}": walks / "other.ts", "{wide}": walks / "wide.ts"}
+    code, out, err = called(*(names.get(argument, argument) for argument in arguments))
+    assert code == 2, err
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+
+
 def test_a_run_of_something_else(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for arguments in (["predict", tmp_path], ["update", tmp_path, "x.csv"]):

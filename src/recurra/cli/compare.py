@@ -48,7 +48,7 @@ def compare(
     from recurra.compare import table
     from recurra.compare.series import finished, plan
     from recurra.compare.sources import settings
-    from recurra.compare.trial import ERRORS, Trial
+    from recurra.compare.trial import MEASURES, Trial
     from recurra.view import pictures
 
     own.take(imports, models)
@@ -71,11 +71,11 @@ def compare(
             print("recurra: interrupted; the same command goes on from here", file=sys.stderr)
             raise typer.Exit(130) from None
     rows = table.summary(results)
-    pictures.write(pictures.trade_off(rows, ERRORS[task]), folder / "compare.png")
+    pictures.write(pictures.trade_off(rows, MEASURES[task].name), folder / "compare.png")
     if json:
         show.as_json({"rows": rows, "choice": table.choice(rows), "picture": str(folder / "compare.png")})
         return
-    _print(rows, f"{task} {data}, {seconds:g} s each", ERRORS[task])
+    _print(rows, f"{task} {data}, {seconds:g} s each", MEASURES[task].name)
     print(f"{table.choice(rows).capitalize()}. A picture is in {folder}/compare.png")
 
 

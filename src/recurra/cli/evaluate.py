@@ -55,7 +55,7 @@ def _score(run: Path, data: Path | None, how: dict[str, Any], pictures: Path | N
     estimator = runs.open_run(run)
     if data is None:
         raise InputError(f"data is missing; expected a file to score {str(run)!r} on, such as --data new.csv")
-    report = estimator.evaluate(runs.given(estimator, data), **how)
+    report = estimator.evaluate(runs.given(run, estimator, data, targets=True), **how)
     if pictures is not None:
         _draw(report, pictures)
     if json:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from recurra.cli import asked, own, show
+from recurra.cli import asked, own, runs, show
 
 Option = typer.Option
 
@@ -67,12 +67,13 @@ def fit(
             course.append(now)
 
         try:
-            found.estimator.fit(found.learn, progress)
+            found.estimator.fit(found.learn, progress=progress)
         except KeyboardInterrupt:
             print("recurra: interrupted; nothing was written yet", file=sys.stderr)
             raise typer.Exit(130) from None
     found.stand()
     found.estimator.save(folder)
+    runs.remember(folder, found)
     pictures.write(pictures.learning(course), folder / "loss.png")
     report = found.score()
     if json:

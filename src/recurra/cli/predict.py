@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from recurra.cli import own, runs
+from recurra.cli.answers import answer
 from recurra.errors import InputError
 
 Option = typer.Option
@@ -37,10 +38,12 @@ def predict(
 
       tail -f rows.csv | recurra predict runs/sales --follow
     """
+    from recurra.data.tabular import read_table
+
     own.take(imports)
     estimator = runs.open_run(run)
     asked: dict[str, Any] = {
-        "known": runs.rows(known),
+        "known": None if known is None else read_table(known),
         "level": runs.numbers("level", level) or None,
         "quantiles": runs.numbers("quantiles", quantiles) or None,
         "samples": samples,
@@ -48,8 +51,8 @@ def predict(
     }
     asked = {name: value for name, value in asked.items() if value is not None}
     if not follow:
-        given = runs.given(estimator, data)
-        found = estimator.predict(given, **asked)
+        given = runs.given(run, estimator, data)
+        found = answer(estimator, given, asked)
         if picture is not None:
             _draw(estimator, found, given, picture)
         runs.put(found, out, json)
@@ -57,11 +60,14 @@ def predict(
     if data is not None or out is not None or picture is not None:
         raise InputError("follow reads standard input and writes lines; expected no data, no out and no picture")
 
-    def answer(row: Any) -> Any:
-        estimator.update(row)
-        return estimator.predict(**asked)
+    if not hasattr(estimator, "update"):
+        raise InputError(f"follow needs a model that goes on; {str(run)!r} is one to {estimator.task}")
 
-    runs.follow(answer)
+    def next_row(row: Any) -> Any:
+        estimator.update(row)
+        return answer(estimator, None, asked)
+
+    runs.follow(next_row)
 
 
 def _draw(estimator: Any, found: Any, given: Any, path: Path) -> None:

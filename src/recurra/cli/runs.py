@@ -11,6 +11,9 @@ from typing import Any
 
 from recurra.errors import InputError, RecurraError, one_line
 
+DATA = "data.json"
+"""The file of a run that says what its data were."""
+
 
 def task_of(run: Path) -> str | None:
     """The task of a run folder, None if it is a language model's.
@@ -38,18 +41,43 @@ def open_run(run: Path) -> Any:
     return estimator_of(task).load(run)
 
 
-def rows(data: Path | None) -> Any:
-    """The table in a file; None if there is no file."""
+def remember(run: Path, source: Any) -> None:
+    """Keep with a run what its data were, so that other files are read alike."""
+    from recurra.compare.sources import fields_of
+    from recurra.files import write_atomically
+
+    found = fields_of(source.learn)
+    sides = found if isinstance(found, tuple) else (found,)
+    told = {"columns": source.columns, "fields": [[field.as_dict() for field in side] for side in sides]}
+    write_atomically(run / DATA, json.dumps(told) + "\n")
+
+
+def given(run: Path, estimator: Any, data: Path | None, targets: bool = False) -> Any:
+    """What an estimator takes, in a file; None if there is no file.
+
+    Args:
+        targets: whether the answers are to be in it too.
+
+    Raises InputError if the file is not as those that the run was fitted on.
+    """
+    from recurra.compare.reading import READERS
+    from recurra.compare.sources import AHEAD
+    from recurra.data.sequences import Field
     from recurra.data.tabular import read_table
+    from recurra.files import read_json
 
-    return None if data is None else read_table(data)
-
-
-def given(estimator: Any, data: Path | None) -> Any:
-    """What an estimator takes, in a file; None if there is no file."""
-    from recurra.compare.sources import READERS
-
-    return None if data is None else READERS[estimator.task](data, estimator.fields_)
+    if data is None:
+        return None
+    if estimator.task in AHEAD:
+        return read_table(data)
+    try:
+        told = read_json(run / DATA)
+        sides = [[Field.from_dict(field) for field in side] for side in told["fields"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{str(run / DATA)!r} does not say what the data were: {one_line(error)}") from error
+    if not targets:
+        sides = [[field for field in side if field.role != "target"] for side in sides]
+    return READERS[estimator.task](data, like=sides[0] if len(sides) == 1 else tuple(sides), **told["columns"])
 
 
 def put(columns: Any, out: Path | None, as_json: bool) -> None:

@@ -33,8 +33,10 @@ def update(
         raise InputError("expected either a file of new rows, or --follow to read them from standard input")
     own.take(imports)
     estimator = runs.open_run(run)
+    if not hasattr(estimator, "update"):
+        raise InputError(f"run {str(run)!r} is a model to {estimator.task}; expected one that goes on, to forecast")
     if not follow:
-        runs.put(estimator.update(runs.given(estimator, data)), out, json)
+        runs.put(estimator.update(runs.given(run, estimator, data)), out, json)
         estimator.save(run)
         return
     try:

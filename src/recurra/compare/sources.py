@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from recurra.compare.reading import READERS
 from recurra.data import sets
-from recurra.data.frames import from_frame
 from recurra.data.sequences import Sequences
-from recurra.data.tabular import read_table
 from recurra.errors import InputError
 
 TASKS = {
     "forecast": ("recurra.tasks.forecaster", "Forecaster"),
+    "classify": ("recurra.tasks.classifier", "Classifier"),
+    "regress": ("recurra.tasks.regressor", "Regressor"),
 }
 """What does each task: its module and class."""
+AHEAD = ("forecast",)
+"""Tasks that are scored on what comes last in each sequence, rather than on other sequences."""
 
 
 def estimator_of(task: str) -> Any:
@@ -36,11 +39,13 @@ class Source:
     estimator: Any
     learn: Any
     """What to fit on."""
-    test: Any
+    columns: dict[str, Any] = field(default_factory=dict)
+    """What was said of the columns of a file, for other files to be read alike."""
+    test: Any = None
     """What to be scored on; None if nothing is held out."""
-    how: dict[str, Any]
+    how: dict[str, Any] = field(default_factory=dict)
     """How `evaluate` is asked."""
-    behind: Any
+    behind: Any = None
     """Rows behind those learnt from, which the model reads before it is saved; None if there are none."""
 
     def stand(self) -> None:
@@ -54,9 +59,10 @@ class Source:
 
 
 def settings(given: dict[str, Any], others: list[str], task: str) -> dict[str, Any]:
-    """Settings of an estimator: options that were given, and `name=value`, where a value is JSON or a text.
+    """Settings of an estimator, and which columns of its data are what: options that were given, and `name=value`,
+    where a value is JSON or a text.
 
-    Raises InputError, with the settings there are, if the estimator has none such.
+    Raises InputError, with the names there are, if there is none such.
     """
     found = {name: value for name, value in given.items() if value is not None}
     for each in others:
@@ -64,7 +70,7 @@ def settings(given: dict[str, Any], others: list[str], task: str) -> dict[str, A
         if not equals:
             raise InputError(f"set is {each!r}; expected name=value")
         found[name.strip()] = _value(value.strip())
-    known = estimator_of(task)().get_params()
+    known = dict.fromkeys([*estimator_of(task)().get_params(), *_columns(task)])
     if strange := [name for name in found if name not in known]:
         raise InputError(f"{task} has no setting {strange[0]!r}; it has {', '.join(known)}")
     return found
@@ -77,38 +83,64 @@ def _value(text: str) -> Any:
         return text
 
 
-def find(task: str, data: str, settings: dict[str, Any], test: Path | None, windows: int | None) -> Source:
-    """The data of a task, by the name of a set or of a file.
+def _columns(task: str) -> list[str]:
+    """What a reader of files of a task is told of their columns."""
+    names = inspect.signature(READERS[task]).parameters
+    return [name for name in names if name not in ("path", "labels", "like")]
+
+
+def find(task: str, data: str, given: dict[str, Any], test: Path | None, windows: int | None) -> Source:
+    """The data of a task, by the name of a set or of a file, and the estimator that settings ask for.
 
     Raises InputError if there is none such, it is of another task, or an option is none of this task.
     """
+    kind, about = estimator_of(task), {name: given[name] for name in _columns(task) if name in given}
     split = None
     if data in sets.SETS and not Path(data).exists():
         known = sets.get(data)
         if known.task != task:
             raise InputError(f"data set {data!r} is to {known.task}; the task asked for is {task!r}")
         split = sets.load(data)
-    return KINDS[task](data, split, settings, test, windows)
+        given = ({"horizon": split.horizon} if task == "forecast" else {}) | given
+    own = kind().get_params()
+    estimator = kind(**{name: value for name, value in given.items() if name in own})
+    if task in AHEAD:
+        return _ahead(estimator, data, split, about, test, windows)
+    if windows is not None:
+        raise InputError(f"windows is {windows}; a model to {task} is scored on other sequences: name a file by --test")
+    if split is not None:
+        train: Any = split.train
+        return Source(estimator, train.join(split.validation), about, split.test)
+    learn = READERS[task](Path(data), **about)
+    held_out = None if test is None else READERS[task](test, like=fields_of(learn), **about)
+    return Source(estimator, learn, about, held_out)
 
 
-def _series(
-    data: str, split: sets.Split | None, settings: dict[str, Any], test: Path | None, windows: int | None
+def fields_of(data: Any) -> Any:
+    """What the columns of some data are, for others to be read alike."""
+    if isinstance(data, Sequences):
+        return list(data.fields.values())
+    return fields_of(data.source), fields_of(data.target)
+
+
+def _ahead(
+    estimator: Any,
+    data: str,
+    split: sets.Split | None,
+    about: dict[str, Any],
+    test: Path | None,
+    windows: int | None,
 ) -> Source:
-    """Series to forecast: the last windows are held out, and read before the model is saved."""
+    """Sequences that go on: the last windows are held out, and read before the model is saved."""
     if test is not None:
         raise InputError(f"test is {str(test)!r}; forecasts are scored on the last windows: say how many by --windows")
     how: dict[str, Any] = {}
     if split is not None:
-        settings = {"horizon": split.horizon} | settings
         how = {"season": split.season}
         windows = split.windows if windows is None else windows
-    estimator = estimator_of("forecast")(**settings)
-    columns = ("target", "id", "time", "known", "static", "past", "categories")
-    asked = {name: settings[name] for name in columns if name in settings}
-    whole = from_frame(read_table(data), **asked) if split is None else split.test
-    assert isinstance(whole, Sequences)
+    whole: Any = READERS[estimator.task](Path(data), **about) if split is None else split.test
     if not windows:
-        return Source(estimator, whole, None, how, None)
+        return Source(estimator, whole, about)
     new = estimator.horizon * windows
     if (short := (whole.lengths <= new + estimator.horizon).nonzero()).numel():
         which = int(short[0])
@@ -116,14 +148,5 @@ def _series(
             f"series {whole.ids[which]!r} has {int(whole.lengths[which])} steps; to hold out {windows} windows of "
             f"{estimator.horizon} it needs {new + estimator.horizon + 1}"
         )
-    return Source(estimator, whole.clip(stop=-new), whole, how | {"windows": windows}, whole.clip(start=-new))
-
-
-def _table(data: Path, fields: Any = None) -> Any:  # noqa: ARG001 (an estimator looks at the columns itself)
-    return read_table(data)
-
-
-READERS: dict[str, Callable[..., Any]] = {"forecast": _table}
-"""By task: from a file, and the fields that a model was fitted on, to what its estimator takes."""
-KINDS: dict[str, Callable[..., Source]] = {"forecast": _series}
-"""By the name of a task."""
+    held_out = how | {"windows": windows}
+    return Source(estimator, whole.clip(stop=-new), about, whole, held_out, whole.clip(start=-new))

@@ -8,6 +8,7 @@ import multiprocessing
 import resource
 import sys
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -21,10 +22,29 @@ from recurra.compare.sources import Source, find
 from recurra.data.sequences import Sequences
 from recurra.errors import RecurraError
 
-ERRORS = {"forecast": "mase"}
-"""By task, the number of its report that is to be small."""
+
+@dataclass(frozen=True)
+class Measure:
+    """What of a report is to be small."""
+
+    name: str
+    of: Callable[[dict[str, Any]], float]
+    interval: Callable[[dict[str, Any]], float | None]
+    """How far it may be off in 95 of 100 cases; None if the report does not say."""
+
+
+MEASURES = {
+    "forecast": Measure("MASE", lambda report: report["mase"], lambda report: report["mase_interval"]),
+    "classify": Measure("error", lambda report: 1 - report["accuracy"], lambda report: _half(report["interval"])),
+    "regress": Measure("MAE", lambda report: report["mae"], lambda report: None),
+}
+"""By task."""
 ROWS = 64
 """New rows whose time is taken."""
+
+
+def _half(bounds: Sequence[float]) -> float:
+    return (bounds[1] - bounds[0]) / 2
 
 
 @dataclass(frozen=True)
@@ -95,18 +115,18 @@ def measure(trial: Trial) -> dict[str, Any]:
     began = time.perf_counter()
     source.estimator.fit(source.learn)
     seconds = time.perf_counter() - began
-    report = source.score()
+    report, measured = source.score(), MEASURES[trial.task]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "pattern": trial.pattern,
         "seed": trial.seed,
-        "error": report[ERRORS[trial.task]],
-        "interval": report.get(f"{ERRORS[trial.task]}_interval"),
+        "error": measured.of(report),
+        "interval": measured.interval(report),
         "seconds": seconds,
         "parameters": sum(p.numel() for p in source.estimator.model_.parameters()),
         "megabytes": peak / (2**20 if sys.platform == "darwin" else 2**10),
         "microseconds": _per_row(source),
-        "floors": {name: floor[ERRORS[trial.task]] for name, floor in report["floors"].items()},
+        "floors": {name: measured.of(floor) for name, floor in report["floors"].items()},
     }
 
 

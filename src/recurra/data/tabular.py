@@ -29,13 +29,18 @@ def read_table(path: str | Path) -> Table:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"data {str(path)!r} ends in {path.suffix!r}; expected one of {', '.join(READERS)}")
+    return reader(content_of(path), str(path))
+
+
+def content_of(path: Path) -> bytes:
+    """The bytes of a file of data. Raises InputError if it cannot be read, or is empty."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"data {str(path)!r} cannot be read: {one_line(error)}") from error
     if not content:
-        raise InputError(f"data {str(path)!r} is empty; expected a table")
-    return reader(content, str(path))
+        raise InputError(f"data {str(path)!r} is empty; expected something to read")
+    return content
 
 
 def text_of(content: bytes, origin: str) -> str:

@@ -122,6 +122,10 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.source)
 
+    def join(self, other: Pairs) -> Pairs:
+        """These pairs, and behind them others of the same fields. Raises InputError if fields differ."""
+        return Pairs(self.source.join(other.source), self.target.join(other.target))
+
     def select(self, which: torch.Tensor | Sequence[int]) -> Pairs:
         """Some pairs, in the order given."""
         return Pairs(self.source.select(which), self.target.select(which))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PANELS = 6
 """Series drawn at most: more are too small to see."""
+BLUES = ("#deebf7", "#bdd7e7", "#9ecae1", "#6baed6")
+"""Of bands, the widest first."""
 ENDINGS = (".png", ".svg", ".pdf")
 
 
@@ -57,6 +59,8 @@ def forecasts(
         past: the columns of what came before, or None.
         id: the column that says which series a row is of, if there is one.
     """
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
     of = np.asarray(ahead[id]) if id is not None else np.zeros(len(ahead[target]))
     ids = list(dict.fromkeys(of.tolist()))[:PANELS]
     figure, panels = _figure(len(ids))
@@ -66,15 +70,20 @@ def forecasts(
     for name, axes in zip(ids, panels, strict=True):
         own = of == name
         when = np.asarray(ahead[time])[own]
-        for level in reversed(levels):
+        for place, level in enumerate(reversed(levels)):
             low, high = (np.asarray(ahead[f"{target}-{side}-{level}"])[own] for side in ("lo", "hi"))
-            axes.fill_between(when, low, high, alpha=0.25, color="#3182bd", linewidth=0, label=f"{level} %")
+            blue = BLUES[min(place, len(BLUES) - 1)]
+            axes.fill_between(when, low, high, color=blue, linewidth=0, label=f"{level} %")
         axes.plot(when, np.asarray(ahead[target])[own], color="#08519c", label="forecast")
         if past is not None:
             before = np.asarray(past[id]) == name if id is not None else np.ones(len(past[target]), bool)
             last = np.flatnonzero(before)[-4 * int(own.sum()) :]
             axes.plot(np.asarray(past[time])[last], np.asarray(past[target])[last], color="black", label=target)
         axes.set_title(str(name) if id is not None else target, loc="left")
+        if when.dtype.kind == "M":
+            marks = AutoDateLocator()
+            axes.xaxis.set_major_locator(marks)
+            axes.xaxis.set_major_formatter(ConciseDateFormatter(marks))
     panels[0].legend(loc="upper left", fontsize="small")
     return figure
 
