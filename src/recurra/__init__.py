@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from recurra.registry import register as register
     from recurra.state import State as State
     from recurra.tasks.classifier import Classifier as Classifier
+    from recurra.tasks.detector import Detector as Detector
     from recurra.tasks.forecaster import Forecaster as Forecaster
     from recurra.tasks.regressor import Regressor as Regressor
+    from recurra.tasks.tagger import Tagger as Tagger
 
 __version__ = "0.1.0"
 
@@ -37,6 +39,7 @@ _PUBLIC = {
     "Attention": "attention.base",
     "Classifier": "tasks.classifier",
     "DeltaRule": "problem",
+    "Detector": "tasks.detector",
     "Forecaster": "tasks.forecaster",
     "Lane": "problem",
     "LanguageModel": "models.language_model",
@@ -46,6 +49,7 @@ _PUBLIC = {
     "Recurrence": "recurrence",
     "Regressor": "tasks.regressor",
     "State": "state",
+    "Tagger": "tasks.tagger",
     "about": "registry",
     "constant": "problem",
     "shared": "problem",

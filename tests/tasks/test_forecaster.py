@@ -93,7 +93,7 @@ def test_updates_are_reading_the_whole(pattern):
 
 def test_expected_is_the_forecast_made_one_step_before(fitted):
     forecaster, past, future, _ = fitted
-    other = forecaster._elsewhere(forecaster._like(past))
+    other = forecaster._another()._stand(forecaster._like(past))
     first = future["ds"] == future["ds"][0]
     for name in ("a", "b"):
         mine = future["unique_id"] == name
@@ -106,7 +106,7 @@ def test_expected_is_the_forecast_made_one_step_before(fitted):
 
 def test_a_new_series_begins_by_itself(fitted):
     forecaster, past, future, _ = fitted
-    other = forecaster._elsewhere(forecaster._like(past))
+    other = forecaster._another()._stand(forecaster._like(past))
     new = table(("c",), (9,))
     told = other.update(new)
     assert np.isnan(told["expected"][0])
@@ -160,7 +160,7 @@ def test_files_bring_it_back(fitted, tmp_path):
     ).all()
     own = {name: list(v) if isinstance(v, tuple) else v for name, v in forecaster.get_params().items()}
     assert loaded.get_params() == own
-    one, other = loaded.update(future), forecaster._elsewhere(forecaster._like(fitted[1])).update(future)
+    one, other = loaded.update(future), forecaster._another()._stand(forecaster._like(fitted[1])).update(future)
     assert_close("surprise", torch.tensor(one["surprise"]), torch.tensor(other["surprise"]))
 
 

@@ -168,6 +168,12 @@ class Sequences:
         last = torch.tensor([max(a, b) for a, b in spans], dtype=torch.int64)
         return self._part(torch.arange(len(self)), self.offsets[:-1] + first, self.offsets[:-1] + last)
 
+    def cut(self, places: Tensor) -> tuple[Sequences, Sequences]:
+        """Each sequence up to `places` [S], counted from its beginning, and the rest of each."""
+        begin, end = self.offsets[:-1], self.offsets[1:]
+        middle, all_ = torch.minimum(begin + places.clamp(min=0), end), torch.arange(len(self))
+        return self._part(all_, begin, middle), self._part(all_, middle, end)
+
     def _part(self, chosen: Tensor, first: Tensor, last: Tensor) -> Sequences:
         """Sequences `chosen`, each from row `first` up to `last`."""
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), (last - first).cumsum(0)])

@@ -202,7 +202,7 @@ class Forecaster(Estimator):
         """
         self._expect_fitted()
         if data is not None:
-            return self._elsewhere(self._like(data))._predict(data, known, level, quantiles, samples, seed)
+            return self._another()._stand(self._like(data))._predict(data, known, level, quantiles, samples, seed)
         return self._predict(known, known, level, quantiles, samples, seed)
 
     @torch.no_grad()
@@ -217,11 +217,12 @@ class Forecaster(Estimator):
             found = described(model.head, raw, read.around(len(names)), names, list(level), list(quantiles), samples)
         return like_given(given, future.table(self.id) | found)
 
-    def _elsewhere(self, sequences: Sequences) -> Self:
-        """The same, standing at the end of other series."""
+    def _another(self) -> Self:
+        """The same model, which has read nothing."""
         other = self.clone()
         other.model_, other.fields_, other._frequency = self.model_, self.fields_, self._frequency
-        return other._stand(sequences)
+        other._ids, other._ends, other._place = [], torch.empty(0, dtype=torch.float64), start(self.model_, 0)
+        return other
 
     @property
     def _targets(self) -> list[str]:
@@ -241,6 +242,11 @@ class Forecaster(Estimator):
         """
         self._expect_fitted()
         sequences = self._like(rows)
+        expected, surprise = self._take(sequences)
+        return like_given(rows, self._told(sequences, expected, surprise))
+
+    def _take(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """Go on by new rows: what had been expected of each, and its surprise, [N, targets]."""
         places = {name: number for number, name in enumerate(self._ids)}
         old = [places.get(name, -1) for name in sequences.ids]
         self._expect_later(sequences, old)
@@ -249,7 +255,7 @@ class Forecaster(Estimator):
         way = Pass(self.model_, sequences, begin)
         expected, surprise = self._followed(sequences, way, torch.tensor(old) >= 0)
         self._go_on(sequences, old, way.end)
-        return like_given(rows, self._told(sequences, expected, surprise))
+        return expected, surprise
 
     def _go_on(self, sequences: Sequences, old: list[int], end: State) -> None:
         """Stand at the end of new rows: of known series where they stood, of others behind them."""

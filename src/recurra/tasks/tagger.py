@@ -1,0 +1,232 @@
+"""A tag for each step of a sequence."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from recurra import options
+from recurra.data.reading import Batch, Padded
+from recurra.data.sequences import Field, Sequences
+from recurra.data.words import from_tokens
+from recurra.errors import InputError
+from recurra.metrics.labels import span_f1
+from recurra.nn.linear import Linear
+from recurra.state import State
+from recurra.tasks.estimator import Dice, Estimator
+from recurra.tasks.heads.categorical import Categorical
+from recurra.tasks.heads.crf import CRF
+from recurra.tasks.heads.head import Around, Head
+from recurra.tasks.inlet import Inlet
+from recurra.tasks.labelled import TOGETHER
+from recurra.tasks.model import Model
+from recurra.tasks.pools import pool
+from recurra.training.fitting import Progress, fit
+
+HEADS = {"crf": CRF, "categorical": Categorical}
+TAG = "tag"
+
+
+class Tagged(dict[str, Any]):
+    """What an evaluation found, plain data; printed, a few lines."""
+
+    def __str__(self) -> str:
+        lines = [f"accuracy {self['accuracy']:.4f} of {self['steps']} steps, F1 of spans {self['span_f1']:.4f}"]
+        if self["unknown"]["steps"]:
+            lines.append(
+                f"words not known from training: {self['unknown']['accuracy']:.4f} of {self['unknown']['steps']}"
+            )
+        lines.append(f"the most frequent tag: {self['floors']['most frequent']['accuracy']:.4f}")
+        return "\n".join(lines)
+
+
+class Tagger(Estimator):
+    """A tag for each word of a sentence, or for each step of any sequence.
+
+    X are sentences, lists of words, which are read as words and by their letters; or `Sequences`, whose target has a
+    value at each step.
+
+    Args:
+        pattern: which recurrence each block holds.
+        head: "crf", all tags of a sequence together; "categorical", each by itself.
+        bidirectional: each block reads in both directions.
+        scale: of numbers: "fit", as over all data fitted on; "running"; "none".
+        width, mlp, dropout, layers: of the `Backbone`.
+        steps, seconds, learning_rate, weight_decay: of training, as in `recurra.training.fitting.Schedule`.
+        batch: sequences in one update.
+        seed: of all that is random.
+    """
+
+    task = "tag"
+
+    def __init__(
+        self,
+        pattern: str = "lstm",
+        *,
+        head: str = "crf",
+        bidirectional: bool = True,
+        scale: str = "fit",
+        width: int = 128,
+        mlp: int | None = None,
+        dropout: float = 0.3,
+        layers: Mapping[str, Mapping[str, Any]] | None = None,
+        steps: int = 1000,
+        seconds: float | None = None,
+        batch: int = 32,
+        learning_rate: float = 4e-3,
+        weight_decay: float = 0.05,
+        seed: int = 0,
+    ):
+        self.pattern, self.head, self.bidirectional, self.scale = pattern, head, bidirectional, scale
+        self.width, self.mlp, self.dropout, self.layers = width, mlp, dropout, layers
+        self.steps, self.seconds, self.batch = steps, seconds, batch
+        self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
+
+    def fit(self, X: Any, y: Any = None, progress: Progress | None = None) -> Self:
+        """Learn from sentences and their tags, None where one is missing; or from `Sequences` with a target.
+
+        Raises:
+            InputError: a setting is out of range, or the data are not what is expected: the message names the sentence.
+            RecurraError: the loss became no number.
+        """
+        schedule = self._schedule()
+        options.choice("head", self.head, tuple(HEADS))
+        sequences = X if isinstance(X, Sequences) else self._told(X, y)
+        target = _target(sequences)
+        with Dice(self.seed):
+            model = self._build(list(sequences.fields.values()), {}, {})
+            model.inlet.fit(sequences)
+            reading = Padded(sequences, options.count("batch", self.batch), self.seed)
+
+            def loss(batch: Batch, _: State | None) -> tuple[Tensor, None]:
+                raw, around = self._raw(model, batch)
+                return model.head.loss(raw, batch.columns[target.name], None, around), None
+
+            fit(model, reading, loss, schedule, progress)
+        self.model_, self.fields_ = model, list(sequences.fields.values())
+        self._often = _most_frequent(sequences, target)
+        return self
+
+    def _told(self, X: Any, y: Any) -> Sequences:
+        if y is None:
+            raise InputError("y is missing; expected a tag for each word of each sentence")
+        if len(y) != len(X):
+            raise InputError(f"y has {len(y)} lists of tags; expected {len(X)}, one for each sentence")
+        return from_tokens(X, {TAG: y})
+
+    def _build(self, fields: Sequence[Field], about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Model:  # noqa: ARG002
+        target = next(field for field in fields if field.role == "target")
+        assert target.vocabulary is not None
+        head: Head = HEADS[self.head](target.vocabulary.unknown)
+        read = [field for field in fields if field.role not in ("target", "time")]
+        series = [field for field in read if field.kind == "number" and field.role != "static"]
+        inlet = Inlet(series, [field for field in read if field not in series], self.width, self.scale)
+        outlook = Linear(self.width, head.size)
+        return Model(inlet, self._backbone(self.bidirectional), pool("each", self.width), outlook, head)
+
+    def _raw(self, model: Model, batch: Batch) -> tuple[Tensor, Around]:
+        """[B, T, classes], and where sequences end."""
+        ragged = batch.lengths if (batch.lengths < batch.rows.shape[1]).any() else None
+        return model(batch.columns, lengths=ragged)[0], Around(lengths=ragged)
+
+    def _read(self, X: Any) -> Sequences:
+        """Sequences of the columns that were fitted on."""
+        self._expect_fitted()
+        if not isinstance(X, Sequences):
+            return from_tokens(X, like=self.fields_)
+        reads = self.model_.inlet.reads
+        if missing := [name for name in reads if name not in X.fields]:
+            raise InputError(f"X has no column {missing[0]!r}, which this tagger was fitted on")
+        return X
+
+    @torch.no_grad()
+    def _codes(self, sequences: Sequences) -> Tensor:
+        """[N] int64: the tag of each step."""
+        found = torch.full((sequences.steps,), -1)
+        if not sequences.steps:
+            return found
+        for batch in Padded(sequences, TOGETHER, None):
+            raw, around = self._raw(self.model_, batch)
+            there = batch.rows >= 0
+            found[batch.rows[there]] = self.model_.head.predict(raw, around)[there]
+        return found
+
+    def predict(self, X: Any) -> list[list[str | None]]:
+        """The tags of each sentence.
+
+        Raises InputError if nothing was fitted, or a sentence is none.
+        """
+        sequences = self._read(X)
+        vocabulary = _vocabulary(self.fields_)
+        tags, ends = vocabulary.decode(self._codes(sequences)), sequences.offsets.tolist()
+        return [tags[a:b] for a, b in pairwise(ends)]
+
+    def evaluate(self, X: Any, y: Any = None) -> Tagged:
+        """The share of tags that are right, of words that training did not know as well, and F1 of spans (tags B-kind,
+        I-kind, O); beside the most frequent tag of each word. Steps without a tag do not count.
+
+        Raises InputError as `predict`, and for tags never seen while fitting.
+        """
+        began = time.perf_counter()
+        self._expect_fitted()
+        sequences = X if isinstance(X, Sequences) else from_tokens(X, {TAG: y}, like=self.fields_)
+        target, vocabulary = _target(sequences), _vocabulary(self.fields_)
+        true, said = sequences.values[target.name], self._codes(self._read(sequences))
+        there = true >= 0
+        words = sequences.values["word"] if "word" in sequences.fields else torch.zeros_like(true)
+        unknown = there & (words == len(self._often) - 1) if "word" in sequences.fields else torch.zeros_like(there)
+        ends = sequences.offsets.tolist()
+        lists = [[tags[a:b] for a, b in pairwise(ends)] for tags in (vocabulary.decode(true), vocabulary.decode(said))]
+        return Tagged(
+            accuracy=_share(true == said, there),
+            unknown={"accuracy": _share(true == said, unknown), "steps": int(unknown.sum())},
+            span_f1=span_f1(*lists),
+            floors={"most frequent": {"accuracy": _share(self._often[words] == true, there)}},
+            steps=int(there.sum()),
+            parameters=sum(p.numel() for p in self.model_.parameters()),
+            seconds=time.perf_counter() - began,
+        )
+
+    def _remembered(self) -> dict[str, Tensor]:
+        return {"often": self._often}
+
+    def _remember(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:  # noqa: ARG002
+        self._often = tensors["often"]
+
+
+def _target(sequences: Sequences) -> Field:
+    """Raises InputError if there is none of tags."""
+    targets = sequences.of_role("target")
+    if not targets or targets[0].kind != "category" or targets[0].whole:
+        raise InputError("X has no tags; expected a target of categories with a value at each step")
+    return targets[0]
+
+
+def _vocabulary(fields: Sequence[Field]) -> Any:
+    """Of the tags."""
+    return next(field.vocabulary for field in fields if field.role == "target")
+
+
+def _most_frequent(sequences: Sequences, target: Field) -> Tensor:
+    """[words + 1] int64: the tag that each word has most often, the last that of words which are not known; without
+    words one tag."""
+    tags = sequences.values[target.name]
+    word = sequences.fields.get("word")
+    of = sequences.values["word"] if word is not None else torch.zeros_like(tags)
+    count = 1 if word is None or word.vocabulary is None else word.vocabulary.unknown + 1
+    seen: list[Counter[int]] = [Counter() for _ in range(count)]
+    for place, tag in zip(of.tolist(), tags.tolist(), strict=True):
+        if tag >= 0:
+            seen[place][tag] += 1
+    overall = int(torch.bincount(tags[tags >= 0]).argmax()) if (tags >= 0).any() else -1
+    return torch.tensor([counter.most_common(1)[0][0] if counter else overall for counter in seen])
+
+
+def _share(right: Tensor, counted: Tensor) -> float:
+    return float(right[counted].double().mean())

@@ -1,0 +1,90 @@
+"""The tagger: sentences alone and together, words never seen, steps without tags."""
+
+import numpy as np
+import pytest
+import torch
+
+from recurra.data.sequences import Field, Sequences
+from recurra.data.vocabulary import Vocabulary
+from recurra.errors import InputError
+from recurra.tasks.tagger import Tagger
+
+NOUNS, VERBS = ["fox", "dog", "tree", "house"], ["sees", "likes", "finds"]
+
+
+def sentences(count=20):
+    X, y = [], []
+    for _ in range(count):
+        words = ["the", np.random.choice(NOUNS), np.random.choice(VERBS), "the", np.random.choice(NOUNS)]
+        tags = ["D", "N", "V", "D", "N"]
+        cut = np.random.randint(2, 6)
+        X.append([str(word) for word in words[:cut]])
+        y.append(tags[:cut])
+    return X, y
+
+
+def tagger(**options):
+    return Tagger(**{"pattern": "min-gru", "width": 10, "steps": 3, "batch": 6} | options)
+
+
+@pytest.mark.parametrize(("head", "bidirectional"), [("crf", True), ("categorical", False)])
+def test_alone_and_together_and_from_files(head, bidirectional, tmp_path):
+    X, y = sentences()
+    found = tagger(head=head, bidirectional=bidirectional).fit(X, y)
+    together = found.predict(X)
+    assert [len(tags) for tags in together] == [len(words) for words in X]
+    assert [found.predict([words])[0] for words in X] == together
+    found.save(tmp_path)
+    loaded = Tagger.load(tmp_path)
+    assert loaded.predict(X) == together
+    assert str(loaded.evaluate(X, y)) == str(found.evaluate(X, y))
+
+
+def test_it_learns_and_reads_letters_of_words_it_has_never_seen():
+    X, y = sentences(60)
+    found = tagger(steps=80, width=16).fit(X, y)
+    new = [["the", "foxy", "sees", "the", "dog"], ["the", "dog", "likes", "the", "zzz"]]
+    report = found.evaluate(new, [["D", "N", "V", "D", "N"], ["D", "N", "V", None, "N"]])
+    assert report["accuracy"] > 0.7
+    assert report["unknown"]["steps"] == 2
+    assert report["steps"] == 9
+    assert report["floors"]["most frequent"]["accuracy"] <= 1
+    assert "accuracy" in str(report)
+
+
+def test_a_tag_that_is_missing_says_nothing():
+    X, y = sentences()
+    lost = [[None, *tags[1:]] for tags in y]
+    found = tagger(head="categorical", steps=2).fit(X, lost)
+    assert all(tag in ("N", "V", "D") for tags in found.predict(X) for tag in tags)
+
+
+def test_steps_of_numbers_have_tags_too():
+    target = Field("tag", "category", "target", vocabulary=Vocabulary(["low", "high"]))
+    x = torch.randn(30, 2, dtype=torch.float64)
+    sequences = Sequences(
+        [Field("x", "number", "past", width=(2,)), target],
+        {"x": x, "tag": (x[:, 0] > 0).long()},
+        torch.tensor([0, 7, 8, 30]),
+    )
+    found = tagger(steps=60).fit(sequences)
+    assert found.evaluate(sequences)["accuracy"] > 0.7
+    assert [len(tags) for tags in found.predict(sequences)] == [7, 1, 22]
+
+
+BAD = {
+    "tags": (lambda X, y: tagger().fit(X), "y is missing"),
+    "fewer": (lambda X, y: tagger().fit(X, y[1:]), "19 lists of tags; expected 20"),
+    "in a sentence": (lambda X, y: tagger().fit(X, [y[0][1:], *y[1:]]), "sentence 0"),
+    "empty": (lambda X, y: tagger(steps=1).fit(X, y).predict([[]]), "sentence 0"),
+    "head": (lambda X, y: tagger(head="hmm").fit(X, y), "head is 'hmm'"),
+    "unfitted": (lambda X, y: tagger().predict(X), "not been fitted"),
+    "new tag": (lambda X, y: tagger(steps=1).fit(X, y).evaluate(X, [["Q"] * len(t) for t in y]), "never seen"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case):
+    make, message = BAD[case]
+    with pytest.raises(InputError, match=message):
+        make(*sentences())
