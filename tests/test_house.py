@@ -30,8 +30,10 @@ ALLOWED = {
     "state": {"options", "errors", "problem", "sealed"},
     "windows": {"engines", "errors", "problem"},
     "check": {"options", "errors", "problem", "state", "contract", "recurrence"},
-    "contract": {"options", "check", "errors", "problem", "state"},
-    "recurrence": {"check", "contract", "engines", "errors", "problem", "state", "windows"},
+    "beside": {"check", "errors", "options"},
+    "packed": {"errors"},
+    "contract": {"beside", "options", "check", "errors", "packed", "problem", "state"},
+    "recurrence": {"beside", "check", "contract", "engines", "errors", "problem", "state", "windows"},
     "attention": {
         "nn.linear",
         "attention",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from recurra.errors import RecurraError as RecurraError
     from recurra.models.files import load as load
     from recurra.models.language_model import LanguageModel as LanguageModel
+    from recurra.models.only_output import OnlyOutput as OnlyOutput
     from recurra.nn.linear import Linear as Linear
     from recurra.problem import DeltaRule as DeltaRule
     from recurra.problem import Lane as Lane
@@ -45,6 +46,7 @@ _PUBLIC = {
     "LanguageModel": "models.language_model",
     "Layer": "contract",
     "Linear": "nn.linear",
+    "OnlyOutput": "models.only_output",
     "Paper": "contract",
     "Recurrence": "recurrence",
     "Regressor": "tasks.regressor",

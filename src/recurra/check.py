@@ -254,20 +254,21 @@ def _names_fit(layer: Owner, names: tuple[str, ...], states: int) -> None:
     taken = _taken_by(layer.step, 0) if function is None else _taken_by(function, 1)
     if taken is None:
         return
-    expected = list(taken[states:])
-    if sorted(expected) != sorted(names):
+    expected = list(taken)[states:]
+    if set(names) - set(expected) or any(taken[name] for name in set(expected) - set(names)):
         raise InputError(
             f"{type(layer).__name__}.inputs returned {list(names)}; step takes {expected} after its {states} state(s)"
         )
 
 
 @functools.lru_cache(1024)
-def _taken_by(step: Callable, first: int) -> tuple[str, ...] | None:
-    """The names of what a function takes from argument number `first` on, or None if it takes anything."""
+def _taken_by(step: Callable, first: int) -> dict[str, bool] | None:
+    """The names of what a function takes from argument number `first` on, and whether it has to be given each; or None
+    if it takes anything."""
     parameters = list(inspect.signature(step).parameters.values())[first:]
     if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
         return None
-    return tuple(p.name for p in parameters)
+    return {p.name: p.default is p.empty for p in parameters}
 
 
 def windows_used(layer: Owner, carry: Mapping[str, Tensor]) -> None:
@@ -305,13 +306,6 @@ def step_result(
     if not isinstance(y, Tensor):
         raise InputError(f"{owner}.step returned {describe(y)} as output; expected a tensor")
     return after, y
-
-
-def outputs(owner: str, y: object, x: Tensor) -> Tensor:
-    """What `outputs` returned: [B, T, ...]."""
-    if not isinstance(y, Tensor) or y.shape[:2] != x.shape[:2]:
-        raise InputError(f"{owner}.outputs returned {describe(y)}; expected [{x.shape[0]}, {x.shape[1]}, ...]")
-    return y
 
 
 def combined(owner: str, names: tuple[str, ...], states: tuple[Tensor, ...], result: object) -> tuple[Tensor, ...]:

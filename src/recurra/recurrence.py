@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from recurra import check
+from recurra import beside, check
 from recurra.contract import Layer, Paper
 from recurra.engines.choose import explain, reasons_to_refuse, run, structure_of
 from recurra.engines.newton.engine import Solve
@@ -36,10 +36,13 @@ class Recurrence(Layer):
     - `step(self, *states, **inputs)`: one time step of one lane of one sequence, in pure PyTorch without batch or
       lane axis. Takes the states in the order of `start`, the inputs by name; returns `(state, output)`, or
       `((state, state, ...), output)`. May read the module's parameters: every lane reads them whole.
-    - `outputs(self, y, x)`: from what the steps gave, [B, T, L, ...], to the layer's result. Optional.
+    - `outputs(self, y, x)`: from what the steps gave, [B, T, L, ...], to the layer's result, or to that and names to
+      tensors [B, T, ...], which a call with `aux=True` returns as well. Optional.
 
     A recurrence with one lane (`Lane.LAYER`) has no lane axis anywhere. A layer that looks back a few time steps
     while preparing its inputs declares `windows`, and then writes `inputs(self, x, past)` (see `recurra.windows`).
+    One that reads more than x writes `inputs(self, x, *, mask, action=None)`: these are arguments of a call then,
+    [B, T, ...] each, and are cut, padded and streamed as x is.
 
     A recurrence that is associative without being affine may say so by a method `combine(earlier, later)`, which takes
     the states that two neighbouring stretches of time lead to, each from the start state, and returns those that both
@@ -59,7 +62,7 @@ class Recurrence(Layer):
         """The state before the first time step: names to tensors [L, ...]."""
         raise NotImplementedError(f"{type(self).__name__} must define start(self)")
 
-    def inputs(self, x: Tensor, past: Any = None) -> Mapping[str, Tensor | StepInput]:
+    def inputs(self, x: Tensor, past: Any = None, **named: Any) -> Mapping[str, Tensor | StepInput]:
         """What `step` reads, for all time steps at once."""
         raise NotImplementedError(f"{type(self).__name__} must define inputs(self, x)")
 
@@ -67,35 +70,50 @@ class Recurrence(Layer):
         """One time step of one lane of one sequence."""
         raise NotImplementedError(f"{type(self).__name__} must define step(self, *states, **inputs)")
 
-    def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
+    def outputs(self, y: Tensor, x: Tensor) -> Any:  # noqa: ARG002
         """The layer's result from what the steps gave; by default y with all its axes after time flattened."""
         return y.flatten(2) if y.dim() > 2 else y[..., None]
 
     def _run(
-        self, x: Tensor, state: State, resets: Tensor | None, lengths: Tensor | None, engine: str
-    ) -> tuple[Tensor, State]:
+        self,
+        x: Tensor,
+        state: State,
+        resets: Tensor | None,
+        lengths: Tensor | None,
+        engine: str,
+        given: Mapping[str, Tensor],
+    ) -> tuple[Any, State]:
         past = Past(self.windows, state, resets, lengths, engine == "loop")
-        rollout = run(self._problem(x, state, resets, lengths, past), engine)
+        rollout = run(self._problem(x, state, resets, lengths, past, given), engine)
         if "last_solve" in rollout.report:
             self.last_solve = rollout.report["last_solve"]
         y = rollout.y.squeeze(2) if self.lane is Lane.LAYER else rollout.y
-        y = check.outputs(type(self).__name__, check.called(self.outputs, "outputs(self, y, x)", y, x), x)
+        y = check.called(self.outputs, "outputs(self, y, x)", y, x)
         squeeze = (lambda s: s.squeeze(1)) if self.lane is Lane.LAYER else (lambda s: s)
         return y, State({name: squeeze(value) for name, value in rollout.state.items()} | past.carry)
 
     def advance(
-        self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, *, engine: str = "auto"
-    ) -> tuple[Tensor, State]:
+        self,
+        x_t: Tensor,
+        state: Mapping[str, Tensor] | None = None,
+        *,
+        engine: str = "auto",
+        aux: bool = False,
+        **named: Tensor | None,
+    ) -> tuple[Any, ...]:
         """One time step: x_t [B, D] and the state so far to y_t [B, D'] and the next state.
+
+        What is given by name is [B, ...]; with `aux`, so is what `outputs` gives beside y.
 
         Of one sequence, without gradients and on the CPU, engine "auto" runs the whole layer as one kernel, its
         matrices included, if `inputs`, `step` and `outputs` can be traced and do nothing but compute.
         """
-        if engine == "auto" and isinstance(x_t, Tensor) and isinstance(state, Mapping):
+        plain = engine == "auto" and not aux and not named
+        if plain and isinstance(x_t, Tensor) and isinstance(state, Mapping):
             done = single.advance(self, partial(self._alone, x_t, state), x_t, [state])
             if done is not None:
                 return done[0], State(done[1][0])
-        return super().advance(x_t, state, engine=engine)
+        return super().advance(x_t, state, engine=engine, aux=aux, **named)
 
     def _alone(self, x_t: Tensor, state: Mapping[str, Tensor]) -> list[nn.Module]:
         """What takes a time step of these arguments, once they are looked at."""
@@ -112,37 +130,49 @@ class Recurrence(Layer):
     @property
     def structure(self) -> Structure:
         reference = self._reference(None)
-        return structure_of(self.problem(reference.new_zeros(1, 1, self.width)))
+        return structure_of(self.problem(reference.new_zeros(1, 1, self.width), **self._needed(1, 1)))
 
-    def explain(self, x: Tensor) -> dict[str, Any]:
+    def explain(self, x: Tensor, **named: Tensor | None) -> dict[str, Any]:
         """What would run on x [B, T, D]: the structure, the engine that "auto" picks, and for every engine the
         milliseconds it is expected to take forward, or why it cannot run. Only the first time step of x is looked
         at."""
-        return explain(self.outline(x))
+        return explain(self.outline(x, **named))
 
-    def refusals(self, x: Tensor) -> dict[str, str | None]:
-        return reasons_to_refuse(self.outline(x))
+    def refusals(self, x: Tensor, **named: Tensor | None) -> dict[str, str | None]:
+        return reasons_to_refuse(self.outline(x, **named))
 
-    def problem(self, x: Tensor) -> Problem:
+    def problem(self, x: Tensor, **named: Tensor | None) -> Problem:
         """What an engine would be given for x [B, T, D], from the start state, without resets and lengths."""
         check.declared(self)
         check.sequence(self, x)
+        given = beside.named(type(self).__name__, self.beside, named)
+        given = beside.at_steps(given, x.shape[:2], x.device, None)
         state = self.initial_state(x.shape[0], x)
-        return self._problem(x, state, None, None, Past(self.windows, state, None, None))
+        return self._problem(x, state, None, None, Past(self.windows, state, None, None), given)
 
-    def outline(self, x: Tensor) -> Problem:
+    def outline(self, x: Tensor, **named: Tensor | None) -> Problem:
         """As `problem`, with the tensors of one time step of one sequence: enough to weigh engines, and none can run
         it."""
         check.declared(self)
         check.sequence(self, x)
-        return replace(self.problem(x[:1, :1]), batch=x.shape[0], time=x.shape[1])
+        first = {name: value[:1, :1] if isinstance(value, Tensor) else value for name, value in named.items()}
+        return replace(self.problem(x[:1, :1], **first), batch=x.shape[0], time=x.shape[1])
 
-    def _problem(self, x: Tensor, state: State, resets: Tensor | None, lengths: Tensor | None, past: Past) -> Problem:
+    def _problem(
+        self,
+        x: Tensor,
+        state: State,
+        resets: Tensor | None,
+        lengths: Tensor | None,
+        past: Past,
+        given: Mapping[str, Tensor],
+    ) -> Problem:
         if self.windows:
-            inputs = check.called(self.inputs, "inputs(self, x, past), since the layer has windows", x, past)
+            wanted = "inputs(self, x, past), since the layer has windows"
+            inputs = check.called(self.inputs, wanted, x, past, **given)
             check.windows_used(self, past.carry)
         else:
-            inputs = check.called(self.inputs, "inputs(self, x), since the layer has no windows", x)
+            inputs = check.called(self.inputs, "inputs(self, x), since the layer has no windows", x, **given)
         start = self._start(self._reference(x))
         one_lane = self.lane is Lane.LAYER
         lanes = 1 if one_lane else next(iter(start.values())).shape[0]

@@ -54,7 +54,7 @@ def write_layer(name, dtype, resets=None, lengths=None):
     layer = recurra.layer(name, 16).to(dtype)
     x, state = torch.zeros(4, 6, layer.width, dtype=dtype), layer.initial_state(4)
     past = Past(layer.windows, state, resets, lengths, True)
-    problem = layer._problem(x, state, resets, lengths, past)
+    problem = layer._problem(x, state, resets, lengths, past, {})
     operator.sources(compiled.plan_of(problem), problem)
     weights = dict(layer.named_parameters()) | dict(layer.named_buffers())
     single._made(layer, x[:1, 0], {name: value[:1] for name, value in state.items()}, weights)

@@ -200,3 +200,17 @@ class WithholdsMore(Healthy):
 
     def step(self, h, gate, x):
         return super().step(h, gate, x)[0], h
+
+
+class ReadsMaskAhead(Healthy):
+    """Reads what is given beside x before its time."""
+
+    def inputs(self, x, *, mask):
+        return super().inputs(x * mask.roll(-1, 1)[..., None])
+
+
+class TellsTheWhole(Healthy):
+    """Tells, beside its output, what only the whole sequence has."""
+
+    def outputs(self, y, x):
+        return y, {"mean": x.mean(1, keepdim=True).expand_as(x)}

@@ -52,7 +52,7 @@ class Attention(Layer, ABC):
         """The state before the first time step, in the dtype and on the device of `like`."""
 
     @abstractmethod
-    def inputs(self, x: Tensor, position: Tensor, past: Past) -> dict[str, Tensor]:
+    def inputs(self, x: Tensor, position: Tensor, past: Past, **named: Any) -> dict[str, Tensor]:
         """What a step reads, for all time steps at once."""
 
     @abstractmethod
@@ -97,12 +97,12 @@ class Attention(Layer, ABC):
             "explain(x) says what runs it"
         )
 
-    def refusals(self, x: Tensor) -> dict[str, str | None]:
+    def refusals(self, x: Tensor, **named: Tensor | None) -> dict[str, str | None]:  # noqa: ARG002
         check.sequence(self, x)
         reason = f"its state grows with time, and only {' and '.join(map(repr, OWN))} run such layers"
         return dict.fromkeys(OWN) | {name: reason for name in ENGINES if name not in OWN}
 
-    def explain(self, x: Tensor) -> dict[str, Any]:
+    def explain(self, x: Tensor, **named: Tensor | None) -> dict[str, Any]:
         runs = {
             "parallel": "always picked: what else can run it is the reference",
             "loop": "only if named: the reference",
@@ -112,7 +112,7 @@ class Attention(Layer, ABC):
             engine=OWN[0],
             expected={
                 name: {"runs": runs[name]} if reason is None else {"refuses": reason}
-                for name, reason in self.refusals(x).items()
+                for name, reason in self.refusals(x, **named).items()
             },
         )
 
@@ -130,12 +130,20 @@ class Attention(Layer, ABC):
                 "expected a State as this layer returned it"
             )
 
-    def prepare(self, x: Tensor, state: State, past: Past, resets: Tensor | None, lengths: Tensor | None) -> Call:
+    def prepare(
+        self,
+        x: Tensor,
+        state: State,
+        past: Past,
+        resets: Tensor | None,
+        lengths: Tensor | None,
+        given: Mapping[str, Tensor],
+    ) -> Call:
         """What an engine is given for x [B, T, D]."""
         position, last = cache.positions(state["position"], x.shape[1], resets, lengths)
         carried = {name: state[name] for name in self.start(x)}
         return Call(
-            inputs=self.inputs(x, position, past),
+            inputs=self.inputs(x, position, past, **given),
             state=carried,
             position=position,
             ends=torch.full_like(last, x.shape[1]) if lengths is None else lengths,
@@ -147,8 +155,14 @@ class Attention(Layer, ABC):
         return self.start(reference)
 
     def _run(
-        self, x: Tensor, state: State, resets: Tensor | None, lengths: Tensor | None, engine: str
-    ) -> tuple[Tensor, State]:
+        self,
+        x: Tensor,
+        state: State,
+        resets: Tensor | None,
+        lengths: Tensor | None,
+        engine: str,
+        given: Mapping[str, Tensor],
+    ) -> tuple[Any, State]:
         if x.is_meta or state["position"].is_meta or is_fake(x):
             raise EngineRefused(
                 f"{type(self).__name__} cannot run on tensors of device meta or without memory: its state has as many "
@@ -168,7 +182,7 @@ class Attention(Layer, ABC):
             raise InputError(f"engine is {shown(engine)}; expected 'auto', {' or '.join(map(repr, OWN))}")
         self._check(state)
         note(name)
-        return _run(self, x, state, resets, lengths, name)
+        return _run(self, x, state, resets, lengths, name, given)
 
 
 @unseen
@@ -179,9 +193,15 @@ def _engine_for(tensors: list[Tensor]) -> str:
 
 @unseen
 def _run(
-    layer: Attention, x: Tensor, state: State, resets: Tensor | None, lengths: Tensor | None, engine: str
-) -> tuple[Tensor, State]:
+    layer: Attention,
+    x: Tensor,
+    state: State,
+    resets: Tensor | None,
+    lengths: Tensor | None,
+    engine: str,
+    given: Mapping[str, Tensor],
+) -> tuple[Any, State]:
     past = Past(layer.windows, state, resets, lengths)
-    call = layer.prepare(x, state, past, resets, lengths)
+    call = layer.prepare(x, state, past, resets, lengths, given)
     y, after = layer.parallel(call) if engine == "parallel" else loop.run(layer, call)
     return layer.outputs(y.to(x.dtype), x), State(after | past.carry | {"position": call.last})

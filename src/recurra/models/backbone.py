@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from recurra import check, options
+from recurra import beside, check, options, packed
 from recurra.engines.stepping import single
 from recurra.errors import InputError
 from recurra.models.block import Block
@@ -84,6 +85,11 @@ class Backbone(nn.Module):
         """Make the parts in front of the blocks, so that they come first in files and draw their numbers first."""
 
     @property
+    def beside(self) -> Mapping[str, bool]:
+        """As `Layer.beside`, of all blocks."""
+        return beside.taken_by_all(self.blocks)  # type: ignore[arg-type]
+
+    @property
     def endless(self) -> bool:
         """Whether the state grows without bound."""
         return any(block.recurrence.endless for block in self.blocks)  # type: ignore[union-attr]
@@ -98,31 +104,44 @@ class Backbone(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | PackedSequence,
         state: Mapping[str, Tensor] | None = None,
         *,
         resets: Tensor | None = None,
         lengths: Tensor | None = None,
         engine: str = "auto",
-    ) -> tuple[Tensor, State]:
-        """As `Layer.forward`, x [B, T, width] to y [B, T, width].
+        aux: bool = False,
+        **named: Tensor | None,
+    ) -> tuple[Any, ...]:
+        """As `Layer.forward`, x [B, T, width] to y [B, T, width]. What is given by name goes to the blocks that
+        take it.
 
         Raises InputError if an argument does not fit, or a state is given to a bidirectional one.
         """
+        if isinstance(x, PackedSequence):
+            return packed.through(self, x, state, resets=resets, lengths=lengths, engine=engine, aux=aux, **named)
         check.sequence(self, x)  # type: ignore[arg-type]
         resets, lengths = check.resets(resets, x), check.lengths(lengths, x)
         valid = None
         if lengths is not None:  # selected, so that NaN in the padding reaches no weight's gradient
-            valid = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
-            x = torch.where(valid, x, 0)
+            valid = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+            x = torch.where(valid[..., None], x, 0)
+        given = beside.at_steps(beside.named("this backbone", self.beside, named), x.shape[:2], x.device, valid)
         carried = check.parts("this backbone", state, self._names())
-        y, after = self._run(self._held(x), carried, resets, lengths, engine)
+        y, after, more = self._run(self._held(x), carried, resets, lengths, engine, given, aux)
         y = y.to(x.dtype)
-        return y if valid is None else torch.where(valid, y, 0), after
+        y = y if valid is None else torch.where(valid[..., None], y, 0)
+        return (y, after, more) if aux else (y, after)
 
     def advance(
-        self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, *, engine: str = "auto"
-    ) -> tuple[Tensor, State]:
+        self,
+        x_t: Tensor,
+        state: Mapping[str, Tensor] | None = None,
+        *,
+        engine: str = "auto",
+        aux: bool = False,
+        **named: Tensor | None,
+    ) -> tuple[Any, ...]:
         """One time step: x_t [B, width] and the state so far to y_t [B, width] and the next state.
 
         Raises InputError if it is bidirectional: that needs the whole sequence.
@@ -130,33 +149,53 @@ class Backbone(nn.Module):
         if self.bidirectional:
             raise InputError("advance was called on a bidirectional backbone, which needs the whole sequence: call it")
         check.time_step(x_t, self.width)
-        y, after = self(x_t[:, None], state, engine=engine)
-        return y[:, 0], after
+        return beside.one_step(self, x_t, state, engine=engine, aux=aux, **named)
 
     def _run(
-        self, x: Tensor, carried: list[State] | None, resets: Tensor | None, lengths: Tensor | None, engine: str
-    ) -> tuple[Tensor, State]:
-        """What the last part gives of what flows into the blocks, and the new state; one kernel where that can be."""
-        if carried and _is_one_step(x, resets, lengths, engine):
+        self,
+        x: Tensor,
+        carried: list[State] | None,
+        resets: Tensor | None,
+        lengths: Tensor | None,
+        engine: str,
+        given: Mapping[str, Tensor],
+        aux: bool,
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+        """What the last part gives of what flows into the blocks, the new state, and if that is asked for what blocks
+        give beside; one kernel where that can be."""
+        if carried and not given and not aux and _is_one_step(x, resets, lengths, engine):
             done = single.advance(self, self._parts, x[:, 0], [*carried, {}])
             if done is not None:
-                return done[0][:, None].to(self._like.dtype), joined(self._names(), done[1][:-1])
-        after = []
-        for i in range(len(self.blocks)):
-            x, new = self._through(i, x, carried, resets, lengths, engine)
+                return done[0][:, None].to(self._like.dtype), joined(self._names(), done[1][:-1]), {}
+        after: list[State] = []
+        more: dict[str, Tensor] = {}
+        for i, name in enumerate(self._names()):
+            x, new, *told = self._through(i, x, carried, resets, lengths, engine, given, aux)
             after.append(new)
-        return self._last(x, {})[0], joined(self._names(), after)
+            for one in told:
+                more |= beside.prefixed(name, one)
+        return self._last(x, {})[0], joined(self._names(), after), more
 
     def _through(
-        self, i: int, x: Tensor, carried: list[State] | None, resets: Tensor | None, lengths: Tensor | None, engine: str
-    ) -> tuple[Tensor, State]:
-        """What flows out of block i, and its new state."""
+        self,
+        i: int,
+        x: Tensor,
+        carried: list[State] | None,
+        resets: Tensor | None,
+        lengths: Tensor | None,
+        engine: str,
+        given: Mapping[str, Tensor],
+        aux: bool = False,
+    ) -> tuple[Any, ...]:
+        """What flows out of block i, its new state, and with `aux` what it gives beside."""
         block, own = self.blocks[i], carried[i] if carried else None
-        if own is not None and _is_one_step(x, resets, lengths, engine):
+        named: dict[str, Any] = beside.for_part(block, given) if given else {}  # type: ignore[arg-type]
+        if own is not None and not named and not aux and _is_one_step(x, resets, lengths, engine):
             one = single.advance(block, partial(list, (block,)), x[:, 0], [own])
             if one is not None:
                 return one[0][:, None], State(one[1][0])
-        return block(x, own, resets=resets, lengths=lengths, engine=engine)
+        more = {"aux": True} if aux else {}
+        return block(x, own, resets=resets, lengths=lengths, engine=engine, **named, **more)
 
     def _held(self, x: Tensor) -> Tensor:
         """What flows past the blocks, in the type it has there."""

@@ -49,13 +49,19 @@ class Block(nn.Module):
             self.mlp_in = Linear(width, 2 * mlp, bias=design.mlp_bias)
             self.mlp_out = Linear(mlp, width, bias=design.mlp_bias)
 
-    def forward(self, x: Tensor, state: State | None, **options: Any) -> tuple[Tensor, State]:
-        """x [B, T, D] and the recurrence's state to the same; options are those of a layer."""
+    @property
+    def beside(self) -> Mapping[str, bool]:
+        """As `Layer.beside`, of the recurrence."""
+        return self.recurrence.beside
+
+    def forward(self, x: Tensor, state: State | None, **options: Any) -> tuple[Any, ...]:
+        """x [B, T, D] and the recurrence's state to the same, and what else the recurrence gives; options are those of
+        a layer."""
         held = check.representative(self.recurrence)
         dtype = x.dtype if held is None else held.dtype
-        y, state = self.recurrence(self.recurrence_norm(x.to(dtype)), state, **options)
+        y, state, *more = self.recurrence(self.recurrence_norm(x.to(dtype)), state, **options)
         x = x + self.dropout(y if self.join is None else self.join(y))
         if not self.mlp:
-            return x, state
+            return x, state, *more
         gate, value = self.mlp_in(self.mlp_norm(x.to(dtype))).chunk(2, -1)
-        return x + self.dropout(self.mlp_out(self.design.activate(gate) * value)), state
+        return x + self.dropout(self.mlp_out(self.design.activate(gate) * value)), state, *more

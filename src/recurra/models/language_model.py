@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from recurra import check, options
+from recurra import beside, check, options
 from recurra.errors import InputError
 from recurra.models.backbone import Backbone, Normed
 from recurra.models.design import Design
@@ -135,21 +135,25 @@ class LanguageModel(Backbone):
         resets: Tensor | None = None,
         lengths: Tensor | None = None,
         engine: str = "auto",
-    ) -> tuple[Tensor, State]:
+        aux: bool = False,
+        **named: Tensor | None,
+    ) -> tuple[Any, ...]:
         """Scores of the next token after each.
 
         Args:
             tokens: [B, T] int64, 0 to vocabulary - 1.
-            state, resets, lengths, engine: as for a layer.
+            state, resets, lengths, engine, aux: as for a layer.
+            named: inputs beside the tokens, [B, T, ...] each, for the blocks that take them.
 
         Returns:
-            logits [B, T, vocabulary] and the State after the last token.
+            logits [B, T, vocabulary] and the State after the last token; with `aux` also what blocks give beside.
 
         Raises:
             InputError: an argument does not fit.
         """
         x, carried = self._begin(tokens, state)
-        return self._run(x, carried, resets, lengths, engine)
+        y, after, more = self._run(x, carried, resets, lengths, engine, self._given(tokens, lengths, named), aux)
+        return (y, after, more) if aux else (y, after)
 
     walked = forward
     """What a walk through tokens may do in its place (see `recurra.streaming`)."""
@@ -162,6 +166,7 @@ class LanguageModel(Backbone):
         resets: Tensor | None = None,
         lengths: Tensor | None = None,
         engine: str = "auto",
+        **named: Tensor | None,
     ) -> tuple[Tensor, tuple[Tensor, ...], State]:
         """A call that also gives what flows through the model, for probes and the like.
 
@@ -172,13 +177,22 @@ class LanguageModel(Backbone):
             each, the last one after the model's norm, as the head reads it; the State after the last token.
         """
         x, carried = self._begin(tokens, state)
-        hidden, after = [x], []
+        hidden, after, given = [x], [], self._given(tokens, lengths, named)
         for i in range(len(self.blocks)):
-            x, new = self._through(i, x, carried, resets, lengths, engine)
+            x, new = self._through(i, x, carried, resets, lengths, engine, given)
             hidden.append(x)
             after.append(new)
         hidden[-1] = self._last.normed(x)
         return self._last.scored(hidden[-1]), tuple(hidden), joined(self._names(), after)
+
+    def _given(self, tokens: Tensor, lengths: Tensor | None, named: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        """What is given beside the tokens, looked at."""
+        given = beside.named("this model", self.beside, named)
+        if not given:
+            return {}
+        lengths = check.lengths(lengths, tokens)
+        valid = None if lengths is None else torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        return beside.at_steps(given, tokens.shape[:2], tokens.device, valid)
 
     def _begin(self, tokens: Tensor, state: Mapping[str, Tensor] | None) -> tuple[Tensor, list[State] | None]:
         """What flows into the blocks, and the state of each."""
@@ -219,12 +233,15 @@ class LanguageModel(Backbone):
         own = check.representative(self) if own is None else own
         return torch.empty(0) if own is None else own
 
-    def advance(self, token: Tensor, state: Mapping[str, Tensor] | None = None) -> tuple[Tensor, State]:
-        """One token per sequence, [B] int64, to logits [B, vocabulary] and the next state."""
+    def advance(
+        self, token: Tensor, state: Mapping[str, Tensor] | None = None, **named: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """One token per sequence, [B] int64, and what is given beside, [B, ...], to logits [B, vocabulary] and the next
+        state."""
         if not isinstance(token, Tensor) or token.dim() != 1:
             raise InputError(f"token is {check.describe(token)}; expected [B] int64: one token per sequence")
-        logits, after = self(token[:, None], state)
-        return logits[:, 0], after
+        logits, after = beside.one_step(self, token, state, **named)
+        return logits, after
 
     def stream(self, state: Mapping[str, Tensor] | None = None, seed: int = 0) -> Session:
         """A session that takes and gives tokens one by one in constant memory, from `state` (of one sequence) on."""

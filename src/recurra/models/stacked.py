@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from recurra import check, options
+from recurra import beside, check, options, packed
 from recurra.contract import Layer
 from recurra.errors import InputError
 from recurra.state import State
@@ -61,6 +62,11 @@ class Stacked(nn.Module):
         return {f"{i}{way}": layer for i, both in enumerate(ways) for way, layer in both}
 
     @property
+    def beside(self) -> Mapping[str, bool]:
+        """As `Layer.beside`, of all layers."""
+        return beside.taken_by_all(self._named.values())
+
+    @property
     def endless(self) -> bool:
         """Whether the state grows without bound."""
         return any(layer.endless for layer in self._named.values())
@@ -70,12 +76,16 @@ class Stacked(nn.Module):
         """As `Layer.structure`, for every layer by its name in the state."""
         return {name: layer.structure for name, layer in self._named.items()}
 
-    def explain(self, x: Tensor) -> ExplainedStack:
+    def explain(self, x: Tensor, **named: Tensor | None) -> ExplainedStack:
         """As `Layer.explain`, for every layer by its name in the state, on inputs as long as x [B, T, D]."""
+        given = beside.named("this stack", self.beside, named)
         check.sequence(self._directions[0][0], x)
         nothing = x.new_zeros(1)
         return ExplainedStack(
-            {name: layer.explain(nothing.expand(*x.shape[:2], layer.width)) for name, layer in self._named.items()}
+            {
+                name: layer.explain(nothing.expand(*x.shape[:2], layer.width), **beside.for_part(layer, given))
+                for name, layer in self._named.items()
+            }
         )
 
     def trim(self, state: Mapping[str, Tensor]) -> State:
@@ -100,44 +110,67 @@ class Stacked(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | PackedSequence,
         state: Mapping[str, Tensor] | None = None,
         *,
         resets: Tensor | None = None,
         lengths: Tensor | None = None,
         engine: str = "auto",
-    ) -> tuple[Tensor, State]:
-        """As `Layer.forward`. Raises InputError if a state is given to a bidirectional stack."""
+        aux: bool = False,
+        **named: Tensor | None,
+    ) -> tuple[Any, ...]:
+        """As `Layer.forward`; what is given by name goes to the layers that take it. What layers give beside y has
+        their names in the state before its own.
+
+        Raises InputError if a state is given to a bidirectional stack.
+        """
+        if isinstance(x, PackedSequence):
+            return packed.through(self, x, state, resets=resets, lengths=lengths, engine=engine, aux=aux, **named)
         if self.bidirectional and state is not None:
             raise InputError(
                 "state was given to a bidirectional stack; the backward direction starts at the end: pass None"
             )
         check.sequence(self._directions[0][0], x)
+        below: Tensor = x
         carried, out = check.parts("this stack", state, [str(i) for i in range(len(self.layers))]), State()
         lengths = check.lengths(lengths, x)
+        valid = None if lengths is None else torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+        given = beside.at_steps(beside.named("this stack", self.beside, named), x.shape[:2], x.device, valid)
+        more: dict[str, Tensor] = {}
         for i, directions in enumerate(self._directions):
             own = None if carried is None else carried[i]
-            y, new = directions[0](x, own, resets=resets, lengths=lengths, engine=engine)
+            ahead = beside.for_part(directions[0], given)
+            y, new, told = directions[0](below, own, resets=resets, lengths=lengths, engine=engine, aux=True, **ahead)
             out |= new.prefixed(str(i))
+            more |= beside.prefixed(str(i), told)
             if self.bidirectional:
-                order = reversal(x, lengths)
-                back, new = directions[1](take(x, order), resets=ends(resets, order), lengths=lengths, engine=engine)
+                order = reversal(below, lengths)
+                back = {name: take(value, order) for name, value in beside.for_part(directions[1], given).items()}
+                z, new, told = directions[1](
+                    take(below, order), resets=ends(resets, order), lengths=lengths, engine=engine, aux=True, **back
+                )
                 out |= new.prefixed(f"{i}.reverse")
-                y = torch.cat([y, take(back, order)], -1)
-            x = y
-        return x, State(out)
+                more |= beside.prefixed(f"{i}.reverse", {name: take(value, order) for name, value in told.items()})
+                y = torch.cat([y, take(z, order)], -1)
+            below = y
+        return (below, State(out), more) if aux else (below, State(out))
 
     def advance(
-        self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, *, engine: str = "auto"
-    ) -> tuple[Tensor, State]:
+        self,
+        x_t: Tensor,
+        state: Mapping[str, Tensor] | None = None,
+        *,
+        engine: str = "auto",
+        aux: bool = False,
+        **named: Tensor | None,
+    ) -> tuple[Any, ...]:
         """One time step: x_t [B, D] to y_t. Raises InputError for a bidirectional stack, which cannot be streamed."""
         if self.bidirectional:
             raise InputError(
                 "advance was called on a bidirectional stack, which needs the whole sequence: call forward"
             )
         check.time_step(x_t, self.width)
-        y, after = self(x_t[:, None], state, engine=engine)
-        return y[:, 0], after
+        return beside.one_step(self, x_t, state, engine=engine, aux=aux, **named)
 
 
 def reversal(x: Tensor, lengths: Tensor | None) -> Tensor:
@@ -150,7 +183,7 @@ def reversal(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 def take(x: Tensor, order: Tensor) -> Tensor:
     """x [B, T, ...] at the positions [B, T]."""
-    return x.gather(1, order[..., None].expand(-1, -1, x.shape[2]))
+    return x.gather(1, order[(..., *[None] * (x.dim() - 2))].expand(-1, -1, *x.shape[2:]))
 
 
 def ends(resets: Tensor | None, order: Tensor) -> Tensor | None:

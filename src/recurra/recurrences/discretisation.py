@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recurra import options
 from recurra.errors import InputError
-from recurra.problem import cast, compute_dtype
+from recurra.problem import StepInput, cast, compute_dtype
 
 Rule = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -27,14 +27,21 @@ def bilinear(A: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
     return (1 + dt * A / 2) / below, dt / below
 
 
-def discretise(rule: Rule, A_log: Tensor, A_imag: Tensor, dt_log: Tensor) -> tuple[Tensor, Tensor]:
-    """A' and B' / B for A = -exp(A_log) + i A_imag, in the left half-plane, and dt = exp(dt_log).
+def discretise(
+    rule: Rule, A_log: Tensor, A_imag: Tensor, dt_log: Tensor, elapsed: Tensor | None = None
+) -> tuple[StepInput, StepInput]:
+    """A' and B' / B for A = -exp(A_log) + i A_imag, in the left half-plane, and dt = exp(dt_log), as a step reads them.
+
+    They are the same at all time steps, but where time has `elapsed` [B, T] between them: that multiplies dt.
 
     Computed in double precision: dt A turns by up to hundreds of radians, of which shorter types keep few digits.
     """
     decay, frequency, dt = torch.exp(A_log.double()), A_imag.double(), torch.exp(dt_log.double())
-    step, gain = rule(torch.complex(-decay, frequency), dt)
-    return cast(step, dt_log.dtype), cast(gain, dt_log.dtype)
+    if elapsed is not None:
+        dt = elapsed.double()[(..., *[None] * dt.dim())] * dt
+    found = rule(torch.complex(-decay, frequency), dt)
+    step, gain = (StepInput(cast(part, dt_log.dtype), per_time=elapsed is not None) for part in found)
+    return step, gain
 
 
 def log_steps(count: int, dt_min: float, dt_max: float) -> Tensor:

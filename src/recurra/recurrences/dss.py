@@ -21,6 +21,8 @@ class DSS(Recurrence):
     Initialisation: A the eigenvalues of positive imaginary part of the normal part of the 2N x 2N HiPPO-LegS matrix
     (Skew-HiPPO); Re w, Im w and D standard normal; dt log-uniform from `dt_min` to `dt_max`.
 
+    `elapsed` multiplies dt.
+
     Source: Diagonal State Spaces are as Effective as Structured State Spaces, Gupta, Gu, Berant, 2022,
     arXiv:2203.14343. DSS_SOFTMAX, whose kernel is normalised over a length known beforehand, is not here.
     """
@@ -44,12 +46,12 @@ class DSS(Recurrence):
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.width, self.state_size, dtype=torch.complex64)}
 
-    def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
-        A, B = discretise(zoh, self.A_log, self.A_imag, self.dt_log[:, None])
+    def inputs(self, x: Tensor, *, elapsed: Tensor | None = None) -> dict[str, Tensor | StepInput]:
+        A, B = discretise(zoh, self.A_log, self.A_imag, self.dt_log[:, None], elapsed)
         return {
             "u": x,
-            "A": constant(A),
-            "B": constant(B),
+            "A": A,
+            "B": B,
             "w": constant(as_complex(self.w)),
             "D": constant(self.D),
         }

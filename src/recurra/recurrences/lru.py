@@ -1,13 +1,14 @@
 """The linear recurrent unit: a complex diagonal recurrence with constant coefficients."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from recurra import options
 from recurra.nn.linear import linear
-from recurra.problem import Lane, StepInput, compute_dtype, constant
+from recurra.problem import Lane, StepInput, compute_dtype
 from recurra.recurrence import Paper, Recurrence
 
 
@@ -17,6 +18,8 @@ class LRU(Recurrence):
     Lane: a channel of the state, h is one complex number; N = `state_size` of them. B: [N, D] and C: [D, N] complex,
     D: [D]. Initialisation: |lambda| uniform by area on the ring from `r_min` to `r_max`, its phase uniform up to
     `max_phase`; gamma = sqrt(1 - |lambda|^2), learned through its logarithm.
+
+    After a time `elapsed` between two steps, lambda is raised to that power.
 
     Source: Resurrecting Recurrent Neural Networks for Long Sequences, Orvieto, Smith, Gu, Fernando, Gulcehre, Pascanu,
     De, 2023, arXiv:2303.06349.
@@ -50,17 +53,20 @@ class LRU(Recurrence):
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.state_size, dtype=torch.complex64)}
 
-    def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
+    def inputs(self, x: Tensor, *, elapsed: Tensor | None = None) -> dict[str, Tensor | StepInput]:
         gamma = torch.exp(self.gamma_log).repeat(2)
         real, imag = linear(x, (self.B * gamma[:, None]).to(x.dtype)).chunk(2, -1)
         # An angle is multiplied by the number of time steps, and so is its rounding.
         nu, theta = (weight.to(compute_dtype(x.dtype)) for weight in (self.nu_log, self.theta_log))
-        size, angle = torch.exp(-torch.exp(nu)), torch.exp(theta)
+        rate, angle = torch.exp(nu), torch.exp(theta)
+        if elapsed is not None:
+            rate, angle = (elapsed[..., None] * part for part in (rate, angle))
+        size, decay = torch.exp(-rate), partial(StepInput, per_time=elapsed is not None)
         return {
             "real": real,
             "imag": imag,
-            "decay_real": constant(size * torch.cos(angle)),
-            "decay_imag": constant(size * torch.sin(angle)),
+            "decay_real": decay(size * torch.cos(angle)),
+            "decay_imag": decay(size * torch.sin(angle)),
         }
 
     def step(self, h: Tensor, real: Tensor, imag: Tensor, decay_real: Tensor, decay_imag: Tensor):

@@ -19,6 +19,8 @@ class Mamba(Recurrence):
     C_t: [N], linear in u, shared between channels; A: [E, N] negative. The result is W_o (y * silu(W_g x)). With
     `bias`, W_u, W_g and W_o have one; without `conv_bias` the convolution has none.
 
+    `elapsed` multiplies dt.
+
     W_u above W_g is the published `in_proj`, one matrix here too.
 
     Source: Mamba: Linear-Time Sequence Modeling with Selective State Spaces, Gu, Dao, 2023, arXiv:2312.00752.
@@ -62,11 +64,12 @@ class Mamba(Recurrence):
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.inner, self.split[1])}
 
-    def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
+    def inputs(self, x: Tensor, past: Past, *, elapsed: Tensor | None = None) -> dict[str, Tensor | StepInput]:
         signal, gate = self.to_inner(x).chunk(2, -1)
         u = past.convolve("conv", signal, self.conv_weight, self.conv_bias, silu=True)
         dt, B, C = self.selection(u)
-        return {
+        timed: dict[str, Tensor | StepInput] = {} if elapsed is None else {"elapsed": shared(elapsed.to(x.dtype))}
+        return timed | {
             "u": u,
             "dt": self.to_dt(dt),
             "gate": gate,
@@ -80,8 +83,12 @@ class Mamba(Recurrence):
         """What the channels u [B, T, E] select: the `rank` numbers that time steps are made of, B and C."""
         return self.to_selection(u).split(self.split, -1)
 
-    def step(self, h: Tensor, u: Tensor, dt: Tensor, gate: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor):
+    def step(
+        self, h: Tensor, u: Tensor, dt: Tensor, gate: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor,
+        elapsed: Tensor | None = None,
+    ):  # fmt: skip
         dt = nn.functional.softplus(dt)
+        dt = dt if elapsed is None else elapsed * dt
         h = torch.exp(dt * A) * h + dt * u * B
         return h, ((C * h).sum() + D * u) * nn.functional.silu(gate)
 

@@ -20,6 +20,7 @@ class Mamba2(Recurrence):
     A < 0 and D are one number per head. u: [H P], B and C: [groups N] are silu(conv(W_s x)), in that order; H / groups
     heads read the same B_t, C_t: [N]. The result is W_o (w * norm(y * silu(W_g x))), where norm divides by the root
     mean square (plus `eps`) over each group's H P / groups channels. Without `conv_bias` the convolution has none.
+    `elapsed` multiplies dt.
     Initialisation: A uniform in [-16, -1], dt log-uniform in [0.001, 0.1].
 
     Source: Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State Space Duality,
@@ -67,12 +68,13 @@ class Mamba2(Recurrence):
     def start(self) -> dict[str, Tensor]:
         return {"S": torch.zeros(self.shape)}
 
-    def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
+    def inputs(self, x: Tensor, past: Past, *, elapsed: Tensor | None = None) -> dict[str, Tensor | StepInput]:
         heads, size, n = self.shape
         gate, signal, dt = self.to_inner(x).split(self.split, -1)
         signal = past.convolve("conv", signal, self.conv_weight, self.conv_bias, silu=True)
         u, B, C = signal.split([heads * size, self.groups * n, self.groups * n], -1)
-        return {
+        timed: dict[str, Tensor | StepInput] = {} if elapsed is None else {"elapsed": shared(elapsed.to(x.dtype))}
+        return timed | {
             "u": u.unflatten(-1, (heads, size)),
             "gate": gate.unflatten(-1, (heads, size)),
             "dt": dt + self.dt_bias,
@@ -89,15 +91,21 @@ class Mamba2(Recurrence):
         heads = self.shape[0]
         return StepInput(of_groups.unflatten(-1, (self.groups, -1)).repeat_interleave(heads // self.groups, 2))
 
-    def step(self, S: Tensor, u: Tensor, gate: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor):
+    def step(
+        self, S: Tensor, u: Tensor, gate: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor,
+        elapsed: Tensor | None = None,
+    ):  # fmt: skip
         dt = nn.functional.softplus(dt)
+        dt = dt if elapsed is None else elapsed * dt
         S = torch.exp(dt * A) * S + torch.outer(dt * u, B)
         return S, (S @ C + D * u) * nn.functional.silu(gate)
 
     def as_delta_rule(
-        self, S: Tensor, u: Tensor, gate: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor
-    ) -> DeltaRule:
+        self, S: Tensor, u: Tensor, gate: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor,
+        elapsed: Tensor | None = None,
+    ) -> DeltaRule:  # fmt: skip
         dt, gating = nn.functional.softplus(dt), nn.functional.silu(gate)
+        dt = dt if elapsed is None else elapsed * dt
         skip = D[..., None] * u
         return DeltaRule(C, B, dt[..., None] * u, S, log_decay=dt * A, result=lambda o, S: (S, (o + skip) * gating))
 

@@ -1,6 +1,7 @@
 """S4D: a bank of diagonal state spaces, one per channel."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ class S4D(Recurrence):
     "inv":  Im A_n = N/pi (N / (2n+1) - 1),  B = 1;
     "legs": A the eigenvalues of the normal part of HiPPO-LegS, B the input vector of HiPPO-LegS, halved, along its
     eigenvectors: a system that tends to HiPPO-LegS as N grows.
+
+    `elapsed` multiplies dt.
 
     Source: On the Parameterization and Initialization of Diagonal State Space Models, Gu, Gupta, Goel, Ré, 2022,
     arXiv:2206.11893.
@@ -64,12 +67,13 @@ class S4D(Recurrence):
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.A_log.shape, dtype=torch.complex64)}
 
-    def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
-        A, gain = discretise(DISCRETISATIONS[self.discretisation], self.A_log, self.A_imag, self.dt_log[:, None])
+    def inputs(self, x: Tensor, *, elapsed: Tensor | None = None) -> dict[str, Tensor | StepInput]:
+        rule = DISCRETISATIONS[self.discretisation]
+        A, gain = discretise(rule, self.A_log, self.A_imag, self.dt_log[:, None], elapsed)
         return {
             "u": x,
-            "A": constant(A),
-            "B": constant(gain * as_complex(self.B)),
+            "A": A,
+            "B": replace(gain, tensor=gain.tensor * as_complex(self.B)),
             "C": constant(as_complex(self.C)),
             "D": constant(self.D),
         }

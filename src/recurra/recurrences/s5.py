@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from recurra import options
 from recurra.errors import InputError
 from recurra.nn.linear import Linear, linear
-from recurra.problem import Lane, StepInput, compute_dtype, constant
+from recurra.problem import Lane, StepInput, compute_dtype
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.discretisation import discretise, log_steps, zoh
 from recurra.recurrences.hippo import legs_modes
@@ -24,6 +24,8 @@ class S5(Recurrence):
     blocks on its diagonal, with B and C normal of variance 1/D and 1/P, written in the basis V of eigenvectors:
     B <- V^-1 B, C <- C V. dt log-uniform from `dt_min` to `dt_max`; the skip D standard normal.
     A = -exp(a) + i b stays in the left half-plane, which the paper does not enforce.
+
+    `elapsed` multiplies dt.
 
     Source: Simplified State Space Layers for Sequence Modeling, Smith, Warrington, Linderman, 2022, arXiv:2208.04933.
     """
@@ -55,10 +57,10 @@ class S5(Recurrence):
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(len(self.dt_log), dtype=torch.complex64)}
 
-    def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
+    def inputs(self, x: Tensor, *, elapsed: Tensor | None = None) -> dict[str, Tensor | StepInput]:
         real, imag = linear(x, self.B.to(x.dtype)).chunk(2, -1)
-        A, gain = discretise(zoh, self.A_log, self.A_imag, self.dt_log)
-        return {"real": real, "imag": imag, "A": constant(A), "gain": constant(gain)}
+        A, gain = discretise(zoh, self.A_log, self.A_imag, self.dt_log, elapsed)
+        return {"real": real, "imag": imag, "A": A, "gain": gain}
 
     def step(self, h: Tensor, real: Tensor, imag: Tensor, A: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
         h = A * h + gain * torch.complex(real, imag)

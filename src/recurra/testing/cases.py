@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from recurra.contract import Layer
+from recurra.problem import cast
 from recurra.state import State
 from recurra.testing.tolerances import assert_close
 
@@ -25,10 +27,21 @@ class Case:
     state: State | None = None
     resets: Tensor | None = None
     lengths: Tensor | None = None
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the layer takes beside x."""
 
     def run(self, engine: str) -> tuple[Tensor, State]:
         """The call."""
-        return self.layer(self.x, self.state, resets=self.resets, lengths=self.lengths, engine=engine)
+        return self.tell(engine)[:2]
+
+    def tell(self, engine: str) -> tuple[Tensor, State, dict[str, Tensor]]:
+        """The call, with what the layer gives beside y."""
+        given = {"resets": self.resets, "lengths": self.lengths}
+        return self.layer(self.x, self.state, engine=engine, aux=True, **given, **self.beside)
+
+    def beside_at(self, t: int) -> dict[str, Any]:
+        """What the layer takes beside x at one time step."""
+        return {name: value[:, t] for name, value in self.beside.items()}
 
     def to(self, dtype: torch.dtype) -> Case:
         """The same call in another dtype; the layer is converted in place."""
@@ -36,18 +49,21 @@ class Case:
         if self.state is not None:
             like = layer.initial_state(1, x)
             state = State({name: value.to(like[name].dtype) for name, value in self.state.items()})
-        return replace(self, layer=layer, x=x, state=state)
+        beside = {name: cast(value, dtype) for name, value in self.beside.items()}
+        return replace(self, layer=layer, x=x, state=state, beside=beside)
 
     def part(self, steps: slice, state: State | None) -> Case:
         """Some time steps of it, from another state."""
         resets = None if self.resets is None else self.resets[:, steps]
-        return replace(self, x=self.x[:, steps], state=state, resets=resets)
+        beside = {name: value[:, steps] for name, value in self.beside.items()}
+        return replace(self, x=self.x[:, steps], state=state, resets=resets, beside=beside)
 
     def row(self, row: int) -> Case:
         """One sequence of it, alone."""
         state = None if self.state is None else self.state.rows(row)
         resets, lengths = (None if t is None else t[row : row + 1] for t in (self.resets, self.lengths))
-        return Case(self.layer, self.x[row : row + 1], state, resets, lengths)
+        beside = {name: value[row : row + 1] for name, value in self.beside.items()}
+        return Case(self.layer, self.x[row : row + 1], state, resets, lengths, beside)
 
 
 def draw(
@@ -59,21 +75,31 @@ def draw(
     state: bool = False,
     resets: bool = False,
     lengths: bool = False,
+    beside: bool = False,
 ) -> Case:
-    """A random case. With `state` it continues from a state that some random inputs led to."""
+    """A random case. With `state` it continues from a state that some random inputs led to; with `beside` it has all
+    that the layer takes beside x, not only what it needs."""
     layer = make().to(dtype)
     x = torch.randn(batch, time, layer.width, dtype=dtype)
     carried = None
     if state:
         with torch.no_grad():
-            carried = layer(torch.randn(batch, 3, layer.width, dtype=dtype), engine="loop")[1]
+            before = torch.randn(batch, 3, layer.width, dtype=dtype)
+            carried = layer(before, engine="loop", **_beside(layer, batch, 3, beside))[1]
     return Case(
         layer,
         x,
         carried,
         torch.rand(batch, time) < 0.3 if resets else None,
         torch.randint(0, time + 1, (batch,)) if lengths else None,
+        _beside(layer, batch, time, beside),
     )
+
+
+def _beside(layer: Layer, batch: int, time: int, all_of_it: bool) -> dict[str, Tensor]:
+    wanted = [name for name, needed in layer.beside.items() if needed or all_of_it]
+    example = layer.example(batch, time) if wanted else {}
+    return {name: example[name] for name in wanted}
 
 
 def weighted(results: dict[str, Tensor]) -> Tensor:
@@ -95,10 +121,12 @@ def gradients(case: Case, engine: str) -> dict[str, Tensor]:
     moving = {name: value for name, value in (state or {}).items() if value.is_floating_point() or value.is_complex()}
     for value in moving.values():
         value.requires_grad_()
-    y, after = replace(case, x=x, state=state).run(engine)
-    results = {"y": y} | {f"state.{name}": value for name, value in after.items()}
+    beside = {name: value.detach().clone() for name, value in case.beside.items()}
+    sloping = {name: value.requires_grad_() for name, value in beside.items() if value.is_floating_point()}
+    y, after, more = replace(case, x=x, state=state, beside=beside).tell(engine)
+    results = {"y": y} | {f"state.{name}": value for name, value in after.items()} | more
     loss = weighted(results)
-    wanted = {"x": x} | {f"parameter {n}": p for n, p in case.layer.named_parameters() if p.requires_grad}
+    wanted = {"x": x} | sloping | {f"parameter {n}": p for n, p in case.layer.named_parameters() if p.requires_grad}
     wanted |= {f"carried {name}": value for name, value in moving.items()}
     if loss.requires_grad:
         grads = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)

@@ -32,7 +32,7 @@ def _hold_elements(case: Case) -> None:
     """Hold the scan of elements, which runs where there is no compiled loop, to the reference."""
     assert isinstance(case.layer, Recurrence)
     with torch.no_grad():
-        problem = case.layer.problem(case.x)
+        problem = case.layer.problem(case.x, **case.beside)
         expected, got = ENGINES["loop"].run(problem), ENGINES["scan"].by_elements(problem)
     assert_close("y by elements", got.y, expected.y, case.x.dtype)
     for name, value in expected.state.items():
@@ -56,7 +56,7 @@ def single_steps(make: Make, engine: str, dtype: torch.dtype) -> None:
     y, end = case.run(engine)
     state, steps = None, []
     for t in range(6):
-        y_t, state = case.layer.advance(case.x[:, t], state, engine=engine)
+        y_t, state = case.layer.advance(case.x[:, t], state, engine=engine, **case.beside_at(t))
         steps.append(y_t)
     assert_close("y of single steps", torch.stack(steps, 1), y, dtype)
     assert state is not None
@@ -90,7 +90,53 @@ def packed_and_padded(make: Make, engine: str, dtype: torch.dtype) -> None:
 
 def _other_state(case: Case) -> State:
     with torch.no_grad():
-        return case.layer(torch.randn_like(case.x), engine="loop")[1]
+        return replace(case, x=torch.randn_like(case.x)).run("loop")[1]
+
+
+def beside_x(make: Make, engine: str, dtype: torch.dtype) -> None:
+    """4b. What is given beside x, and what is given back beside y, is cut, packed, padded and streamed as they are."""
+    case = draw(make, dtype, batch=2, time=6, state=True, resets=True, beside=True)
+    if case.layer.refusals(case.x, **case.beside)[engine] is not None:
+        return
+    compare(case, engine)
+    y, end, more = case.tell(engine)
+    first = case.part(slice(0, 2), case.state).tell(engine)
+    second = case.part(slice(2, 6), first[1]).tell(engine)
+    alone = case.row(1).tell(engine)
+    for name, value in {"y": y, **more}.items():
+        parts = [part[0] if name == "y" else part[2][name] for part in (first, second)]
+        assert_close(f"{name} cut at 2, with inputs beside x", torch.cat(parts, 1), value, dtype)
+        assert_close(f"{name} of a row alone", alone[0] if name == "y" else alone[2][name], value[1:], dtype)
+    states_close(case, "cut at 2, with inputs beside x", second[1], end)
+    _steps_with_beside(replace(case, resets=None), engine)
+    _padding_with_beside(replace(case, resets=None, state=None), engine)
+
+
+def _steps_with_beside(case: Case, engine: str) -> None:
+    y, end, more = case.tell(engine)
+    state, steps = case.state, []
+    for t in range(case.x.shape[1]):
+        y_t, state, more_t = case.layer.advance(case.x[:, t], state, engine=engine, aux=True, **case.beside_at(t))
+        steps.append({"y": y_t, **more_t})
+    for name, value in {"y": y, **more}.items():
+        assert_close(f"{name} of single steps", torch.stack([s[name] for s in steps], 1), value, case.x.dtype)
+    assert state is not None
+    states_close(case, "single steps with inputs beside x", state, end)
+
+
+def _padding_with_beside(case: Case, engine: str) -> None:
+    """Whatever the padding holds."""
+    beside = {name: value.clone() for name, value in case.beside.items()}
+    for value in beside.values():
+        value[0, 4:] = float("nan") if value.is_floating_point() else 0
+    padded = replace(case, beside=beside, lengths=torch.tensor([4, 6]))
+    y, _, more = padded.tell(engine)
+    alone, _, more_alone = case.row(0).part(slice(0, 4), None).tell(engine)
+    for name, value in {"y": y, **more}.items():
+        assert_close(f"valid part of {name}", value[:1, :4], {"y": alone, **more_alone}[name], case.x.dtype)
+        assert_close(f"{name} in the padding", value[0, 4:], torch.zeros_like(value[0, 4:]), case.x.dtype)
+    for name, value in gradients(padded, engine).items():
+        assert value.isfinite().all(), f"{name} is not finite: NaN leaked from the padding"
 
 
 def rows_are_alone(make: Make, engine: str, dtype: torch.dtype) -> None:
@@ -109,12 +155,13 @@ def long_sequences(make: Make, engine: str, dtype: torch.dtype) -> None:
     time = LONG + int(torch.randint(64, ()))
     cut = int(torch.randint(1, time, ()))
     case = draw(make, dtype, batch=1, time=time, state=True)
+    beside = {name: value.repeat(3, *[1] * (value.dim() - 1)) for name, value in case.beside.items()}
     later = torch.cat([case.x[:, :cut], torch.randn_like(case.x[:, cut:])], 1)
     # Side by side, since what takes time is the steps: the case, the same with a rounding more, and another end.
     x = torch.cat([case.x, _rounded(case.x), later]).requires_grad_()
     assert case.state is not None
     state = State({name: torch.cat([value, _rounded(value), value]) for name, value in case.state.items()})
-    y, end = replace(case, x=x, state=state).run(engine)
+    y, end = replace(case, x=x, state=state, beside=beside).run(engine)
     whole, rounded, changed = y.unbind()
     # Some recurrences make much of a rounding, and more with time; what differs by less is the same.
     slack = 100 * _largest((rounded - whole).detach()).cummax(0).values
@@ -160,7 +207,9 @@ def any_shape(make: Make, engine: str, dtype: torch.dtype) -> None:
     wide = torch.stack([case.x, case.x], -1)[..., 0]
     assert_close("y of a strided x", replace(case, x=wide).run(engine)[0], y, dtype)
     one = case.x[:1].expand(3, -1, -1)
-    assert_close("y of an expanded x", replace(case, x=one).run(engine)[0], y[:1].expand_as(y), dtype)
+    beside = {name: value[:1].expand_as(value) for name, value in case.beside.items()}
+    got = replace(case, x=one, beside=beside).run(engine)[0]
+    assert_close("y of an expanded x", got, y[:1].expand_as(y), dtype)
 
 
 def path_is_known(make: Make, engine: str, dtype: torch.dtype) -> None:

@@ -55,6 +55,7 @@ LAWS: dict[str, Law] = {
         Law(forms.cut_anywhere),
         Law(forms.single_steps, once=True),
         Law(forms.packed_and_padded),
+        Law(forms.beside_x, once=True),
         Law(forms.rows_are_alone, once=True),
         Law(forms.long_sequences, _by_steps),
         Law(numbers.gradients_are_derivatives, _in_float64),
@@ -72,7 +73,7 @@ LAWS: dict[str, Law] = {
 def engines_for(make: Make, dtype: torch.dtype) -> list[str]:
     """Engines that do not refuse the layer; of those that compile it and replay it, the first."""
     case = draw(make, dtype)
-    able = [name for name, reason in case.layer.refusals(case.x).items() if reason is None]
+    able = [name for name, reason in case.layer.refusals(case.x, **case.beside).items() if reason is None]
     return [name for name in able if name != "replay" or "compiled" not in able]
 
 

@@ -26,19 +26,20 @@ def gradients_are_derivatives(make: Make, engine: str, dtype: torch.dtype) -> No
     Two calls one after the other, so that a slope goes through the state that is carried; the state itself is moved
     only as inputs move it: a counter stays one, and what is symmetric stays symmetric.
     """
-    layer = make().to(dtype)
-    x = torch.randn(2, 5, layer.width, dtype=dtype)
-    tensors = {"x": x} | {f"parameter {n}": p for n, p in layer.named_parameters() if p.requires_grad}
+    case = draw(make, dtype, batch=2, time=5)
+    layer, beside = case.layer, case.beside
+    tensors = {"x": case.x} | {f"parameter {n}": p for n, p in layer.named_parameters() if p.requires_grad}
     tensors = {name: t.detach().clone().requires_grad_() for name, t in tensors.items()}
 
     def total(moved: dict[str, Tensor]) -> Tensor:
         weights = {name.removeprefix("parameter "): t for name, t in moved.items() if name != "x"}
 
-        def call(x: Tensor, state: State | None) -> tuple[Tensor, State]:
-            return torch.func.functional_call(layer, weights, (x, state), {"engine": engine})
+        def call(steps: slice, state: State | None) -> tuple[Tensor, State]:
+            given = {name: value[:, steps] for name, value in beside.items()} | {"engine": engine}
+            return torch.func.functional_call(layer, weights, (moved["x"][:, steps], state), given)
 
-        first, state = call(moved["x"][:, :3], None)
-        second, state = call(moved["x"][:, 3:], state)
+        first, state = call(slice(0, 3), None)
+        second, state = call(slice(3, 5), state)
         return weighted({"first": first, "second": second} | state)
 
     loss = total(tensors)
@@ -61,7 +62,7 @@ def rounds_like_the_reference(make: Make, engine: str, dtype: torch.dtype) -> No
     """6b. In a short dtype, results are within rounding of the float64 reference on the same numbers."""
     case = draw(make, dtype, state=True)
     got = gradients(case, engine)
-    expected = gradients(Case(copy.deepcopy(case.layer), case.x, case.state).to(torch.float64), "loop")
+    expected = gradients(replace(case, layer=copy.deepcopy(case.layer)).to(torch.float64), "loop")
     for name, value in expected.items():
         assert_close(f"{name} in {dtype} on engine {engine!r}", got[name], value, dtype)
 
@@ -87,12 +88,12 @@ def nan_stays_where_it_is(make: Make, engine: str, dtype: torch.dtype) -> None:
             lost = expected.isnan() & ~y.isnan()
             assert not lost.any(), f"NaN in the input did not come out in {int(lost.sum())} places of the reference"
     if isinstance(case.layer, Recurrence) and case.layer.withheld:
-        _only_these_are_withheld(case.layer, case.x, engine)
+        _only_these_are_withheld(case.layer, case, engine)
 
 
-def _only_these_are_withheld(layer: Recurrence, x: Tensor, engine: str) -> None:
+def _only_these_are_withheld(layer: Recurrence, case: Case, engine: str) -> None:
     with torch.no_grad():
-        problem = layer.problem(x)
+        problem = layer.problem(case.x, **case.beside)
         real = {n for n, e in problem.inputs.items() if e.per_time and (e.tensor.is_floating_point() or
                                                                         e.tensor.is_complex())}  # fmt: skip
         for name, reason in layer.withheld.items():

@@ -51,7 +51,9 @@ def is_traceable(make: Make, engine: str, dtype: torch.dtype) -> None:
         try:
             compiled = torch.compile(case.layer, backend="aot_eager")
             for way in (engine, "auto"):
-                assert_close(f"y on engine {way!r} under torch.compile", compiled(case.x, engine=way)[0], y, dtype)
+                assert_close(
+                    f"y on engine {way!r} under torch.compile", compiled(case.x, engine=way, **case.beside)[0], y, dtype
+                )
         finally:
             torch._dynamo.reset()
         _export_step(case)

@@ -46,10 +46,10 @@ class OneHead(nn.Module):
 def one_lane(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """The module, and the values of the first lane at the first time step of a case to call it with."""
     if isinstance(case.layer, Attention):
-        return _one_head(case.layer, case.x)
+        return _one_head(case.layer, case)
     assert isinstance(case.layer, Recurrence)
     with torch.no_grad():
-        problem = case.layer.problem(case.x)
+        problem = case.layer.problem(case.x, **case.beside)
     values = [problem.state[name][0, 0] for name in problem.step.names]
     for entry in problem.inputs.values():
         tensor = entry.tensor[0, 0] if entry.per_time else entry.tensor
@@ -57,12 +57,12 @@ def one_lane(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:
     return OneLane(problem), tuple(cast(value.clone(), problem.compute_dtype) for value in values)
 
 
-def _one_head(layer: Attention, x: Tensor) -> tuple[OneHead, tuple[Tensor, ...]]:
+def _one_head(layer: Attention, case: Case) -> tuple[OneHead, tuple[Tensor, ...]]:
     with torch.no_grad():
-        _, state = layer(x[:, :-1])
-        past = Past(layer.windows, state, None, None)
-        call = layer.prepare(x[:, -1:], state, past, None, None)
-    dtype = compute_dtype(x.dtype)
+        _, state = case.part(slice(0, -1), None).run("auto")
+        past, last = Past(layer.windows, state, None, None), case.part(slice(-1, None), state)
+        call = layer.prepare(last.x, state, past, None, None, last.beside)
+    dtype = compute_dtype(case.x.dtype)
     states = [cast(value[0, 0].clone(), dtype) for value in call.state.values()]
     present = torch.ones(call.state[layer.growing[0]].shape[2], dtype=torch.bool)
     inputs = [cast(value[0, 0, 0].clone(), dtype) for value in call.inputs.values()]
