@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from recurra import Lane, Recurrence, constant
+from recurra.engines import compiled
 from recurra.testing.cases import draw, gradients
 from recurra.testing.tolerances import assert_close
 
@@ -85,3 +86,34 @@ def test_composite_matrices(kind, product):
         expected, got = gradients(case, "loop"), gradients(case, "compiled")
         for name, value in expected.items():
             assert_close(f"{product}: {name}", got[name], value)
+
+
+READ = {
+    "from the right": lambda w, h: w @ h,
+    "from the left": lambda w, h: h @ w,
+    "transposed": lambda w, h: w.T @ h,
+    "linear": lambda w, h: F.linear(h, w),
+    "a batch of one": lambda w, h: (h[None] @ w.T)[0],
+    "of a function of the state": lambda w, h: F.linear(torch.sin(h), w),
+    "einsum": lambda w, h: torch.einsum("ij,j->i", w, h),
+    "twice": lambda w, h: F.linear(torch.tanh(w @ h), w),
+}
+
+
+@pytest.mark.parametrize("read", READ)
+def test_gradients_of_matrices_are_taken_after_the_loop(read):
+    """As one product over all time steps, however the step reads the matrix; not added up step by step."""
+
+    class Cell(Whole):
+        def step(self, h, x):
+            h = torch.tanh(READ[read](self.weights["W"], h) + x)
+            return h, h
+
+    case = draw(lambda: Cell(None), torch.float64)
+    plan = compiled.plan_of(case.layer.problem(case.x))
+    assert (
+        {outer.leaf for outer in plan.outers} == {name for name in plan.leaves if name.startswith("weight.")} != set()
+    )
+    expected, got = gradients(case, "loop"), gradients(case, "compiled")
+    for name, value in expected.items():
+        assert_close(f"{read}: {name}", got[name], value)

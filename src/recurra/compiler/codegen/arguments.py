@@ -91,8 +91,7 @@ def _gradient_outputs(plan: Plan) -> tuple[Output, ...]:
             scalar = leaf.scalar if kind is Kind.TIME_LANE else plan.real
             outputs.append(Output(f"grad.{name}", kind, leaf.shape, scalar))
     for outer in plan.outers:
-        m, k = plan.leaves[outer.leaf].shape
-        own = {outer.left: m, outer.right: k}
+        own = dict(zip((outer.left, outer.right), outer.sizes, strict=True))
         outputs += [
             Output(n, Kind.TIME_LANE, (size,), plan.real)
             for n, size in own.items()

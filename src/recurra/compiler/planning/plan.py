@@ -30,12 +30,13 @@ MOST_KEPT = 1.5
 class Outer:
     """A gradient that is a sum over time of outer products: taken after the loop as one matrix product.
 
-    `left` and `right` name what the two vectors of every time step are kept under.
+    `left` and `right` name what the two vectors of every time step are kept under; `sizes` are theirs.
     """
 
     leaf: str
     left: str
     right: str
+    sizes: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,8 @@ class Plan:
     def stores_every_state(self) -> bool:
         """Whether the states before every step are stored, not one per chunk: where products would have to be computed
         again, and where a state is a factor of a gradient taken after the loop."""
-        return bool(self.products) or any(outer.right.startswith("stored.") for outer in self.outers)
+        factors = [side for outer in self.outers for side in (outer.left, outer.right)]
+        return bool(self.products) or any(side.startswith("stored.") for side in factors)
 
     @cached_property
     def moving(self) -> frozenset[str]:
@@ -218,13 +220,10 @@ def _outer_products(
             continue
         for left, right in pairs:
             number = len(outers)
-            names = _already_kept(left, gradients, leaves) or f"left.{number}", _as_stored(right) or f"right.{number}"
-            result |= {
-                n: node
-                for n, node in zip(names, (left, right), strict=True)
-                if n in (f"left.{number}", f"right.{number}")
-            }
-            outers.append(Outer(leaf, *names))
+            sides = {f"left.{number}": left, f"right.{number}": right}
+            names = {n: _already_kept(node, gradients, leaves) or _as_stored(node) or n for n, node in sides.items()}
+            result |= {n: node for n, node in sides.items() if names[n] == n}
+            outers.append(Outer(leaf, *names.values(), (left.size, right.size)))
     return result, outers
 
 
@@ -248,6 +247,13 @@ def _pairs(graph: Graph, node: Node) -> list[tuple[Node, Node]] | None:
     if node.op == "add" and all(arg.shape == node.shape for arg in node.args):
         first, second = (_pairs(graph, arg) for arg in node.args)
         return None if first is None or second is None else first + second
+    if node.op == "reshape" and len(node.args[0].shape) == 2 < len(node.shape):
+        # Of a weight that the step reads as a batch of one.
+        return _pairs(graph, node.args[0])
+    if node.op == "permute" and node.attr == (1, 0):
+        # Of a weight that the step reads transposed.
+        turned = _pairs(graph, node.args[0])
+        return None if turned is None else [(right, left) for left, right in turned]
     if node.op != "mul" or len(node.shape) != 2:
         return None
     (m, k), (a, b) = node.shape, node.args

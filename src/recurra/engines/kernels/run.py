@@ -210,4 +210,4 @@ def _outer(call: Call, outers: Sequence, gradients: Mapping[str, Tensor], like: 
         total = product if total is None else total + product
     assert total is not None
     per_lane = call.plan.leaves[outers[0].leaf].per_lane
-    return (total if per_lane else total.sum(0)).to(like.dtype)
+    return (total if per_lane else total.sum(0)).view(like.shape).to(like.dtype)
