@@ -8,12 +8,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+_WARN: Callable[[bool], None] = _functorch._set_vmap_fallback_warning_enabled  # type: ignore[attr-defined]
+
 
 class Mappable(TorchFunctionMode):
-    """Inside of `vmap`, puts what it can do in place of what it cannot."""
+    """Inside of `vmap`, puts what it can do in place of what it cannot; without a word of what it does row by row."""
+
+    def __enter__(self) -> Mappable:
+        _WARN(False)
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        _WARN(True)
+        super().__exit__(*raised)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}

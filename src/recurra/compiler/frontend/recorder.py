@@ -361,9 +361,13 @@ def _decompose(func: Any, args: tuple, kwargs: dict) -> Any:
 
 
 def draws(func: Any, args: tuple, kwargs: dict) -> bool:
-    """Whether an operation draws random numbers; attention does if it drops something."""
-    if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:
-        return (args[3] if len(args) > 3 else kwargs.get("dropout_p", 0.0)) != 0
+    """Whether an operation draws random numbers; what may drop something does while it trains, and if it drops."""
+    given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+    names = {argument.name for argument in func._schema.arguments}
+    if "dropout_p" in names:
+        return given.get("dropout_p", 0.0) != 0
+    if not given.get("train", given.get("training", True)):
+        return False
     return torch.Tag.nondeterministic_seeded in func.tags
 
 
