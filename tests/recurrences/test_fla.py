@@ -20,14 +20,14 @@ from recurra.engines.choose import run
 WIDTH, BATCH, TIME = 32, 2, 37
 
 
-def naive(operation):
+def naive(operation, file="naive"):
     """The module of naive references for one operation; skips the test where the package is not installed."""
     pytest.importorskip("einops")
     package = importlib.util.find_spec("fla")
     if package is None:
         pytest.skip("flash-linear-attention is not installed")
-    file = Path(package.submodule_search_locations[0]) / "ops" / operation / "naive.py"
-    spec = importlib.util.spec_from_file_location("naive_" + operation.replace("/", "_"), file)
+    path = Path(package.submodule_search_locations[0]) / "ops" / operation / f"{file}.py"
+    spec = importlib.util.spec_from_file_location("naive_" + operation.replace("/", "_"), path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -161,6 +161,53 @@ def test_rwkv7_core_is_that_of_fla():
     normed = torch.nn.functional.layer_norm(o.transpose(1, 2), (layer.size,), eps=64e-5)
     bonus = (z["r"] * layer.rho * k).sum(-1, keepdim=True) * z["v"]
     same(problem, z["g"] * (normed * layer.norm_weight + layer.norm_bias + bonus))
+
+
+def test_kimi_delta_attention_core_is_that_of_fla():
+    _, problem, z = core("kimi-delta-attention")
+    values = (z[name] for name in ("q", "k", "v", "log_decay", "beta"))
+    same(problem, naive("kda").naive_recurrent_kda(*values, scale=1.0)[0])
+
+
+def test_gated_delta_net_2_core_is_that_of_fla():
+    _, problem, z = core("gated-delta-net-2")
+    values = (z[name] for name in ("q", "k", "v", "log_decay", "erase", "write"))
+    same(problem, naive("gdn2").naive_recurrent_gdn2(*values, scale=1.0)[0])
+
+
+def test_comba_core_is_that_of_fla():
+    _, problem, z = core("comba")
+    values = (z[name] for name in ("r", "k", "v", "p", "beta", "log_decay"))
+    same(problem, naive("comba").naive_recurrent_comba(*values, scale=1.0)[0])
+
+
+def test_gated_slot_attention_core_is_that_of_fla():
+    layer, problem, z = core("gated-slot-attention", slots=6)
+    f = logsigmoid(z["forget"]) / layer.temperature
+    same(problem, naive("gsa").naive_recurrent_gsa(z["q"], z["k"], z["v"], 1 - f.exp(), f, scale=1.0)[0])
+
+
+def test_light_net_core_is_that_of_fla():
+    """Their layer brings keys to weights and decays by the running sum, then runs gated linear attention."""
+    _, problem, z = core("light-net")
+    total = z["k"].logcumsumexp(1)
+    decay = torch.cat([total[:, :1], total[:, :-1]], 1) - total
+    same(problem, naive("gla").naive_recurrent_gla(z["q"], torch.exp(z["k"] - total), z["v"], decay)[0])
+
+
+def test_lightning_attention_core_is_that_of_fla():
+    _, problem, z = core("lightning-attention")
+    decay = -z["slope"].expand(BATCH, TIME, -1)
+    same(problem, naive("simple_gla").naive_recurrent_simple_gla(z["q"], z["k"], z["v"], decay, scale=1.0)[0])
+
+
+def test_rwkv6_core_is_that_of_fla():
+    """Norm and gate follow."""
+    layer, problem, z = core("rwkv6")
+    values = by_head(z["r"], z["k"], z["v"], -torch.exp(z["w"]))
+    o = naive("rwkv6", "recurrent_naive").naive_recurrent_rwkv6(*values, z["u"], scale=1.0)[0].transpose(1, 2)
+    normed = torch.nn.functional.layer_norm(o, (layer.size,), eps=64e-5)
+    same(problem, silu(z["g"]) * (normed * z["weight"] + z["bias"]))
 
 
 def test_ttt_linear_core_is_that_of_fla():

@@ -53,6 +53,12 @@ def log_steps(count: int, dt_min: float, dt_max: float) -> Tensor:
     return math.log(dt_min) + torch.rand(count) * math.log(dt_max / dt_min)
 
 
+def softplus_steps(count: int, dt_min: float = 0.001, dt_max: float = 0.1) -> Tensor:
+    """Biases [count] whose softplus is a step size drawn as by `log_steps`."""
+    dt = torch.exp(log_steps(count, dt_min, dt_max))
+    return dt + torch.log(-torch.expm1(-dt))
+
+
 def as_complex(pairs: Tensor) -> Tensor:
     """Parameters [..., 2], real and imaginary parts, as complex numbers [...], in single precision at least."""
     # Made anew: a view would ask for pairs at even places in memory, which parts of one flat vector need not have.

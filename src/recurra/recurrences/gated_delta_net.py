@@ -11,6 +11,7 @@ from recurra.pointwise import rms_norm
 from recurra.problem import DeltaRule, Lane
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.delta_net import head_count, unit
+from recurra.recurrences.discretisation import softplus_steps
 from recurra.windows import Past
 
 
@@ -59,8 +60,7 @@ class GatedDeltaNet(Recurrence):
         self.to_ba = Linear(width, 2 * heads, bias=False)
         bound = kernel**-0.5
         self.conv_weight = nn.Parameter(torch.empty(sum(self.parts), kernel).uniform_(-bound, bound))
-        dt = torch.exp(torch.rand(heads) * math.log(100) + math.log(0.001))
-        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus of it is dt
+        self.dt_bias = nn.Parameter(softplus_steps(heads))
         self.A_log = nn.Parameter(torch.log(16 * (1 - torch.rand(heads))))
         self.norm_weight = nn.Parameter(torch.ones(self.V))
         self.to_output = Linear(values, width, bias=False)

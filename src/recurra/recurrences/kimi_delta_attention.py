@@ -1,0 +1,76 @@
+"""Kimi delta attention: a delta rule whose memory forgets each key channel at a rate of its own."""
+
+import torch
+from torch import Tensor, nn
+
+from recurra import options
+from recurra.nn.linear import Linear
+from recurra.pointwise import rms_norm
+from recurra.problem import DeltaRule, Lane
+from recurra.recurrence import Paper, Recurrence
+from recurra.recurrences.delta_net import head_count, unit
+from recurra.recurrences.discretisation import softplus_steps
+from recurra.windows import Past
+
+
+class KimiDeltaAttention(Recurrence):
+    """S' = S_{t-1} diag(a_t),  S_t = S' + beta_t (v_t - S' k_t) k_t^T,  o_t = S_t q_t / sqrt(K)
+    a_t = exp(-exp(A_log) softplus(W_2 W_1 x_t + dt_bias)),  beta_t = sigmoid(w x_t).
+
+    Lane: a head, S: [K, K] with K = D / heads, 128 at most by default; q, k, v, a: [K]; beta: a number, twice as large
+    with `negative_eigenvalues`; A_log: a number per head, dt_bias: [D]; W_1: [K, D]. q and k = unit(silu(conv(..))),
+    v = silu(conv(..)) of linear maps of x. The result is W_o (rmsnorm(o) * sigmoid(W_4 W_3 x + b)), W_3: [K, D], the
+    norm within each head.
+    Initialisation: exp(A_log) uniform in [1, 16), softplus(dt_bias) log-uniform in [0.001, 0.1].
+
+    Source: Kimi Linear: An Expressive, Efficient Attention Architecture, Kimi Team, 2025, arXiv:2510.26692; ranges of
+    the start, and 1e-6 under unit's root, as in flash-linear-attention.
+    """
+
+    lane = Lane.HEAD
+    paper = Paper("Kimi Linear: An Expressive, Efficient Attention Architecture", "Kimi Team", 2025, "2510.26692")
+
+    def __init__(self, width: int, heads: int | None = None, kernel: int = 4, negative_eigenvalues: bool = False):
+        super().__init__(width)
+        heads = self.heads = head_count(heads, width, 128)
+        self.size = width // heads
+        self.largest_beta = 2.0 if options.flag("negative_eigenvalues", negative_eigenvalues) else 1.0
+        self.windows = {"conv": (3 * width, options.count("kernel", kernel) - 1)}
+        self.to_qkv = Linear(width, 3 * width, bias=False)
+        self.conv_weight = nn.Parameter(torch.empty(3 * width, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
+        self.to_decay = nn.Sequential(Linear(width, self.size, bias=False), Linear(self.size, width, bias=False))
+        self.dt_bias = nn.Parameter(softplus_steps(width))
+        self.A_log = nn.Parameter(torch.log(torch.empty(heads).uniform_(1, 16)))
+        self.to_gate = nn.Sequential(Linear(width, self.size, bias=False), Linear(self.size, width))
+        self.norm_weight = nn.Parameter(torch.ones(self.size))
+        self.to_output = Linear(width, width, bias=False)
+        self._make_rates()
+
+    def _make_rates(self) -> None:
+        self.to_beta = Linear(self.width, self.heads, bias=False)
+
+    def start(self) -> dict[str, Tensor]:
+        return {"S": torch.zeros(self.heads, self.size, self.size)}
+
+    def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor]:
+        qkv = past.convolve("conv", self.to_qkv(x), self.conv_weight, silu=True)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in qkv.chunk(3, -1))
+        dt = nn.functional.softplus(self.to_decay(x) + self.dt_bias).unflatten(-1, (self.heads, -1))
+        log_decay = -torch.exp(self.A_log)[:, None] * dt
+        return {"q": unit(q) * self.size**-0.5, "k": unit(k), "v": v, "log_decay": log_decay} | self._rates(x)
+
+    def _rates(self, x: Tensor) -> dict[str, Tensor]:
+        """What says how much is erased and written."""
+        return {"beta": self.largest_beta * torch.sigmoid(self.to_beta(x))}
+
+    def step(self, S: Tensor, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor):
+        S = S * torch.exp(log_decay)
+        S = S + beta * torch.outer(v - S @ k, k)
+        return S, S @ q
+
+    def as_delta_rule(self, S: Tensor, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor) -> DeltaRule:
+        return DeltaRule(q, k, v, S, beta, log_decay)
+
+    def outputs(self, y: Tensor, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.to_gate(x)).unflatten(-1, (self.heads, -1))
+        return self.to_output((rms_norm(y, self.norm_weight, 1e-5) * gate).flatten(2))

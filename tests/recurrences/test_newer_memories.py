@@ -1,0 +1,218 @@
+"""Matrix memories of recent years against their papers' equations, whole layers, time step by time step."""
+
+import pytest
+import torch
+from torch.nn.functional import conv1d, layer_norm, linear, silu, softplus
+
+import recurra
+from recurra.testing.tolerances import assert_close
+
+D, B, T = 8, 2, 9
+
+
+def convolved(layer, x):
+    """The layer's short convolution of x [B, T, channels], followed by SiLU."""
+    weight = layer.conv_weight[:, None]
+    bias = getattr(layer, "conv_bias", None)
+    return silu(conv1d(x.mT, weight, bias, padding=weight.shape[-1] - 1, groups=len(weight))[..., :T].mT)
+
+
+def heads(x, n):
+    return x.unflatten(-1, (n, -1))
+
+
+def unit(x):
+    return x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+
+
+def normed(o, weight, eps=1e-5):
+    return o / (o.square().mean(-1, keepdim=True) + eps).sqrt() * weight
+
+
+def run(memory, step, *inputs):
+    """o [B, T, ...] of step(memory, inputs of one time step) -> memory, o."""
+    outputs = []
+    for now in zip(*(t.unbind(1) for t in inputs), strict=True):
+        memory, o = step(memory, *now)
+        outputs.append(o)
+    return torch.stack(outputs, 1)
+
+
+def outer(a, b):
+    return a[..., :, None] * b[..., None, :]
+
+
+def apply(S, x):
+    return (S * x[..., None, :]).sum(-1)
+
+
+def corrected(S, decay, k, erased, value):
+    """S with `value` under k in place of what it held under `erased`, after a decay."""
+    S = S * decay
+    return S - outer(apply(S, erased), k) + outer(value, k)
+
+
+def with_decays_per_key(layer, x):
+    q, k, v = (heads(part, layer.heads) for part in convolved(layer, layer.to_qkv(x)).chunk(3, -1))
+    dt = softplus(layer.to_decay[1](layer.to_decay[0](x)) + layer.dt_bias)
+    decay = torch.exp(-layer.A_log.exp()[:, None] * heads(dt, layer.heads))
+    return unit(q) / q.shape[-1] ** 0.5, unit(k), v, decay
+
+
+def gated(layer, x, o):
+    gate = torch.sigmoid(layer.to_gate(x)).unflatten(-1, (layer.heads, -1))
+    return layer.to_output((normed(o, layer.norm_weight) * gate).flatten(2))
+
+
+def kimi_delta_attention(layer, x):
+    beta = torch.sigmoid(layer.to_beta(x))[..., None]
+
+    def step(S, q, k, v, decay, beta):
+        S = corrected(S, decay[..., None, :], k, beta * k, beta * v)
+        return S, apply(S, q)
+
+    return gated(layer, x, run(0 * layer.start()["S"], step, *with_decays_per_key(layer, x), beta))
+
+
+def gated_delta_net_2(layer, x):
+    b, w = (heads(torch.sigmoid(to(x)), layer.heads) for to in (layer.to_erase, layer.to_write))
+
+    def step(S, q, k, v, decay, b, w):
+        S = corrected(S, decay[..., None, :], k, b * k, w * v)
+        return S, apply(S, q)
+
+    return gated(layer, x, run(0 * layer.start()["S"], step, *with_decays_per_key(layer, x), b, w))
+
+
+def comba(layer, x):
+    q, k, v = (heads(part, layer.heads) for part in convolved(layer, layer.to_qkv(x)).split(layer.parts, -1))
+    p = torch.sigmoid(layer.feedback) * k
+    r = unit(q - layer.D * p) / q.shape[-1] ** 0.5
+    a, b = layer.to_ab(x).chunk(2, -1)
+    decay = torch.exp(-layer.A_log.exp() * softplus(a + layer.dt_bias))[..., None, None]
+    beta = torch.sigmoid(b)[..., None]
+
+    def step(S, r, k, p, v, decay, beta):
+        S = corrected(S, decay, k, beta * p, beta * v)
+        return S, apply(S, r)
+
+    return gated(layer, x, run(0 * layer.start()["S"], step, r, unit(k), unit(p), v, decay, beta))
+
+
+def gated_slot_attention(layer, x):
+    q, k, v = (heads(silu(to(x)), layer.heads) for to in (layer.to_query, layer.to_key, layer.to_value))
+    f = torch.sigmoid(heads(layer.to_forget(x), layer.heads)) ** (1 / layer.temperature)
+
+    def step(memory, q, k, v, f):
+        K, V = memory
+        K = f[..., None] * K + outer(1 - f, k)
+        V = f[..., None] * V + outer(1 - f, v)
+        return (K, V), apply(V.mT, torch.softmax(apply(K, q), -1))
+
+    empty = 0 * layer.start()["K"]
+    return layer.to_output(normed(silu(run((empty, empty), step, q, k, v, f).flatten(2)), layer.norm.weight))
+
+
+def light_net(layer, x):
+    q, k, v = (heads(to(x), layer.heads) for to in (layer.to_query, layer.to_key, layer.to_value))
+    weights = torch.exp(k[:, None] - k.logcumsumexp(1)[:, :, None])  # of s at t: [B, t, s, H, K]
+    weights = torch.where(torch.ones(T, T).tril().bool()[..., None, None], weights, 0)
+    o = torch.einsum("bthk,btshk,bshv->bthv", silu(q), weights, v) / q.shape[-1] ** 0.5
+    return layer.to_output(normed(o.flatten(2), layer.norm_weight) * silu(layer.to_gate[1](layer.to_gate[0](x))))
+
+
+def lightning_attention(layer, x):
+    q, k, v = silu(layer.to_qkv(x)).unflatten(-1, (layer.heads, 3, -1)).unbind(3)
+    slopes = [2 ** (-8 * (h + 1) / layer.heads) * (1 - layer.depth + 1e-5) for h in range(layer.heads)]
+    age = torch.arange(T)[:, None] - torch.arange(T)
+    weights = torch.where(age >= 0, torch.exp(-torch.tensor(slopes, dtype=x.dtype)[:, None, None] * age), 0)
+    o = torch.einsum("bthk,bshk,hts,bshv->bthv", q, k, weights, v).flatten(2)
+    return layer.to_output(torch.sigmoid(layer.to_gate(x)) * normed(o, layer.norm.weight, layer.norm.eps))
+
+
+def rwkv6(layer, x):
+    before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1) - x
+    low = torch.tanh(layer.to_mix(x + before * layer.mix[0])).chunk(5, -1)
+    r, w, k, v, g = (x + before * (layer.mix[i + 1] + low[i] @ layer.from_mix[i]) for i in range(5))
+    w = layer.to_w[2](torch.tanh(layer.to_w[0](w)))
+    r, k, v, g, w = (heads(t, layer.heads) for t in (layer.to_r(r), layer.to_k(k), layer.to_v(v), layer.to_g(g), w))
+
+    def step(S, r, k, v, w):
+        o = apply(S + outer(v, layer.bonus * k), r)
+        return S * torch.exp(-torch.exp(w))[..., None, :] + outer(v, k), o
+
+    o = layer_norm(run(0 * layer.start()["S"], step, r, k, v, w), (layer.size,), eps=64e-5)
+    return layer.to_output((silu(g) * (o * layer.norm_weight + layer.norm_bias)).flatten(2))
+
+
+def longhorn(layer, x):
+    signal, z = layer.to_inner(x).chunk(2, -1)
+    u = convolved(layer, signal)
+    rate, k, q = layer.to_selection(u).split(layer.split, -1)
+    b = torch.sigmoid(layer.to_rate(rate))
+
+    def step(h, u, b, k, q):
+        d = b / (1 + b * k.square().sum(-1, keepdim=True))
+        h = h - outer(d, k**2) * h + outer(d * u, k)
+        return h, apply(h, q)
+
+    y = run(0 * layer.start()["h"], step, u, b, k, q) + layer.D * u
+    return layer.to_output(y * silu(z))
+
+
+def rodimus(layer, x):
+    signal = layer.to_signal(x)
+    u = convolved(layer, signal)
+    g, tau = softplus(layer.to_take(u)), torch.sigmoid(layer.to_temperature(u))
+    k = layer.to_key(u)
+    k, q = k / k.norm(dim=-1, keepdim=True) * g**tau, layer.to_query(u) / k.shape[-1] ** 0.5
+    v = torch.sigmoid(linear(layer.to_admit[0](signal), layer.to_admit[1].weight, layer.to_admit[1].bias)) * signal
+
+    def step(h, v, k, q, decay):
+        h = decay[:, None] * h + outer(v, k)
+        return h, apply(h, q)
+
+    y = run(0 * layer.start()["h"], step, v, k, q, torch.exp(-g * tau)) + layer.residual * u
+    return layer.to_output(normed(y * silu(layer.to_gate(x)), layer.norm.weight))
+
+
+LAYERS = {
+    "kimi-delta-attention": (kimi_delta_attention, {"heads": 2}),
+    "gated-delta-net-2": (gated_delta_net_2, {"heads": 2, "kernel": 3}),
+    "comba": (comba, {"heads": 2, "correction": 0.5}),
+    "gated-slot-attention": (gated_slot_attention, {"heads": 2, "slots": 3}),
+    "light-net": (light_net, {"heads": 2, "rank": 3}),
+    "lightning-attention": (lightning_attention, {"heads": 2, "size": 3, "depth": 0.5}),
+    "rwkv6": (rwkv6, {"heads": 2, "mix_rank": 3, "decay_rank": 5}),
+    "longhorn": (longhorn, {"state_size": 5, "rank": 3}),
+    "rodimus": (rodimus, {"state_size": 5, "rank": 3}),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_papers_equations(name):
+    written_out, options = LAYERS[name]
+    layer = recurra.layer(name, D, **options).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    x = torch.randn(B, T, D, dtype=torch.float64)
+    assert_close(name, layer(x)[0], written_out(layer, x))
+
+
+def test_equal_gates_lead_back_to_kimi_delta_attention():
+    wide, narrow = (recurra.layer(name, D, heads=2).double() for name in ("gated-delta-net-2", "kimi-delta-attention"))
+    narrow.load_state_dict({name: t for name, t in wide.state_dict().items() if name in narrow.state_dict()}, False)
+    with torch.no_grad():
+        for gate in (wide.to_erase, wide.to_write):
+            gate.weight.copy_(narrow.to_beta.weight.repeat_interleave(D // 2, 0))
+    x = torch.randn(B, T, D, dtype=torch.float64)
+    assert_close("y", wide(x)[0], narrow(x)[0])
+
+
+def test_negative_eigenvalues_erase_up_to_twice_as_much():
+    for name, rate in (("kimi-delta-attention", "beta"), ("gated-delta-net-2", "erase")):
+        layer = recurra.layer(name, D, heads=2, negative_eigenvalues=True)
+        found = layer.problem(100 * torch.randn(4, 50, D)).inputs[rate].tensor
+        assert found.max() > 1.9
+        assert found.min() < 0.1
