@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -58,6 +59,12 @@ def test_data_frames_of_any_library(tmp_path, library):
     found, expected = from_frame(frame), from_frame(ROWS)
     assert found.fields == expected.fields
     assert all(torch.equal(v.nan_to_num(-1), found.values[n].nan_to_num(-1)) for n, v in expected.values.items())
+    if library == "pandas":
+        indexed = from_frame(frame.set_index(["unique_id", "ds"]))
+        assert all(torch.equal(v.nan_to_num(-1), indexed.values[n].nan_to_num(-1)) for n, v in found.values.items())
+    if library == "polars":
+        with pytest.raises(InputError, match="frame is a LazyFrame"), warnings.catch_warnings(action="ignore"):
+            from_frame(frame.lazy())
     if library == "pyarrow":
         from pyarrow import parquet
 

@@ -41,7 +41,7 @@ def test_a_long_table():
     assert data.values["sky"].tolist() == [0, -1, 1, 2, 2, 0, 2, 0]
     assert data.values["region"].tolist() == [0, 1]
     assert [(f.name, f.role) for f in data.fields.values()] == [
-        ("ds", "time"), ("x", "past"), ("y", "target"), ("region", "static"), ("sky", "known")
+        ("ds", "time"), ("y", "target"), ("region", "static"), ("sky", "known"), ("x", "past")
     ]  # fmt: skip
     assert data.frequency() == Frequency(0, 86400)
     assert data.elapsed.tolist() == [1.0] * 8
@@ -74,6 +74,9 @@ BAD_FRAMES = [
     ({"y": [1, 2]}, {}, "columns of one length"),
     ({}, {"target": "price"}, "frame has no column 'price'; expected one among its columns 'unique_id', 'ds'"),
     ({}, {"time": "when"}, "no column 'when'"),
+    ({}, {"known": "y"}, "column 'y' is target and known; expected one of them"),
+    ({"ds": ["2024-01-01", 3] * 4}, {}, "row 1, column 'ds' is 3; expected a time"),
+    ({"x": 3}, {}, "column 'x' is of shape []"),
 ]  # fmt: skip
 
 
@@ -83,6 +86,12 @@ def test_bad_tables(columns, arguments, message):
         from_frame(frame(**columns), **arguments)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_times_in_texts_may_be_numbers():
+    data = from_frame({"ds": ["1", "2.5", "4"], "y": [1, 2, 3]})
+    assert data.values["ds"].tolist() == [1, 2.5, 4]
+    assert not data.fields["ds"].dated
 
 
 def test_rows_of_a_file_are_lines():

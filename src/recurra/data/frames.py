@@ -57,15 +57,30 @@ def from_frame(
     fields = None if like is None else list(like)
     if fields is None:
         time = time or ("ds" if "ds" in table else None)
-        targets = [target] if isinstance(target, str) else list(target)
-        taken = {*targets, *known, *static, id, time}
-        rest = [name for name in table.columns if name not in taken] if past is None else past
-        named = {"past": rest, "target": targets, "static": static, "known": known}
-        roles = {name: role for role, names in named.items() for name in names} | dict.fromkeys(targets, "target")
-        fields = [_field(table, name, role, name in static, name in categories) for name, role in roles.items()]
+        named = {"target": _listed(target), "static": _listed(static), "known": _listed(known)}
+        taken = {*named["target"], *named["static"], *named["known"], id, time}
+        named["past"] = [name for name in table.columns if name not in taken] if past is None else _listed(past)
+        fields = [
+            _field(table, name, role, name in named["static"], name in _listed(categories))
+            for name, role in _roles(named).items()
+        ]
         if time is not None:
             fields.insert(0, Field(time, "number", "time"))
     return _made(table, id, fields, _Maker(table, fresh=like is None))
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _roles(named: dict[str, list[str]]) -> dict[str, str]:
+    """The role of each column; one may be static and the target. Raises InputError if one has two others."""
+    found: dict[str, str] = {}
+    for role, names in named.items():
+        for name in names:
+            if found.setdefault(name, role) != role and (found[name], role) != ("target", "static"):
+                raise InputError(f"column {name!r} is {found[name]} and {role}; expected one of them")
+    return found
 
 
 def from_events(

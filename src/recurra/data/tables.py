@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recurra.errors import InputError
+from recurra.errors import InputError, one_line
 from recurra.options import shown
 
 NOTHING = {"", "na", "n/a", "nan", "null", "none", "?"}
@@ -32,10 +32,7 @@ class Table:
     def __init__(self, columns: Any, origin: str = "", lines: Iterable[int] | None = None) -> None:
         self.origin = origin
         self.lines = None if lines is None else list(lines)
-        names = getattr(columns, "column_names", getattr(columns, "columns", columns))
-        if not isinstance(columns, Mapping) and names is columns:
-            raise InputError(f"frame is {shown(columns)}; expected a data frame or a mapping from names to columns")
-        self.columns = {str(name): _array(columns[name]) for name in names}
+        self.columns = {str(name): _array(str(name), column) for name, column in _pairs(columns)}
         lengths = {name: len(column) for name, column in self.columns.items()}
         if len(set(lengths.values())) != 1:
             came = f"columns of lengths {lengths}" if lengths else "no columns"
@@ -121,9 +118,27 @@ def _named(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _array(column: Any) -> NDArray[Any]:
+def _pairs(frame: Any) -> list[tuple[Any, Any]]:
+    """The columns of a frame by their names, and those of an index that has names."""
+    names = getattr(frame, "column_names", getattr(frame, "columns", frame))
+    if not isinstance(frame, Mapping) and names is frame:
+        raise InputError(f"frame is {shown(frame)}; expected a data frame or a mapping from names to columns")
+    index: Any = getattr(frame, "index", None)
+    levels = [name for name in getattr(index, "names", ()) if name is not None and name not in names]
+    try:
+        return [(name, index.get_level_values(name)) for name in levels] + [(name, frame[name]) for name in names]
+    except Exception as error:  # of a foreign library
+        raise InputError(f"frame is a {type(frame).__name__} whose columns cannot be had: {one_line(error)}") from error
+
+
+def _array(name: str, column: Any) -> NDArray[Any]:
     """[rows], of Python's objects where they are no numbers or times."""
-    values = column.to_numpy() if hasattr(column, "to_numpy") else np.asarray(column)
+    try:
+        values = column.to_numpy() if hasattr(column, "to_numpy") else np.asarray(column)
+        if values.dtype.kind in "US":  # numbers among texts would be texts
+            values = np.array(column, object)
+    except ValueError as error:
+        raise InputError(f"column {name!r} is no column: {one_line(error)}; expected one value for each row") from error
     if values.ndim != 1:
-        raise InputError(f"a column is of shape {list(values.shape)}; expected one value for each row")
+        raise InputError(f"column {name!r} is of shape {list(values.shape)}; expected one value for each row, once")
     return values if values.dtype.kind in "biufM" else values.astype(object)

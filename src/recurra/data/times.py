@@ -21,7 +21,8 @@ def seconds(values: NDArray[Any], name: str, where: Where) -> tuple[NDArray[np.f
 
     Raises InputError, naming the row, for what is neither, is missing or infinite, and for dates among numbers.
     """
-    if values.dtype.kind in "iufb":
+    plain = [] if values.dtype.kind == "M" else values.tolist()
+    if values.dtype.kind in "iufb" or (plain and all(isinstance(value, str) and _is_number(value) for value in plain)):
         found, dated = values.astype(np.float64), False
     else:
         found, dated = _dates(values, name, where), True
@@ -54,11 +55,21 @@ def _dates(values: NDArray[Any], name: str, where: Where) -> NDArray[np.float64]
 
 def _date(value: Any) -> np.datetime64:
     """Of a text in ISO 8601, a date of Python or of pandas, with or without a time zone."""
+    if isinstance(value, (int, float)) and value == value:
+        raise TypeError("a number is no date")
     if isinstance(value, str):
         return np.datetime64(value.strip().removesuffix("Z"), "us")
     if getattr(value, "tzinfo", None) is not None:
         return np.datetime64(round(value.timestamp() * 1e6), "us")
     return np.datetime64(value, "us")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_date(value: Any) -> bool:
