@@ -258,6 +258,75 @@ def test_bad_cases_are_one_line(walks, arguments, message):
     assert err.count("\n") == 1
 
 
+WORD = "{n}\t{word}\t_\t{tag}\t_\t_\t0\t_\t_\t_"
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory):
+    """A file in which vowels are tagged V and other words C, and a run fitted on it."""
+    folder, dice = tmp_path_factory.mktemp("sentences"), np.random.default_rng(0)
+    lines = []
+    for _ in range(30):
+        words = dice.choice(list("aeioubcdfgh"), dice.integers(1, 6))
+        tags = ["V" if word in "aeiou" else "C" for word in words]
+        lines += [WORD.format(n=n, word=w, tag=t) for n, (w, t) in enumerate(zip(words, tags, strict=True), 1)] + [""]
+    (folder / "all.conllu").write_text("\n".join(lines))
+    code, out, err = called(
+        "fit", "tag", folder / "all.conllu", "--test", folder / "all.conllu", "--out", folder / "run", "--json", *SMALL,
+        "--steps", 80,
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["result"]["accuracy"] > 0.9
+    return folder
+
+
+def test_tags(sentences):
+    (sentences / "new.txt").write_text("a b\n\nu\n")
+    told = answers(called("predict", sentences / "run", sentences / "new.txt", "--json")[1])
+    assert told == [
+        {"sentence": 0, "word": "a", "tag": "V"}, {"sentence": 0, "word": "b", "tag": "C"},
+        {"sentence": 1, "word": "u", "tag": "V"},
+    ]  # fmt: skip
+    again = answers(called("predict", sentences / "run", sentences / "all.conllu", "--json")[1])
+    report = json.loads(called("evaluate", sentences / "run", "--data", sentences / "all.conllu", "--json")[1])
+    right = np.mean([(row["tag"] == "V") == (row["word"] in "aeiou") for row in again])
+    assert report["accuracy"] == pytest.approx(right)
+    (sentences / "odd.conllu").write_text(WORD.format(n=1, word="a", tag="Q") + "\n")
+    for data, message in (("odd.conllu", "line 1: upos 'Q' was never seen"), ("new.txt", "holds no tags")):
+        code, _, err = called("evaluate", sentences / "run", "--data", sentences / data)
+        assert code == 2
+        assert message in err
+
+
+def test_anomalies(tmp_path):
+    dice = np.random.default_rng(0)
+    y = np.sin(np.arange(260) / 4) + 0.05 * dice.normal(size=260)
+    bad = np.isin(np.arange(260), [230, 250])
+    usual = {"ds": np.arange(200), "y": y[:200]}
+    write_table(tmp_path / "usual.csv", usual)
+    write_table(tmp_path / "new.csv", {"ds": np.arange(260), "y": y + 9 * bad, "bad": bad.astype(int)})
+    run = tmp_path / "run"
+    fitted = called("fit", "detect", tmp_path / "usual.csv", "--out", run, "--set", "rate=0.05", *SMALL, "--steps", 60)
+    assert fitted[0] == 0, fitted[2]
+    report = json.loads(called("evaluate", run, "--data", tmp_path / "new.csv", "--labels", "bad", "--json")[1])
+    told = answers(called("predict", run, tmp_path / "new.csv", "--json")[1])
+    assert report["recall"] == 1
+    assert report["found"] == sum(row["anomaly"] for row in told)
+    assert told[230]["anomaly"]
+    given = "\n".join(json.dumps({"ds": 200 + n, "y": value}) for n, value in enumerate([y[200], 20.0]))
+    followed = answers(called("update", run, "--follow", given=given)[1])
+    assert [row["anomaly"] for row in followed][1]
+    for arguments, message in (
+        (["evaluate", run, "--data", tmp_path / "new.csv"], "is scored by --windows (forecast), --labels (detect)"),
+        (["fit", "detect", tmp_path / "usual.csv", "--test", tmp_path / "new.csv"], "is scored by `recurra evaluate"),
+        (["compare", "detect", tmp_path / "usual.csv"], "expected one with a number to compare by"),
+        (["predict", run], "data is missing"),
+    ):
+        code, _, err = called(*arguments)
+        assert code == 2
+        assert message in err
+
+
 def test_a_run_of_something_else(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for arguments in (["predict", tmp_path], ["update", tmp_path, "x.csv"]):

@@ -18,7 +18,7 @@ def answer(estimator: Any, data: Any, asked: dict[str, Any]) -> Any:
     known = list(inspect.signature(tell).parameters)[2:]
     if strange := [name for name in asked if name not in known and "asked" not in known]:
         raise InputError(f"{strange[0]} is nothing that a model to {estimator.task} can be asked for")
-    if data is None and tell is not _forecast:
+    if data is None and estimator.task != "forecast":
         raise InputError(f"data is missing; a model to {estimator.task} predicts from a file")
     return tell(estimator, data, **asked)
 
@@ -43,5 +43,21 @@ def _numbers(estimator: Any, data: Any, quantiles: tuple[float, ...] = ()) -> di
     return found
 
 
-TELL: dict[str, Callable[..., Any]] = {"forecast": _forecast, "classify": _classes, "regress": _numbers}
+def _tags(estimator: Any, data: Any) -> dict[str, Any]:
+    """A row for each word of each sentence."""
+    tags = estimator.predict(data)
+    return {
+        "sentence": [number for number, words in enumerate(data) for _ in words],
+        "word": [word for words in data for word in words],
+        "tag": [tag or "" for found in tags for tag in found],
+    }
+
+
+TELL: dict[str, Callable[..., Any]] = {
+    "forecast": _forecast,
+    "detect": _forecast,
+    "classify": _classes,
+    "regress": _numbers,
+    "tag": _tags,
+}
 """By task."""

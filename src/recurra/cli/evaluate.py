@@ -20,6 +20,7 @@ def evaluate(
     ] = None,
     windows: Annotated[int | None, Option(help="Of forecasts: horizons at the end of each series to score.")] = None,
     imports: own.Imports = None,
+    labels: Annotated[str | None, Option(help="Of anomalies: the column that is 1 where there is one.")] = None,
     pictures: Annotated[Path | None, Option(help="A folder for pictures of the errors of a task.")] = None,
     engine: Annotated[str, Option(help="Engine that runs the steps; auto picks one.")] = "auto",
     json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
@@ -34,7 +35,8 @@ def evaluate(
     """
     own.take(imports)
     if runs.task_of(run) is not None:
-        _score(run, data, {} if windows is None else {"windows": windows}, pictures, json)
+        asked = {"windows": windows, "labels": labels}
+        _score(run, data, {name: value for name, value in asked.items() if value is not None}, pictures, json)
         return
     from recurra.data.text import default_text, read, split
     from recurra.models.files import load
@@ -55,13 +57,26 @@ def _score(run: Path, data: Path | None, how: dict[str, Any], pictures: Path | N
     estimator = runs.open_run(run)
     if data is None:
         raise InputError(f"data is missing; expected a file to score {str(run)!r} on, such as --data new.csv")
-    report = estimator.evaluate(runs.given(run, estimator, data, targets=True), **how)
+    found = runs.given(run, estimator, data, targets=True)
+    if (estimator.task == "detect") != ("labels" in how) or (estimator.task != "forecast" and "windows" in how):
+        raise InputError(f"a model to {estimator.task} is scored by --windows (forecast), --labels (detect) or neither")
+    if "labels" in how:
+        how["labels"] = _anomalies(estimator, found, how["labels"])
+    report = estimator.evaluate(found, **how)
     if pictures is not None:
         _draw(report, pictures)
     if json:
         show.as_json(report)
     else:
         print(report)
+
+
+def _anomalies(estimator: Any, table: Any, name: str) -> Any:
+    """A column of a table, in the order in which an estimator reads its rows."""
+    from recurra.data.frames import from_frame
+    from recurra.data.sequences import Field
+
+    return from_frame(table, id=estimator.id, like=[Field(name, "number", "target")]).values[name].numpy()
 
 
 def _draw(report: dict[str, Any], folder: Path) -> None:

@@ -60,21 +60,23 @@ def given(run: Path, estimator: Any, data: Path | None, targets: bool = False) -
 
     Raises InputError if the file is not as those that the run was fitted on.
     """
-    from recurra.compare.reading import READERS
-    from recurra.compare.sources import AHEAD
+    from recurra.compare.reading import READERS, words
+    from recurra.compare.sources import GOING_ON
     from recurra.data.sequences import Field
     from recurra.data.tabular import read_table
     from recurra.files import read_json
 
     if data is None:
         return None
-    if estimator.task in AHEAD:
+    if estimator.task in GOING_ON:
         return read_table(data)
     try:
         told = read_json(run / DATA)
         sides = [[Field.from_dict(field) for field in side] for side in told["fields"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{str(run / DATA)!r} does not say what the data were: {one_line(error)}") from error
+    if estimator.task == "tag" and not targets:
+        return words(data)
     if not targets:
         sides = [[field for field in side if field.role != "target"] for side in sides]
     return READERS[estimator.task](data, like=sides[0] if len(sides) == 1 else tuple(sides), **told["columns"])

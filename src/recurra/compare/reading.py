@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from recurra.data.arrays import from_arrays
-from recurra.data.formats import parse_arff, parse_ts
+from recurra.data.formats import parse_arff, parse_conllu, parse_ts
 from recurra.data.frames import from_events, from_frame
 from recurra.data.sequences import Field, Sequences
 from recurra.data.tabular import content_of, read_table, text_of
-from recurra.data.words import Pairs, from_conllu, from_pairs, from_tokens
+from recurra.data.words import Pairs, from_conllu, from_pairs
 from recurra.errors import InputError
 
 Fields = Iterable[Field]
 CASES = {".ts": parse_ts, ".arff": parse_arff}
 """Files of whole series with a label each."""
+CONLLU = (".conllu", ".conll")
 
 
 def series(
@@ -66,20 +67,19 @@ def cases(
     return from_arrays(found, y if told else None, labels=labels, like=known, name=str(path))
 
 
-def sentences(path: Path, *, like: Fields | None = None, target: str | Sequence[str] = "upos") -> Sequences:
-    """Sentences of CoNLL-U, whose targets are some of its columns; or, to be tagged, a sentence in each line, its words
-    apart by spaces."""
-    known = None if like is None else list(like)
-    text = text_of(content_of(path), str(path))
-    if path.suffix.lower() in (".conllu", ".conll"):
-        tags = [target] if isinstance(target, str) else list(target)
-        if known is not None:
-            tags = [field.name for field in known if field.role == "target"]
-        return from_conllu(text, tags, like=known, origin=str(path))
-    lines = {number: line.split() for number, line in enumerate(text.split("\n"), 1) if line.strip()}
-    if known is None or any(field.role == "target" for field in known):
+def sentences(path: Path, *, like: Fields | None = None, target: str = "upos") -> Sequences:
+    """Sentences of CoNLL-U, whose target is one of its columns."""
+    if path.suffix.lower() not in CONLLU:
         raise InputError(f"data {str(path)!r} holds no tags; expected a file of CoNLL-U, ending in .conllu")
-    return from_tokens(list(lines.values()), like=known, where=[f"{path}, line {number}" for number in lines])
+    return from_conllu(text_of(content_of(path), str(path)), [target], like=like, origin=str(path))
+
+
+def words(path: Path) -> list[list[str]]:
+    """Sentences to be tagged: of CoNLL-U, or one in each line, its words apart by spaces."""
+    text = text_of(content_of(path), str(path))
+    if path.suffix.lower() in CONLLU:
+        return parse_conllu(text, str(path)).words
+    return [line.split() for line in text.split("\n") if line.strip()]
 
 
 def pairs(path: Path, *, like: tuple[Fields, Fields] | None = None) -> Pairs:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recurra.compare.trial import Trial, run
+from recurra.compare.trial import MEASURES, Trial, run
 from recurra.data.tabular import parse_json
 from recurra.errors import InputError
 from recurra.files import read_text, write_atomically
@@ -20,6 +20,8 @@ def plan(like: Trial, models: Sequence[str], seeds: int) -> list[Trial]:
 
     Raises InputError, before anything is trained, if there is no model, one cannot be read, or the data will not do.
     """
+    if like.task not in MEASURES:
+        raise InputError(f"task is {like.task!r}; expected one with a number to compare by: {', '.join(MEASURES)}")
     if not models:
         raise InputError("models is empty; expected patterns separated by commas, such as 'gru*2,mamba*2'")
     for pattern in models:

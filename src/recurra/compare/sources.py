@@ -18,10 +18,12 @@ TASKS = {
     "forecast": ("recurra.tasks.forecaster", "Forecaster"),
     "classify": ("recurra.tasks.classifier", "Classifier"),
     "regress": ("recurra.tasks.regressor", "Regressor"),
+    "tag": ("recurra.tasks.tagger", "Tagger"),
+    "detect": ("recurra.tasks.detector", "Detector"),
 }
 """What does each task: its module and class."""
-AHEAD = ("forecast",)
-"""Tasks that are scored on what comes last in each sequence, rather than on other sequences."""
+GOING_ON = ("forecast", "detect")
+"""Tasks of tables whose sequences go on: their estimators stand at the ends, and take new rows."""
 
 
 def estimator_of(task: str) -> Any:
@@ -104,10 +106,12 @@ def find(task: str, data: str, given: dict[str, Any], test: Path | None, windows
         given = ({"horizon": split.horizon} if task == "forecast" else {}) | given
     own = kind().get_params()
     estimator = kind(**{name: value for name, value in given.items() if name in own})
-    if task in AHEAD:
+    if task == "forecast":
         return _ahead(estimator, data, split, about, test, windows)
     if windows is not None:
         raise InputError(f"windows is {windows}; a model to {task} is scored on other sequences: name a file by --test")
+    if test is not None and task in GOING_ON:
+        raise InputError(f"test is {str(test)!r}; a model to {task} is scored by `recurra evaluate --labels COLUMN`")
     if split is not None:
         train: Any = split.train
         return Source(estimator, train.join(split.validation), about, split.test)

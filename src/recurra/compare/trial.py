@@ -36,6 +36,7 @@ class Measure:
 MEASURES = {
     "forecast": Measure("MASE", lambda report: report["mase"], lambda report: report["mase_interval"]),
     "classify": Measure("error", lambda report: 1 - report["accuracy"], lambda report: _half(report["interval"])),
+    "tag": Measure("error", lambda report: 1 - report["accuracy"], lambda report: None),
     "regress": Measure("MAE", lambda report: report["mae"], lambda report: None),
 }
 """By task."""
