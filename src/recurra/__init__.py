@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from recurra.tasks.forecaster import Forecaster as Forecaster
     from recurra.tasks.regressor import Regressor as Regressor
     from recurra.tasks.tagger import Tagger as Tagger
+    from recurra.tasks.translator import Translator as Translator
 
 __version__ = "0.1.0"
 
@@ -52,6 +53,7 @@ _PUBLIC = {
     "Regressor": "tasks.regressor",
     "State": "state",
     "Tagger": "tasks.tagger",
+    "Translator": "tasks.translator",
     "about": "registry",
     "constant": "problem",
     "shared": "problem",

@@ -13,7 +13,7 @@ LAWS = {
     "mean": lambda: Mean(3),
     "max": lambda: Max(3),
     "attention": lambda: Attention(6, 2),
-    "scaler": lambda: Scaler(3),
+    "scaler": lambda: Scaler(3, memory=4),
 }
 
 
@@ -76,6 +76,16 @@ def test_the_scaler_knows_what_came_so_far_and_passes_over_what_is_missing():
         other = Scaler(4)(factor * x)[0].chunk(2, -1)
         seen = ~x[:, :, 3:].isnan().all(1, keepdim=True)
         assert_close("mean", torch.where(seen, other[0][..., 3:], 0) / factor, torch.where(seen, means[..., 3:], 0))
+
+
+def test_with_a_memory_the_distant_past_is_forgotten():
+    x = torch.cat([torch.full((1, 500, 1), -1e3), 10 + torch.randn(1, 500, 1)], 1).double()
+    mean, spread = Scaler(1, memory=40)(x)[0][0, -1]
+    assert abs(mean - 10) < 2
+    assert 0.3 < spread < 2.5
+    weights = (1 - 1 / 40) ** torch.arange(500).flip(0).double()
+    late = x[0, 500:, 0]
+    assert_close("mean", mean, (weights * late).sum() / weights.sum(), slack=0.01)
 
 
 def test_a_long_constant_series_is_not_blown_up():

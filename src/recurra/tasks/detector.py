@@ -28,8 +28,8 @@ class Detector(Forecaster):
     Args:
         rate: of false alarms.
         held: the share of each series, at its end, that the threshold is taken from, and nothing is learned from.
-        target, id, time, known, static, past, categories, head, scale, holidays, width, mlp, dropout, layers, steps,
-            seconds, batch, window, learning_rate, weight_decay, seed: as those of `Forecaster`.
+        target, id, time, known, static, past, categories, head, scale, memory, holidays, width, mlp, dropout, layers,
+            steps, seconds, batch, window, learning_rate, weight_decay, seed: as those of `Forecaster`.
     """
 
     task = "detect"
@@ -49,6 +49,7 @@ class Detector(Forecaster):
         categories: Sequence[str] = (),
         head: Any = "student-t",
         scale: str = "running",
+        memory: int | None = 100,
         holidays: str | None = None,
         width: int = 32,
         mlp: int | None = None,
@@ -64,9 +65,9 @@ class Detector(Forecaster):
     ):
         super().__init__(
             pattern, horizon=1, target=target, id=id, time=time, known=known, static=static, past=past,
-            categories=categories, head=head, scale=scale, holidays=holidays, width=width, mlp=mlp, dropout=dropout,
-            layers=layers, steps=steps, seconds=seconds, batch=batch, window=window, learning_rate=learning_rate,
-            weight_decay=weight_decay, seed=seed,
+            categories=categories, head=head, scale=scale, memory=memory, holidays=holidays, width=width, mlp=mlp,
+            dropout=dropout, layers=layers, steps=steps, seconds=seconds, batch=batch, window=window,
+            learning_rate=learning_rate, weight_decay=weight_decay, seed=seed,
         )  # fmt: skip
         self.rate, self.held = rate, held
 

@@ -46,6 +46,8 @@ class Forecaster(Estimator):
         head: the distribution: "student-t", "normal", "negative-binomial" (counts), "quantile", or a `Head`.
         scale: of targets and past columns: "running", known from the steps so far, the same for a series in any units;
             "fit", as over all data fitted on; "none".
+        memory: steps that a running scale looks back, about; None is all. A series that has left the range of its past
+            is read in the range of its present.
         holidays: a country whose holidays the calendar knows; the library `holidays` is needed while fitting.
         width, mlp, dropout, layers: of the `Backbone`.
         steps, seconds, learning_rate, weight_decay: of training, as in `recurra.training.fitting.Schedule`.
@@ -69,6 +71,7 @@ class Forecaster(Estimator):
         categories: Sequence[str] = (),
         head: Any = "student-t",
         scale: str = "running",
+        memory: int | None = 100,
         holidays: str | None = None,
         width: int = 64,
         mlp: int | None = None,
@@ -84,7 +87,7 @@ class Forecaster(Estimator):
     ):
         self.pattern, self.horizon, self.target, self.id, self.time = pattern, horizon, target, id, time
         self.known, self.static, self.past, self.categories = known, static, past, categories
-        self.head, self.scale, self.holidays = head, scale, holidays
+        self.head, self.scale, self.memory, self.holidays = head, scale, memory, holidays
         self.width, self.mlp, self.dropout, self.layers = width, mlp, dropout, layers
         self.steps, self.seconds, self.batch, self.window = steps, seconds, batch, window
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
@@ -156,7 +159,7 @@ class Forecaster(Estimator):
         known = Encoding(ahead, self.width, calendar)
         size = sum(channels(f) for f in fields if f.role == "target") * head.size
         outlook = Outlook(self.width, self.horizon, size, known if known.reads else None)
-        inlet = Inlet(series, others, self.width, self.scale, calendar)
+        inlet = Inlet(series, others, self.width, self.scale, calendar, self.memory)
         return Model(inlet, self._backbone(), pool("each", self.width), outlook, head)
 
     def _loss(self, model: Model, sequences: Sequences, batch: Batch, state: State | None) -> tuple[Tensor, State]:

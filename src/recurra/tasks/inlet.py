@@ -151,6 +151,7 @@ class Inlet(nn.Module):
         width: of x.
         scale: of the series: "running", by means and deviations so far; "fit", those of the data fitted on; "none".
         calendar: reads the field whose role is time.
+        memory: of the running scale, as `Scaler` has it.
     """
 
     def __init__(
@@ -160,12 +161,13 @@ class Inlet(nn.Module):
         width: int,
         scale: str = "running",
         calendar: Calendar | None = None,
+        memory: int | None = None,
     ):
         super().__init__()
         self.series, self.width = list(series), options.count("width", width)
         self.how = options.choice("scale", scale, SCALES)
         count = sum(channels(field) for field in self.series)
-        self.scale = Scaler(count) if count and scale == "running" else None
+        self.scale = Scaler(count, memory) if count and scale == "running" else None
         self.mean: Tensor
         self.deviation: Tensor
         self.register_buffer("mean", torch.zeros(count))

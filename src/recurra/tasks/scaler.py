@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recurra import options
 from recurra.problem import Lane
 from recurra.recurrence import Recurrence
 
@@ -15,15 +16,20 @@ class Scaler(Recurrence):
     n_t = n_{t-1} + 1,  m_t = m_{t-1} + (x_t - m_{t-1}) / n_t,
     v_t = v_{t-1} + ((x_t - m_{t-1})(x_t - m_t) - v_{t-1}) / n_t
 
-    Lane: channel. What is NaN is missing: the state stands still. A deviation is positive: sqrt(v_t + (m_t / n_t)^2),
-    so that the first few steps, whose spread says little, are not blown up; at least a millionth of |m_t|; 1 where all
-    is zero. Both follow the units of x: those of a x are a times those of x.
+    Lane: channel. With a `memory`, the divisor grows up to that and no further: steps long ago are forgotten. What is
+    NaN is missing: the state stands still. A deviation is positive: sqrt(v_t + (m_t / n_t)^2), so that the first few
+    steps, whose spread says little, are not blown up; at least a millionth of |m_t|; 1 where all is zero. Both follow
+    the units of x: those of a x are a times those of x.
 
     Source: the updates are those of "Note on a Method for Calculating Corrected Sums of Squares and Products", Welford,
     1962, divided by n.
     """
 
     lane = Lane.CHANNEL
+
+    def __init__(self, width: int, memory: int | None = None):
+        super().__init__(width)
+        self.memory = None if memory is None else options.count("memory", memory)
 
     def start(self) -> dict[str, Tensor]:
         zero = torch.zeros(self.width)
@@ -35,7 +41,7 @@ class Scaler(Recurrence):
 
     def step(self, count: Tensor, mean: Tensor, variance: Tensor, x: Tensor, there: Tensor):
         more = count + there
-        share = there / torch.where(more == 0, 1.0, more)
+        share = there / torch.clamp(more, 1.0, self.memory)
         off = x - mean
         new_mean = mean + share * off
         new_variance = variance + share * (off * (x - new_mean) - variance)
