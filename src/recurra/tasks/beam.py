@@ -78,22 +78,13 @@ def beam(
         parent, token = chosen // log_p.shape[-1], chosen % log_p.shape[-1]
         rows = (torch.arange(batch)[:, None] * width + parent).flatten()
         was_done = done.gather(1, parent)
-        # What is finished keeps its state: it is not asked again, and may not be spoilt.
-        state = State(
-            {
-                name: torch.where(was_done.flatten()[(..., *[None] * (old.dim() - 1))], old[rows], after[name][rows])
-                if old.shape == after[name].shape
-                else after[name][rows]
-                for name, old in state.items()
-            }
-        )
+        state = _chosen(state, after, rows, was_done.flatten())
         tokens = torch.cat([tokens.gather(1, parent[..., None].expand(-1, -1, tokens.shape[2])), token[..., None]], 2)
         lengths = lengths.gather(1, parent) + (~was_done)
         if looked is not None:
-            looked = looked.unflatten(0, (batch, width))
-            seen = torch.zeros_like(looked) if not seen.shape[2] else seen
-            moved = (seen + torch.where(done[..., None], 0, looked)).gather(1, parent[..., None].expand_as(looked))
-            seen = moved
+            looked = torch.where(done[..., None], 0, looked.unflatten(0, (batch, width)))
+            seen = looked if not seen.shape[2] else seen + looked
+            seen = seen.gather(1, parent[..., None].expand_as(seen))
         done = was_done | (token == end)
         last = token.flatten()
         if done.all():
@@ -105,3 +96,15 @@ def beam(
     found = tokens.gather(1, best[..., None].expand(-1, -1, tokens.shape[2]))[:, 0]
     ended = done.gather(1, best)[:, 0]
     return Found(found, (lengths.gather(1, best)[:, 0] - ended.to(lengths.dtype)).long(), final.gather(1, best)[:, 0])
+
+
+def _chosen(before: State, after: State, rows: Tensor, done: Tensor) -> State:
+    """Rows of the new state; of the one before where a row is done: what is finished is asked again, but never moves.
+    What grows with time has moved for all of them, and its newest entry is not read again."""
+
+    def one(old: Tensor, new: Tensor) -> Tensor:
+        if old.shape != new.shape:
+            return new[rows]
+        return torch.where(done[(..., *[None] * (old.dim() - 1))], old[rows], new[rows])
+
+    return State({name: one(old, after[name]) for name, old in before.items()})
