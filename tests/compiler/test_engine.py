@@ -14,7 +14,7 @@ from cells import Cell
 
 import recurra
 from recurra import Lane
-from recurra.compiler.targets import cache
+from recurra.compiler.targets import cache, host
 from recurra.engines import choose, compiled
 from recurra.engines.kernels import launch
 from recurra.testing.cases import draw, gradients
@@ -345,3 +345,18 @@ def test_a_second_derivative_is_refused_by_name_and_the_loop_has_it():
             continue
         with pytest.raises(recurra.RecurraError, match=r'differentiable once.*engine="loop"'):
             slope.square().sum().backward()
+
+
+@pytest.mark.parametrize("name", ["gru", "mamba", "gated-delta-net", "s4d"])
+def test_long_code_takes_few_passes_and_computes_the_same(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("RECURRA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(cache, "_kernels", {})
+    monkeypatch.setattr(host, "LONG", 0)
+    layer, x = recurra.layer(name, 13), torch.randn(3, 7, 13, requires_grad=True)
+    results = {}
+    for engine in ("compiled", "loop"):
+        y, _ = layer(x, engine=engine)
+        results[engine] = [y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])]
+    assert list(tmp_path.glob("*.ll"))
+    for got, expected in zip(results["compiled"], results["loop"], strict=True):
+        assert_close("y and its gradients", got, expected)

@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from recurra.compiler.planning.schedule import _reshaped_strides, row_major
+from recurra.compiler.frontend.graph import Graph
+from recurra.compiler.planning.schedule import _reshaped_strides, _Scheduler, row_major, schedule
 
 
 def factors(number, rng):
@@ -43,3 +44,21 @@ def test_a_view_is_found_where_there_is_one(seed):
 
 def test_what_is_row_major_can_be_seen_under_any_shape():
     assert _reshaped_strides((1, 1, 3, 4, 1), (0, 0, 4, 1, 0), (4, 3)) == row_major((4, 3))
+
+
+def test_what_an_operation_waits_for_is_found_once(monkeypatch):
+    """However many loops are merged: a long step is not looked through again for each."""
+    found, look = [], _Scheduler._found
+
+    def noted(self, user):
+        found.append(user)
+        return look(self, user)
+
+    monkeypatch.setattr(_Scheduler, "_found", noted)
+    graph = Graph()
+    h, rows = graph.input("state.h", (8,)), []
+    for _ in range(40):
+        rows.append(graph.reduce("sum", graph.pointwise("mul", graph.input("weight.W", (8, 8)), h), (1,)))
+        h = graph.pointwise("tanh", rows[-1])
+    schedule({"next.h": h, **{f"y{i}": row for i, row in enumerate(rows)}})
+    assert len(found) == len(set(found)) > 80

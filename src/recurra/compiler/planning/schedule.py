@@ -7,7 +7,7 @@ it is an offset and strides into what it looks at. A value is put into memory on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from recurra.compiler.frontend.graph import LEAVES, POINTWISE, REDUCTIONS, VIEWS, Graph, Node, topological
@@ -149,6 +149,7 @@ class _Scheduler:
         self.places: dict[Node, list[Place]] = {}
         self.writers: dict[Node, list[Node]] = {}
         self.nodes: list[Node] = []
+        self._needed: dict[Node, tuple[tuple[Node, int], ...]] = {}
         for node in topological(outputs.values()):
             self._enter(node)
         for name, node in outputs.items():
@@ -188,8 +189,13 @@ class _Scheduler:
         return node
 
     # --- stages ---------------------------------------------------------------------------------------------------
-    def _dependencies(self, user: Node) -> Iterable[tuple[Node, int]]:
+    def _dependencies(self, user: Node) -> Sequence[tuple[Node, int]]:
         """What must be computed before `user`, and by how many stages (0: in the same loop will do)."""
+        if user not in self._needed:
+            self._needed[user] = tuple(self._found(user))
+        return self._needed[user]
+
+    def _found(self, user: Node) -> Iterable[tuple[Node, int]]:
         for view in (self.views[arg] for arg in user.args):
             base = view.base
             if base.op == "assemble":
@@ -206,7 +212,8 @@ class _Scheduler:
             space = _space(node)
             key = node if node.op == "matvec" else (stage[node], space, sums[node] if len(space) < 2 else None)
             groups.setdefault(key, []).append(node)
-        steps = [self._step(nodes) for nodes in self._fused(list(groups.values()))]
+        place = {node: number for number, node in enumerate(self.nodes)}
+        steps = [self._step(nodes, place) for nodes in self._fused(list(groups.values()))]
         return Schedule(steps, self._buffers(steps), self.places, self.views)
 
     def _stages(self) -> dict[Node, int]:
@@ -236,30 +243,31 @@ class _Scheduler:
         """Merge groups over the same space that need not wait for one another, large ones first."""
         while True:
             groups, waits = self._ordered(groups)
-            pairs = [
-                (math.prod(_space(later[0])), -j, i)
-                for j, later in enumerate(groups)
-                for i, earlier in enumerate(groups[:j])
-                if "matvec" not in (later[0].op, earlier[0].op)
-                and _space(later[0]) == _space(earlier[0])
-                and not waits[j] >> i & 1
-            ]
-            if not pairs:
+            alike: dict[tuple[int, ...], int] = {}
+            for number, nodes in enumerate(groups):
+                if nodes[0].op != "matvec":
+                    alike[_space(nodes[0])] = alike.get(_space(nodes[0]), 0) | 1 << number
+            sizes = [math.prod(_space(nodes[0])) for nodes in groups]
+            for j in sorted(range(len(groups)), key=lambda j: -sizes[j]):
+                # As bits, what comes before, loops over the same space and is not waited for.
+                free = alike.get(_space(groups[j][0]), 0) & ~waits[j] & ((1 << j) - 1)
+                if free and groups[j][0].op != "matvec":
+                    groups[free.bit_length() - 1] += groups.pop(j)
+                    break
+            else:
                 return groups
-            _, j, i = max(pairs)
-            groups[i] += groups.pop(-j)
 
     def _ordered(self, groups: list[list[Node]]) -> tuple[list[list[Node]], list[int]]:
         """Groups, each after what it reads, and for each the numbers, as bits, of those that must be done before it."""
         home = {node: number for number, nodes in enumerate(groups) for node in nodes}
         reads = [{(home[dep], gap) for node in nodes for dep, gap in self._dependencies(node)} for nodes in groups]
-        order: list[int] = []
+        order: dict[int, None] = {}
 
         def visit(number: int) -> None:
             for other, _ in sorted(reads[number]):
                 if other != number and other not in order:
                     visit(other)
-            order.append(number)
+            order[number] = None
 
         for number in range(len(groups)):
             if number not in order:
@@ -274,11 +282,11 @@ class _Scheduler:
                     waits[at] |= upstream[place[other]] | gap << place[other]
         return [groups[number] for number in order], waits
 
-    def _step(self, nodes: list[Node]) -> Loop | Node:
+    def _step(self, nodes: list[Node], place: Mapping[Node, int]) -> Loop | Node:
         if nodes[0].op == "matvec":
             return nodes[0]
         loop = Loop(_space(nodes[0]))
-        for node in sorted(nodes, key=self.nodes.index):
+        for node in sorted(nodes, key=place.__getitem__):
             (loop.reductions if node.op in REDUCTIONS else loop.nodes).append(node)
         return loop
 

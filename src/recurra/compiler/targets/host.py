@@ -14,6 +14,12 @@ _engines: list[llvm.ExecutionEngine] = []
 FACTS = Path("/proc/cpuinfo")
 """Where Linux says who made the processor."""
 
+LONG = 6000
+"""Lines from which on code is optimised by few passes: those of LLVM's usual pipeline that unroll loops and compare
+everything with everything take time that grows faster than the code, and change next to nothing here, since vectors,
+blocks in registers and what loops share are written as they are to be."""
+BRIEF = ("sroa", "instruction_combine", "simplify_cfg", "loop_rotate", "instruction_combine")
+
 
 @functools.cache
 def target() -> llvm.TargetMachine:
@@ -67,7 +73,15 @@ def compile_object(ir: str) -> bytes:
         options = llvm.create_pipeline_tuning_options(speed_level=2)
         options.loop_vectorization = options.slp_vectorization = False
         builder = llvm.create_pass_builder(target(), options)
-        builder.getModulePassManager().run(module, builder)
+        if ir.count("\n") <= LONG:
+            builder.getModulePassManager().run(module, builder)
+        else:
+            passes = llvm.create_new_function_pass_manager()
+            for name in BRIEF:
+                getattr(passes, f"add_{name}_pass")()
+            for function in module.functions:
+                if not function.is_declaration:
+                    passes.run(function, builder)
         return target().emit_object(module)
 
 
