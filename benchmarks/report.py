@@ -9,6 +9,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+PRODUCTS = ROOT / "benchmarks/products.json"
+SIZES = ("rows", "inputs", "outputs")
+"""Of a linear map."""
+FASTER = 1.03
+SOONER = 2e-6
+"""`recurra.Linear` may take as many times as long as `torch.nn.Linear`, or as many seconds longer."""
 INTRODUCTION = """# Performance
 
 Made by `make bench` (`python -m benchmarks`); do not edit. Ours and the peer ran in turn in one process, float32, on
@@ -73,8 +79,55 @@ def write(rows: list[dict[str, Any]], threads: int) -> None:
         text += f"\n## {topic}\n\n| what | ours, ms | peer | peer, ms | ratio | must be | met |\n"
         text += "| --- | --- | --- | --- | --- | --- | --- |\n"
         text += "".join(_line(row) for row in rows if row["topic"] == topic)
+    text += products(PRODUCTS)
     text += _default_job(ROOT / "benchmarks/default_job.json")
     write_atomically(ROOT / "docs/performance.md", text)
+
+
+def products(results: Path) -> str:
+    """What `python -m benchmarks.products` found, if it has been run."""
+    if not results.exists():
+        return ""
+    found = json.loads(results.read_text())
+    names = [name for name in found["ways"][0] if name not in SIZES]
+    text = "\n## Products\n\n"
+    text += (
+        f"Linear maps on {found['threads']} thread(s) of {found['machine']}, billions of float operations a second,\n"
+    )
+    text += "float32 but for the column that says otherwise, forward where nothing is said\n"
+    text += "(`python -m benchmarks.products`; `recurra calibrate` prints it for your machine).\n\n"
+    text += f"| rows x in x out | {' | '.join(names)} |\n| --- |{' --- |' * len(names)}\n"
+    for row in found["ways"]:
+        cells = ("-" if row[name] is None else f"{row[name]:.0f}" for name in names)
+        text += f"| {_shape(row)} | {' | '.join(cells)} |\n"
+    text += "\n`recurra.Linear` beside `torch.nn.Linear`: times of ours over PyTorch's, the fastest of runs in turn,\n"
+    text += "of a call without gradients and of a training step.\n\n"
+    rows = sorted({row["rows"] for row in found["grid"]})
+    text += "| in x out | what | " + " | ".join(f"{n:,} rows" for n in rows) + " |\n"
+    text += "| --- | --- |" + " --- |" * len(rows) + "\n"
+    for inputs, outputs in dict.fromkeys((row["inputs"], row["outputs"]) for row in found["grid"]):
+        mine = {row["rows"]: row for row in found["grid"] if (row["inputs"], row["outputs"]) == (inputs, outputs)}
+        for what in ("call", "step"):
+            cells = (f"{mine[n][what][0] / mine[n][what][1]:.2f}" if n in mine else "" for n in rows)
+            text += f"| {inputs:,} x {outputs:,} | {what} | {' | '.join(cells)} |\n"
+    pairs = [(_shape(row), what, *row[what]) for row in found["grid"] for what in ("call", "step")]
+    slow = [f"{name} ({what})" for name, what, a, b in pairs if a > FASTER * b and a - b > SOONER]
+    return text + f"\nSlower by more than 3 % and 2 microseconds: {', '.join(slow) or 'none'}, of {len(pairs)}.\n"
+
+
+def _shape(row: dict[str, Any]) -> str:
+    return " x ".join(f"{row[size]:,}" for size in SIZES)
+
+
+def put(section: str) -> None:
+    """Put a section in the place of that of the same title in docs/performance.md, or at the end."""
+    from recurra.files import write_atomically
+
+    page = ROOT / "docs/performance.md"
+    title, mark = section.strip().splitlines()[0], "\n## "
+    head, *parts = page.read_text().split(mark)
+    kept = {part.splitlines()[0]: part for part in parts} | {title.removeprefix("## "): section.removeprefix(mark)}
+    write_atomically(page, mark.join([head, *kept.values()]))
 
 
 def _default_job(results: Path) -> str:

@@ -72,6 +72,25 @@ def test_the_seed_decides(tmp_path):
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
+def test_products_in_bfloat16_leave_weights_and_states_alone(tmp_path):
+    config = replace(TINY, pattern="min-gru+lstm", width=32, steps=60, learning_rate=1e-2, warmup=10, precision="bf16")
+    result = train(config, TEXT, tmp_path / "whole")
+    assert result["bits_per_byte"] < 4
+    train(replace(config, precision="fp32"), TEXT, tmp_path / "fp32")
+    assert not same(weights(tmp_path / "whole"), weights(tmp_path / "fp32"))
+    kept = load_file(tmp_path / "whole/checkpoint.safetensors")
+    assert {t.dtype for name, t in kept.items() if name != "random"} == {torch.float32}
+
+    def stop(metrics):
+        if metrics["step"] == 31:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(config, TEXT, tmp_path / "cut", progress=stop)
+    train(config, TEXT, tmp_path / "cut", resume=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
 def test_a_time_limit_only_stops(tmp_path):
     result = train(replace(TINY, seconds=1e-9), TEXT, tmp_path)
     assert result["tokens"] == 4 * 16

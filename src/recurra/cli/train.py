@@ -30,6 +30,7 @@ def train(
     learning_rate: Annotated[float | None, Option(help="Highest learning rate.")] = None,
     seed: Annotated[int | None, Option(help="Of initialisation and dropout.")] = None,
     engine: Annotated[str | None, Option(help="Engine that runs the steps; auto picks one.")] = None,
+    precision: Annotated[str | None, Option(help="Of products: fp32, or bf16 with sums in float32.")] = None,
     checkpoint_every: Annotated[int | None, Option(help="Steps between checkpoints.")] = None,
     imports: own.Imports = None,
     resume: Annotated[bool, Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
@@ -61,7 +62,7 @@ def train(
     given = {
         "pattern": pattern, "width": width, "mlp": mlp, "dropout": dropout, "batch": batch, "window": window,
         "steps": steps, "learning_rate": learning_rate, "seed": seed, "engine": engine,
-        "checkpoint_every": checkpoint_every,
+        "precision": precision, "checkpoint_every": checkpoint_every,
     }  # fmt: skip
     try:
         config, source = _asked({name: value for name, value in given.items() if value is not None}, data, out, resume)

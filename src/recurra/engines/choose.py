@@ -60,7 +60,9 @@ def run(problem: Problem, engine: str) -> Rollout:
     if engine not in ("auto", "compiled", "loop", "replay") and problem.batch * problem.time * problem.lanes > LARGE:
         _check_memory(problem, name)
     note(name)
-    return ENGINES[name].run(problem)
+    # Steps and states keep their type whatever autocast makes of the products around them.
+    with torch.autocast(problem.device.type, enabled=False):
+        return ENGINES[name].run(problem)
 
 
 def note(engine: str) -> None:

@@ -95,8 +95,9 @@ def _is_worth(rows: int, m: int, n: int, start: float) -> bool:
     """Whether oneDNN makes good for its start."""
     if min(rows, m, n) < SMALLEST:
         return False
-    known = speeds()
-    return rows * m * n * (known.torch - known.onednn) > start
+    kept = _kept.get()
+    gain = rates.current().gain if kept is None else kept.torch - kept.onednn
+    return rows * m * n * gain > start
 
 
 def _is_ours(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -50,6 +50,11 @@ class Rates:
     product_onednn: float = field(default_factory=_onednn)
     """The same by oneDNN."""
 
+    @property
+    def gain(self) -> float:
+        """Seconds that oneDNN saves of a multiply-add."""
+        return self.product - self.product_onednn
+
 
 @dataclass(frozen=True)
 class Estimate:

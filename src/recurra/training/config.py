@@ -10,6 +10,8 @@ from typing import Any
 from recurra.errors import InputError
 from recurra.models.pattern import parse
 
+PRECISIONS = ("fp32", "bf16")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -40,6 +42,9 @@ class TrainConfig:
     """Largest norm of the gradient."""
     seed: int = 0
     engine: str = "auto"
+    precision: str = "fp32"
+    """Of products of matrices: "bf16" computes them in bfloat16 with float32 sums. Steps, states, weights and their
+    moments are float32 either way."""
     log_every: int = 10
     checkpoint_every: int = 100
 
@@ -52,6 +57,7 @@ class TrainConfig:
             self._expect(name, "an int, 0 or more, below 2^63", type(value) is int and 0 <= value < 2**63)
         for name in ("learning_rate", "clip"):
             self._expect(name, "a positive number", self._is_number(name) and self.__dict__[name] > 0)
+        self._expect("precision", " or ".join(map(repr, PRECISIONS)), self.precision in PRECISIONS)
         self._expect("weight_decay", "0 or more", self._is_number("weight_decay") and self.weight_decay >= 0)
         self._expect("dropout", "0 or more, below 1", self._is_number("dropout") and 0 <= self.dropout < 1)
         if self.seconds is not None:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,11 +56,16 @@ class Schedule:
         return self.learning_rate * min(1.0, 20 * done + 0.01) * (0.5 + 0.5 * math.cos(math.pi * done))
 
 
-def groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
-    """Parameters for an optimiser: weight decay for matrices only."""
+def adamw(model: nn.Module, decay: float) -> torch.optim.AdamW:
+    """The optimiser: weight decay for matrices only, and one kernel for all weights if none is complex."""
     matrices: list[Tensor] = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
-    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    fused = all(p.is_floating_point() for p in model.parameters())
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=fused)
 
 
 def fit(model: nn.Module, reading: Reading, loss: Loss, schedule: Schedule, progress: Progress | None = None) -> int:
@@ -67,7 +73,7 @@ def fit(model: nn.Module, reading: Reading, loss: Loss, schedule: Schedule, prog
 
     Raises RecurraError if the loss is no longer finite; the model is then as it was before that update.
     """
-    optimiser = torch.optim.AdamW(groups(model, schedule.weight_decay), betas=(0.9, 0.99))
+    optimiser = adamw(model, schedule.weight_decay)
     began, step, seconds, state = time.perf_counter(), 0, 0.0, None
     model.train()
     try:

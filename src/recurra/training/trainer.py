@@ -24,7 +24,7 @@ from recurra.training import checkpoint
 from recurra.training.carry import carried
 from recurra.training.config import TrainConfig
 from recurra.training.evaluate import bits_per_byte
-from recurra.training.fitting import groups
+from recurra.training.fitting import adamw
 from recurra.training.interrupt import deferred
 from recurra.training.plot import loss_curve
 from recurra.training.run_folder import RunFolder
@@ -88,7 +88,7 @@ class _Run:
         _expect_room(config)
         torch.manual_seed(config.seed)
         self.model = LanguageModel(**config.model_config())
-        self.optimiser = torch.optim.AdamW(groups(self.model, config.weight_decay), betas=(0.9, 0.99))
+        self.optimiser = adamw(self.model, config.weight_decay)
         self.folder = RunFolder(folder, self.model.config, config, data, source)
         self.at = checkpoint.Position(step=0, seconds=0.0, state=None)
 
@@ -132,10 +132,10 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = config.learning_rate_at(step)
         window = self.windows.window(step)
-        logits, state = self.model(
-            window[:, :-1], None if self.windows.starts(step) else self.at.state, engine=config.engine
-        )
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
+        given = None if self.windows.starts(step) else self.at.state
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+            logits, state = self.model(window[:, :-1], given, engine=config.engine)
+        loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), window[:, 1:].flatten())
         if not math.isfinite(loss.item()):
             raise RecurraError(f"the loss became {loss.item()} at step {step}: use a smaller learning rate")
         self.optimiser.zero_grad()
