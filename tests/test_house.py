@@ -214,6 +214,8 @@ def test_one_layer_imports_its_own_file_and_compiles_nothing():
     assert foreign(modules) <= {"recurra", "llvmlite"}
     own = {name for name in modules if name.startswith("recurra.recurrences.")}
     assert own == {"recurra.recurrences.gru", "recurra.recurrences.gated"}
+    rooms = {name.split(".")[1] for name in modules if name.startswith("recurra.")}
+    assert not rooms & {"models", "training", "tasks", "data", "streaming", "testing", "cli", "attention"}
 
 
 def test_help_imports_only_what_prints_it():

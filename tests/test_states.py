@@ -54,6 +54,17 @@ def is_apart(state, parameters, what):
     assert all(torch.equal(p, before) for p, before in zip(parameters, kept, strict=True)), what
 
 
+def test_what_is_printed_says_what_it_is():
+    state = recurra.layer("diagonal-lstm", 8).initial_state(2)
+    assert repr(state) == "State(h [2, 8] float32, c [2, 8] float32)"
+    assert str(state.to("meta").prefixed("0")) == "State(0.h [2, 8] float32 on meta, 0.c [2, 8] float32 on meta)"
+    assert repr(recurra.State({})) == "State()"
+    assert repr(recurra.State({"h": 3})) == "State(h 3)"
+    assert repr(recurra.layer("gru", 64)).startswith("GRU(64)")
+    assert "64, num_layers=2, bidirectional=True" in repr(recurra.layer("s5", 64, num_layers=2, bidirectional=True))
+    assert "256, 8, 'gru*2'" in repr(recurra.LanguageModel(256, 8, "gru*2"))
+
+
 def test_rows_of_states_share_no_memory():
     for what, layer in every_layer().items():
         parameters = list(layer.parameters())

@@ -65,6 +65,9 @@ class Layer(nn.Module):
         self.width = options.count("width", width)
         self.windows = dict(self.windows)
 
+    def extra_repr(self) -> str:
+        return str(self.width)
+
     @property
     def endless(self) -> bool:
         """Whether the state grows without bound."""

@@ -24,6 +24,9 @@ pairs of float64."""
 class State(dict[str, Tensor]):
     """Names to tensors [B, ...]. What a layer returns, and takes to continue; nothing is hidden elsewhere."""
 
+    def __repr__(self) -> str:
+        return f"State({', '.join(f'{name} {_summary(value)}' for name, value in self.items())})"
+
     def map(self, function: Callable[[Tensor], Tensor]) -> State:
         """The state with `function` applied to every tensor. Raises InputError if it does not return tensors."""
         options.function("function", function)
@@ -139,6 +142,14 @@ class State(dict[str, Tensor]):
             if not isinstance(tensor, Tensor):
                 raise InputError(f"state[{shown(name)}] is {shown(tensor)}; expected a tensor [B, ...]")
             yield name, tensor
+
+
+def _summary(value: object) -> str:
+    """Shape, dtype, and the device unless it is the usual one."""
+    if not isinstance(value, Tensor):
+        return shown(value)
+    place = "" if value.device.type == "cpu" else f" on {value.device}"
+    return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}{place}"
 
 
 def _device(value: object) -> torch.device:

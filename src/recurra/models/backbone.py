@@ -84,6 +84,9 @@ class Backbone(nn.Module):
     def _make_front(self) -> None:
         """Make the parts in front of the blocks, so that they come first in files and draw their numbers first."""
 
+    def extra_repr(self) -> str:
+        return f"{self.width}, {self.config['pattern']!r}" + ", bidirectional=True" * self.bidirectional
+
     @property
     def beside(self) -> Mapping[str, bool]:
         """As `Layer.beside`, of all blocks."""

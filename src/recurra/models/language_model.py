@@ -119,6 +119,9 @@ class LanguageModel(Backbone):
             parse(config["pattern"], registered)
         return cls(**config)
 
+    def extra_repr(self) -> str:
+        return f"{self.config['vocabulary']}, {super().extra_repr()}"
+
     @property
     def tokenizer(self) -> Tokenizer | None:
         """What turns text into the tokens of this model, if it came with one; None means bytes.

@@ -61,6 +61,9 @@ class Stacked(nn.Module):
         ways = [zip(WAYS, directions, strict=False) for directions in self._directions]
         return {f"{i}{way}": layer for i, both in enumerate(ways) for way, layer in both}
 
+    def extra_repr(self) -> str:
+        return f"{self.width}, num_layers={len(self.layers)}" + ", bidirectional=True" * self.bidirectional
+
     @property
     def beside(self) -> Mapping[str, bool]:
         """As `Layer.beside`, of all layers."""
