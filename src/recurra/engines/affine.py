@@ -49,10 +49,10 @@ class Blocks:
         """The inverse of `gather`."""
         flat = blocks.unflatten(-1, (len(self.groups), lanes)).transpose(-3, -2).flatten(-3, -2)
         if not self._in_order:
-            order = self.index(flat)
-            where = torch.empty(int(order.max()) + 1, dtype=torch.long, device=flat.device)
+            order, count = self.index(flat), sum(map(len, self.groups))
+            where = torch.empty(count + 1, dtype=torch.long, device=flat.device)  # the last is for what is padding
             where[order] = torch.arange(len(order), device=flat.device)
-            flat = flat[..., where[: sum(map(len, self.groups))], :]
+            flat = flat[..., where[:count], :]
         parts = flat.split([_size(shape) for shape in self.shapes.values()], -2)
         return {
             name: part.transpose(-1, -2).reshape(*part.shape[:-2], lanes, *shape)
