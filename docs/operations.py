@@ -120,13 +120,14 @@ def rows() -> list[dict[str, str]]:
 
 
 def outcome(operation: str) -> tuple[str, str]:
-    """What becomes of an operation ("compiled", "loop", "refused" or "differs"), and why."""
+    """What becomes of an operation ("compiled", "replay", "loop", "refused" or "differs"), and why."""
     layer = Operation(operation).double()
     x = torch.randn(2, 3, 6, dtype=torch.float64)
     reason = None
     try:
-        reason = layer.refusals(x)["compiled"]
-        engine = "compiled" if reason is None else "loop"
+        refusals = layer.refusals(x)
+        reason = refusals["compiled"]
+        engine = next((name for name in ("compiled", "replay") if refusals[name] is None), "loop")
         got = found(layer, x, lambda x: layer(x, engine=engine)[0])
         expected = found(layer, x, lambda x: by_hand(layer, x))
         for name, value in expected.items():
@@ -167,11 +168,12 @@ def found(layer: Operation, x: Tensor, run: Callable[[Tensor], Tensor]) -> dict[
 
 def table(found: list[dict[str, str]]) -> str:
     """The part of the guide on operations."""
-    lines = ["| | compiled | on the loop, or refused |", "| --- | --- | --- |"]
+    lines = ["| | compiled | replayed | on the loop, or refused |", "| --- | --- | --- | --- |"]
     for group in dict.fromkeys(row["group"] for row in found):
         own = [row for row in found if row["group"] == group]
-        compiled, others = ([row for row in own if (row["outcome"] == "compiled") is kind] for kind in (True, False))
-        cells = (", ".join(f"`{word}`" for word in dict.fromkeys(map(short, part))) for part in (compiled, others))
+        outcomes = (("compiled",), ("replay",), ("loop", "refused", "differs"))
+        parts = ([row for row in own if row["outcome"] in kinds] for kinds in outcomes)
+        cells = (", ".join(f"`{word}`" for word in dict.fromkeys(map(short, part))) for part in parts)
         lines.append(f"| {group} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

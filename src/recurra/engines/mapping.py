@@ -49,6 +49,35 @@ def _gates(x: Tensor, h: Tensor, weights: tuple) -> tuple[Tensor, Tensor]:
     return F.linear(x, w_x, b_x), F.linear(h, w_h, b_h)
 
 
+def _cell(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule of a cell, which PyTorch's modules give a batch of one."""
+
+    def call(x: Tensor, state: Any, *weights: Any) -> Any:
+        if x.dim() != 2 or len(x) != 1:
+            return rule(x, state, *weights)
+        own = tuple(s[0] for s in state) if isinstance(state, tuple | list) else state[0]
+        after = rule(x[0], own, *weights)
+        return tuple(s[None] for s in after) if isinstance(after, tuple) else after[None]
+
+    return call
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0,
+               is_causal: bool = False, scale: float | None = None, **options: Any) -> Any:  # fmt: skip
+    if mask is not None or dropout or is_causal or any(options.values()):
+        return NotImplemented
+    scores = q * (q.shape[-1] ** -0.5 if scale is None else scale) @ k.transpose(-2, -1)
+    return torch.softmax(scores, -1) @ v
+
+
+def _heads(*args: Any, need_weights: bool = True, is_causal: bool = False, **kwargs: Any) -> Any:
+    """By products and a softmax, as it is done where the weights are asked for."""
+    if is_causal:
+        return NotImplemented
+    y, weights = F.multi_head_attention_forward(*args, **(kwargs | {"need_weights": True}))
+    return y, weights if need_weights else None
+
+
 def _lstm(x: Tensor, state: tuple[Tensor, Tensor], *weights: Any) -> tuple[Tensor, Tensor]:
     i, f, g, o = sum(_gates(x, state[0], weights)).chunk(4, -1)  # type: ignore[union-attr]
     c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
@@ -103,10 +132,12 @@ def _in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 RULES: dict[Any, Callable] = {
-    torch.lstm_cell: _lstm,
-    torch.gru_cell: _gru,
-    torch.rnn_tanh_cell: _rnn(torch.tanh),
-    torch.rnn_relu_cell: _rnn(torch.relu),
+    torch.lstm_cell: _cell(_lstm),
+    torch.gru_cell: _cell(_gru),
+    torch.rnn_tanh_cell: _cell(_rnn(torch.tanh)),
+    torch.rnn_relu_cell: _cell(_rnn(torch.relu)),
+    F.scaled_dot_product_attention: _attention,
+    F.multi_head_attention_forward: _heads,
     torch.quantile: _quantile,
     Tensor.quantile: _quantile,
     torch.bilinear: lambda a, b, weight, bias=None: (

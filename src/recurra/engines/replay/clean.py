@@ -3,22 +3,16 @@ all time steps, which is computed once."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Set
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from recurra.compiler.frontend.prepared import Operation, Origin, Result, Weight, origins, replaced
+from recurra.compiler.frontend.prepared import Origin, Result, Weight, replaced
 from recurra.compiler.frontend.refusal import Untraceable
 from recurra.engines.replay.record import Recorder, place, writes
-
-Numbered = dict[int, Operation]
-"""Operations by the number that their results go by, in order."""
-
-aten = torch.ops.aten
+from recurra.engines.replay.rewrite import Numbered, products, read, straightened
 
 
 @dataclass(frozen=True)
@@ -49,30 +43,28 @@ def flat(recorder: Recorder, results: tuple[Origin, ...], moving: Set[str]) -> F
         if isinstance(origin, Weight) and origin.name.startswith("weight."):
             raise Untraceable(f"step writes to the memory of {origin.name.removeprefix('weight.')}: make it a state")
     operations = _needed(operations, results, recorder)
-    if not written:
-        operations = _needed(_products(operations, recorder, results), results, recorder)
+    if not written and not any(o.function is torch.ops.aten.as_strided.default for o in operations.values()):
+        operations, results = straightened(operations, recorder, results)
+        operations = products(_needed(operations, results, recorder), recorder, results)
+        operations, results = straightened(operations, recorder, results)
+        operations = _needed(operations, results, recorder)
     changing: set[Origin] = {*map(Weight, moving), *written}
     once: Numbered = {}
     each: Numbered = {}
     for number, operation in operations.items():
         made = {Result(number, i) for i in range(recorder.counts[number] or 1)}
-        read = _read(operation)
-        if changing & (made | set(read)) or not (made & recorder.examples.keys()):
+        if changing & made.union(read(operation)) or not (made & recorder.examples.keys()):
             each[number] = operation
             changing |= made
         else:
             once[number] = operation
-    wanted = {o for operation in each.values() for o in _read(operation)} | set(results)
+    wanted = {o for operation in each.values() for o in read(operation)} | set(results)
     kept = tuple(sorted((o for o in wanted if isinstance(o, Result) and o.operation in once),
                         key=lambda o: (o.operation, o.number)))  # fmt: skip
-    named = [o.name for operation in operations.values() for o in _read(operation) if isinstance(o, Weight)]
+    named = [o.name for operation in operations.values() for o in read(operation) if isinstance(o, Weight)]
     named += [o.name for o in results if isinstance(o, Weight)]
     leaves = frozenset(o.name for o in written if isinstance(o, Weight))
     return Flat(once, each, results, kept, leaves, tuple(dict.fromkeys(named)))
-
-
-def _read(operation: Operation) -> list[Any]:
-    return origins((operation.args, operation.kwargs))
 
 
 def _memory(tensor: Tensor) -> int:
@@ -103,64 +95,12 @@ def _without_views(recorder: Recorder) -> tuple[Numbered, dict[Origin, Origin]]:
     return left, same
 
 
-def _products(operations: Numbered, recorder: Recorder, results: tuple[Origin, ...]) -> Numbered:
-    """(A B^T)^T as B A^T, of which one factor often is the same at all times; and a product and a sum as one."""
-    uses = Counter([o for operation in operations.values() for o in _read(operation)] + list(results))
-    left: Numbered = {}
-
-    def maker(origin: Any, *functions: Any) -> Operation | None:
-        """The operation that made a value, if it is one of these."""
-        made = left.get(origin.operation) if isinstance(origin, Result) else None
-        return made if made is not None and made.function in functions else None
-
-    def product(origin: Any) -> tuple[Origin, Origin] | None:
-        """The factors of a product that nobody else reads."""
-        made = maker(origin, aten.mm.default) if uses[origin] == 1 else None
-        return None if made is None or not made.with_gradient else made.args
-
-    def transposed(origin: Origin) -> Origin:
-        made = maker(origin, aten.t.default)
-        if made is not None and made.with_gradient:
-            return made.args[0]
-        number = recorder.further(Operation(aten.t.default, (origin,), {}, True), recorder.examples[origin].t())
-        left[number] = recorder.operations[number]
-        return Result(number)
-
-    for number, operation in operations.items():
-        own = operation
-        if _is_transpose(operation, recorder):
-            own = replace(operation, function=aten.t.default, args=operation.args[:1])
-        if own.function is aten.t.default and own.with_gradient and (factors := product(own.args[0])):
-            own = Operation(aten.mm.default, (transposed(factors[1]), transposed(factors[0])), {}, True)
-        if own.function is aten.add.Tensor and own.with_gradient and not own.kwargs:
-            own = _with_sum(own, Result(number), recorder, product)
-        left[number] = own
-    return left
-
-
-def _is_transpose(operation: Operation, recorder: Recorder) -> bool:
-    function, args = operation.function, operation.args
-    if function not in (aten.permute.default, aten.transpose.int) or recorder.examples[args[0]].dim() != 2:
-        return False
-    return [d % 2 for d in (args[1] if function is aten.permute.default else args[1:])] == [1, 0]
-
-
-def _with_sum(operation: Operation, result: Result, recorder: Recorder, product: Callable) -> Operation:
-    """A sum of which one part is a product, as one operation."""
-    for a, b in (operation.args, operation.args[::-1]):
-        if isinstance(a, Weight | Result) and isinstance(b, Weight | Result) and (factors := product(a)):
-            whole, term = recorder.examples[a], recorder.examples[b]
-            if whole.dtype == term.dtype and whole.shape == recorder.examples[result].shape:
-                return Operation(aten.addmm.default, (b, *factors), {}, True)
-    return operation
-
-
 def _needed(operations: Numbered, results: tuple[Origin, ...], recorder: Recorder) -> Numbered:
     """What the results need, and what has effects: it writes, or raises an error."""
     wanted, left = set(results), []
     for number, operation in reversed(operations.items()):
         made = {Result(number, i) for i in range(recorder.counts[number] or 1)} & recorder.examples.keys()
         if made & wanted or not made:
-            wanted |= set(_read(operation))
+            wanted |= set(read(operation))
             left.append(number)
     return {number: operations[number] for number in reversed(left)}

@@ -119,7 +119,7 @@ def _record(problem: Problem, copies: bool = False) -> Replay:
         arguments: list[Origin] = [*map(Weight, moving), *map(Weight, still), *steps.kept]
         return Replay(
             once=function(steps.fixed, recorder, list(map(Weight, still)), steps.kept),
-            each=function(steps.moving, recorder, arguments, steps.results, in_order=True),
+            each=function(steps.moving, recorder, arguments, steps.results, len(states)),
             changing=tuple(moving),
             still=tuple(still),
             written=tuple(name in steps.written for name in moving),

@@ -24,12 +24,12 @@ def function(
     recorder: Recorder,
     arguments: Sequence[Origin],
     results: Sequence[Origin],
-    in_order: bool = False,
+    in_order: int = 0,
 ) -> Callable[..., tuple[Tensor, ...]]:
     """A function of `arguments` that does these operations and returns `results`.
 
     Args:
-        in_order: bring results into the order in memory that arguments were recorded with.
+        in_order: how many results are brought into the order in memory that arguments were recorded with.
     """
     writer = _Writer(recorder)
     for i, origin in enumerate(arguments):
@@ -39,7 +39,7 @@ def function(
         line = writer.line(number, operation)
         # Where gradients are off already, they stay off.
         lines += [f"    {line}"] if operation.with_gradient else ["    with no_grad():", f"        {line}"]
-    made = [writer.in_order(origin) if in_order else writer.names[origin] for origin in results]
+    made = [writer.in_order(origin) if i < in_order else writer.names[origin] for i, origin in enumerate(results)]
     lines.append(f"    return ({''.join(f'{name}, ' for name in made)})")
     exec("\n".join(lines), writer.scope)
     return writer.scope["run"]
