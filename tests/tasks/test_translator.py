@@ -55,7 +55,7 @@ def test_a_beam_as_wide_as_the_tree_is_exhaustive(length_penalty, coverage):
         tokens, score = every_way(model, row, longest, length_penalty, coverage)
         plain = tokens[:-1] if tokens[-1] == END else tokens
         assert tuple(found.tokens[row, : found.lengths[row]].tolist()) == plain
-        assert_close("score", found.scores[row], torch.tensor(score).float())
+        assert_close("score", found.scores[row], torch.tensor(score, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("width", [1, 3])

@@ -67,10 +67,10 @@ def beam(
     scores[:, 0] = 0.0  # all rows of a sequence are the same at first: one of them counts
     last, done = torch.full((batch * width,), begin), torch.zeros(batch, width, dtype=torch.bool)
     tokens, seen = torch.empty(batch, width, 0, dtype=torch.int64), torch.zeros(batch, width, 0)
-    lengths = torch.zeros(batch, width)
+    lengths = torch.zeros(batch, width, dtype=torch.int64)
     for _ in range(longest):
         log_p, after, looked = step(last, state, which)
-        log_p = log_p.unflatten(0, (batch, width)).to(scores.dtype)
+        log_p, scores = log_p.unflatten(0, (batch, width)), scores.to(log_p.dtype)
         stay = torch.full_like(log_p[0, 0], -torch.inf)
         stay[end] = 0.0
         total = scores[..., None] + torch.where(done[..., None], stay, log_p)
@@ -89,13 +89,13 @@ def beam(
         last = token.flatten()
         if done.all():
             break
-    final = scores / ((5 + lengths) / 6) ** length_penalty
+    final = scores / ((5 + lengths.to(scores.dtype)) / 6) ** length_penalty
     if coverage and seen.shape[2]:
         final = final + coverage * seen.clamp(1e-9, 1).log().sum(-1)
     best = final.argmax(1, keepdim=True)
     found = tokens.gather(1, best[..., None].expand(-1, -1, tokens.shape[2]))[:, 0]
     ended = done.gather(1, best)[:, 0]
-    return Found(found, (lengths.gather(1, best)[:, 0] - ended.to(lengths.dtype)).long(), final.gather(1, best)[:, 0])
+    return Found(found, lengths.gather(1, best)[:, 0] - ended.long(), final.gather(1, best)[:, 0])
 
 
 def _chosen(before: State, after: State, rows: Tensor, done: Tensor) -> State:
