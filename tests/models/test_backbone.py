@@ -6,6 +6,7 @@ from torch import nn
 
 import recurra
 from recurra.errors import InputError
+from recurra.models import files
 from recurra.models.backbone import Backbone
 from recurra.testing.tolerances import assert_close
 
@@ -17,6 +18,22 @@ FORMER = {
     ),
 }
 """Losses of five steps of training, as they were when the language model had blocks of its own."""
+
+
+@pytest.mark.parametrize("layers", [{"projected-lstm": {"projection": 3}}, {"lstm": {"hidden": 12, "num_layers": 2}}])
+def test_a_layer_may_give_other_channels_than_it_takes(layers, tmp_path):
+    """A linear map brings them back, in files as well, whose outline has no memory."""
+    pattern = f"{next(iter(layers))}*2+gru"
+    model = recurra.LanguageModel(16, 8, pattern, layers=layers).eval()
+    assert [block.join is not None for block in model.blocks] == [True, True, False]
+    files.save(model, tmp_path)
+    tokens = torch.randint(16, (2, 5))
+    whole = model(tokens)[0]
+    assert torch.equal(files.load(tmp_path)(tokens)[0], whole)
+    with torch.no_grad():
+        logits, state = model.advance(tokens[:1, 0])
+        logits, state = model.advance(tokens[:1, 1], state)
+    torch.testing.assert_close(logits, whole[:1, 1])
 
 
 @pytest.mark.parametrize("pattern", FORMER)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from recurra.compiler.frontend.structure import Structure
-from recurra.engines import compiled, convolution, loop, scan
+from recurra.engines import compiled, convolution, gate, loop, scan
 from recurra.engines.chunkwise import engine as chunkwise
 from recurra.engines.newton import engine as newton
 from recurra.engines.rates import Estimate
@@ -61,7 +61,7 @@ def run(problem: Problem, engine: str) -> Rollout:
         _check_memory(problem, name)
     note(name)
     # Steps and states keep their type whatever autocast makes of the products around them.
-    with torch.autocast(problem.device.type, enabled=False):
+    with gate.without_autocast(problem.device):
         return ENGINES[name].run(problem)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -74,6 +75,12 @@ def hidden(tensors: Iterable[Tensor]) -> str | None:
     if any(t.is_meta or is_fake(t) for t in tensors):
         return "it looks at numbers on the way, and these tensors have shapes only"
     return None
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Where types stay what they are, whatever autocast makes of products around; it knows nothing of some devices."""
+    known = torch.amp.autocast_mode.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def is_fake(tensor: Tensor) -> bool:

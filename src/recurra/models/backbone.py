@@ -76,9 +76,11 @@ class Backbone(nn.Module):
             "design": asdict(self.design), "bidirectional": bidirectional,
         }  # fmt: skip
         self._make_front()
-        self.blocks = nn.ModuleList(
-            Block(name, width, mlp, dropout, layers.get(name), self.design, bidirectional) for name in names
-        )
+        self.blocks, gives = nn.ModuleList(), dict[str, int]()
+        for name in names:  # what a layer gives is found by running it: once for all that are alike
+            block = Block(name, width, mlp, dropout, layers.get(name), self.design, bidirectional, gives.get(name))
+            self.blocks.append(block)
+            gives[name] = block.gives
         self.norm = self.design.make_norm(width)
 
     def _make_front(self) -> None:

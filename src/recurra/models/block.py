@@ -23,7 +23,9 @@ class Block(nn.Module):
         dropout: of what the block adds, while training.
         options: of the recurrence.
         design: which norm, activation and biases.
-        bidirectional: the recurrence stands beside one that runs backwards; a linear map joins what both give.
+        bidirectional: the recurrence stands beside one that runs backwards.
+        gives: channels that the recurrence gives, if that is known. A linear map makes them as many as x has, if they
+            are not.
     """
 
     def __init__(
@@ -35,13 +37,15 @@ class Block(nn.Module):
         options: Mapping[str, Any] | None = None,
         design: Design | None = None,
         bidirectional: bool = False,
+        gives: int | None = None,
     ):
         super().__init__()
         self.design = design = design or Design()
         self.recurrence_norm = design.make_norm(width)
         directions: dict[str, Any] = {"bidirectional": True} if bidirectional else {}
         self.recurrence = registry.layer(name, width, **directions, **(options or {}))
-        self.join = Linear(2 * width, width, bias=False) if bidirectional else None
+        self.gives = self.recurrence.output_width if gives is None else gives
+        self.join = Linear(self.gives, width, bias=False) if self.gives != width else None
         self.dropout = nn.Dropout(dropout)
         self.mlp = mlp
         if mlp:

@@ -48,6 +48,7 @@ class Stacked(nn.Module):
             directions = [make(width) for _ in range(2 if bidirectional else 1)]
             self.layers.append(nn.ModuleList(directions))
             width = sum(layer.output_width for layer in directions)
+        self.output_width = width
         self.register_load_state_dict_pre_hook(_accept_torch_names)
 
     @property
