@@ -48,6 +48,10 @@ FAMILIES = {
             "fast-grnn": "fast_grnn.FastGRNN",
             "scrn": "scrn.SCRN",
             "rhn": "rhn.RHN",
+            "hyper-lstm": "hyper_lstm.HyperLSTM",
+            "quantum-lstm": "quantum_lstm.QuantumLSTM",
+            "phased-lstm": "phased_lstm.PhasedLSTM",
+            "clockwork-rnn": "clockwork_rnn.ClockworkRNN",
             "ind-rnn": "ind_rnn.IndRNN",
             "sru": "sru.SRU",
             "qrnn": "qrnn.QRNN",
@@ -67,6 +71,27 @@ FAMILIES = {
             "co-rnn": "co_rnn.CoRNN",
             "unicornn": "unicornn.UnICORNN",
             "lem": "lem.LEM",
+            "cfc": "cfc.CfC",
+            "linoss": "linoss.LinOSS",
+        },
+    ),
+    "machines": Family(
+        "Stacks, tapes and addressed memories",
+        "A small network works a store by degrees: every action is done as far as it is chosen, so that gradients "
+        "flow.",
+        {
+            "stack-rnn": "stack_rnn.StackRNN",
+            "tape-rnn": "tape_rnn.TapeRNN",
+            "ntm": "ntm.NTM",
+        },
+    ),
+    "transitions": Family(
+        "Linear, with dense transitions",
+        "Every input makes a small matrix by which the state is multiplied: it may turn, permute and mix, and the "
+        "products of many time steps are found in parallel.",
+        {
+            "urn": "urn.URN",
+            "block-lrnn": "block_lrnn.BlockLRNN",
         },
     ),
     "diagonal": Family(
@@ -78,6 +103,8 @@ FAMILIES = {
             "dss": "dss.DSS",
             "s5": "s5.S5",
             "lmu": "lmu.LMU",
+            "space-time": "space_time.SpaceTime",
+            "ema": "ema.EMA",
             "lru": "lru.LRU",
             "hgrn": "hgrn.HGRN",
             "rg-lru": "rg_lru.RGLRU",

@@ -176,7 +176,7 @@ def rodimus(layer, x):
     return layer.to_output(normed(y * silu(layer.to_gate(x)), layer.norm.weight))
 
 
-LAYERS = {
+EQUATIONS = {
     "kimi-delta-attention": (kimi_delta_attention, {"heads": 2}),
     "gated-delta-net-2": (gated_delta_net_2, {"heads": 2, "kernel": 3}),
     "comba": (comba, {"heads": 2, "correction": 0.5}),
@@ -189,9 +189,9 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", EQUATIONS)
 def test_the_papers_equations(name):
-    written_out, options = LAYERS[name]
+    written_out, options = EQUATIONS[name]
     layer = recurra.layer(name, D, **options).double()
     with torch.no_grad():
         for parameter in layer.parameters():
