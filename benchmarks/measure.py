@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 Work = Callable[[], Any]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class Row:
         return asdict(self)
 
 
-def in_turn(ours: Work, peer: Work, repeats: int, settle: bool = False) -> list[tuple[float, float]]:
+def in_turn(
+    ours: Work, peer: Work, repeats: int, settle: bool = False, clock: Clock = time.perf_counter
+) -> list[tuple[float, float]]:
     """(ours, peer) in milliseconds, `repeats` times, after one warm-up each.
 
     With `settle`, ours runs twice, untimed, before it is timed: for a peer that takes gigabytes, whose return the
@@ -44,16 +47,16 @@ def in_turn(ours: Work, peer: Work, repeats: int, settle: bool = False) -> list[
     for _ in range(repeats):
         if settle:
             ours(), ours()
-        pairs.append((timed(ours), timed(peer)))
+        pairs.append((timed(ours, clock), timed(peer, clock)))
     return pairs
 
 
-def timed(work: Work) -> float:
+def timed(work: Work, clock: Clock = time.perf_counter) -> float:
     """Milliseconds of one run, with what earlier runs left behind cleared away before."""
     gc.collect()
-    began = time.perf_counter()
+    began = clock()
     work()
-    return 1e3 * (time.perf_counter() - began)
+    return 1e3 * (clock() - began)
 
 
 def median(values: list[float]) -> float:
@@ -77,23 +80,22 @@ def compare(
     scale: float = 1.0,
     note: str = "",
     settle: bool = False,
-    best: bool = False,
+    clock: Clock = time.perf_counter,
 ) -> Row:
     """Run both in turn, see `in_turn`.
 
     Args:
-        best: whether the smallest times count in place of the medians: on a machine that others use, short times grow
-            more than long ones.
+        clock: what is timed by; `time.process_time`, which counts the work of this process alone, where both run on one
+            thread.
         scale: multiplies the peer's time, where it moves fewer bytes than ours by that factor.
     """
     if peer is None:
         ours()
-        times = [timed(ours) for _ in range(repeats)]
+        times = [timed(ours, clock) for _ in range(repeats)]
         return Row(topic, name, median(times), peer_name, None, target, None, None, None, "the peer is not installed")
-    pairs = [(a, b * scale) for a, b in in_turn(ours, peer, repeats, settle)]
+    pairs = [(a, b * scale) for a, b in in_turn(ours, peer, repeats, settle, clock)]
     ratios = [a / b if target.startswith("<=") else b / a for a, b in pairs]
-    typical = min if best else median
-    ours_ms, peer_ms = typical([a for a, _ in pairs]), typical([b for _, b in pairs])
+    ours_ms, peer_ms = median([a for a, _ in pairs]), median([b for _, b in pairs])
     ratio = ours_ms / peer_ms if target.startswith("<=") else peer_ms / ours_ms
     return Row(
         topic, name, ours_ms, peer_name, peer_ms, target, ratio, holds(ratio, target), (min(ratios), max(ratios)), note

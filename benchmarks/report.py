@@ -8,6 +8,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from benchmarks import own
+from recurra.files import write_atomically
+
 ROOT = Path(__file__).parent.parent
 PRODUCTS = ROOT / "benchmarks/products.json"
 SIZES = ("rows", "inputs", "outputs")
@@ -68,20 +73,28 @@ def machine() -> str:
 
 
 def write(rows: list[dict[str, Any]], threads: int) -> None:
-    """Write the results and the page made from them."""
-    import torch
-
-    from recurra.files import write_atomically
-
+    """Write the results and the pages made from them."""
     write_atomically(ROOT / "benchmarks/results.json", json.dumps(rows, indent=1) + "\n")
-    text = INTRODUCTION.format(threads=threads, machine=machine(), torch=torch.__version__, day=date.today())
+    text = _page(INTRODUCTION, [row for row in rows if row["topic"] not in own.TOPICS], threads)
+    text += products(PRODUCTS)
+    text += _default_job(ROOT / "benchmarks/default_job.json")
+    write_atomically(ROOT / "docs/performance.md", text)
+    write_own([row for row in rows if row["topic"] in own.TOPICS])
+
+
+def write_own(rows: list[dict[str, Any]]) -> None:
+    """Write the page of recurrences of one's own."""
+    write_atomically(ROOT / "docs/own.md", _page(own.INTRODUCTION, rows, 1))
+
+
+def _page(introduction: str, rows: list[dict[str, Any]], threads: int) -> str:
+    """A page with a table for each topic."""
+    text = introduction.format(threads=threads, machine=machine(), torch=torch.__version__, day=date.today())
     for topic in dict.fromkeys(row["topic"] for row in rows):
         text += f"\n## {topic}\n\n| what | ours, ms | peer | peer, ms | ratio | must be | met |\n"
         text += "| --- | --- | --- | --- | --- | --- | --- |\n"
         text += "".join(_line(row) for row in rows if row["topic"] == topic)
-    text += products(PRODUCTS)
-    text += _default_job(ROOT / "benchmarks/default_job.json")
-    write_atomically(ROOT / "docs/performance.md", text)
+    return text
 
 
 def products(results: Path) -> str:
@@ -121,8 +134,6 @@ def _shape(row: dict[str, Any]) -> str:
 
 def put(section: str) -> None:
     """Put a section in the place of that of the same title in docs/performance.md, or at the end."""
-    from recurra.files import write_atomically
-
     page = ROOT / "docs/performance.md"
     title, mark = section.strip().splitlines()[0], "\n## "
     head, *parts = page.read_text().split(mark)

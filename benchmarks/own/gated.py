@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.own.written import Written, batch_of, loop
-from recurra import Lane, constant
+from recurra import Lane, Linear, constant
 
 
 class PeepholeLSTM(Written):
@@ -21,10 +21,10 @@ class PeepholeLSTM(Written):
 
     def __init__(self, width):
         super().__init__(width)
-        self.from_x = nn.Linear(width, 4 * width)
-        self.from_r = nn.Linear(width // 2, 4 * width, bias=False)
+        self.from_x = Linear(width, 4 * width)
+        self.from_r = Linear(width // 2, 4 * width, bias=False)
         self.peepholes = nn.Parameter(0.1 * torch.randn(3, width))
-        self.project = nn.Linear(width, width // 2, bias=False)
+        self.project = Linear(width, width // 2, bias=False)
 
     def start(self):
         return {"r": torch.zeros(self.width // 2), "c": torch.zeros(self.width)}
@@ -51,8 +51,8 @@ class LayerNormLSTM(Written):
 
     def __init__(self, width):
         super().__init__(width)
-        self.from_x = nn.Sequential(nn.Linear(width, 4 * width, bias=False), nn.LayerNorm(4 * width))
-        self.from_h = nn.Sequential(nn.Linear(width, 4 * width, bias=False), nn.LayerNorm(4 * width))
+        self.from_x = nn.Sequential(Linear(width, 4 * width, bias=False), nn.LayerNorm(4 * width))
+        self.from_h = nn.Sequential(Linear(width, 4 * width, bias=False), nn.LayerNorm(4 * width))
         self.norm = nn.LayerNorm(width)
 
     def start(self):
@@ -76,7 +76,7 @@ class SRU(Written):
 
     def __init__(self, width):
         super().__init__(width)
-        self.from_x = nn.Linear(width, 3 * width)
+        self.from_x = Linear(width, 3 * width)
         self.of_c = nn.Parameter(torch.randn(2, width))
 
     def start(self):
@@ -101,7 +101,7 @@ class QRNN(Written):
     def __init__(self, width):
         super().__init__(width)
         self.windows = {"last": (width, 1)}
-        self.convolve = nn.Linear(2 * width, 3 * width)
+        self.convolve = Linear(2 * width, 3 * width)
 
     def start(self):
         return {"c": torch.zeros(self.width)}
@@ -128,9 +128,9 @@ class MGU(Written):
 
     def __init__(self, width):
         super().__init__(width)
-        self.from_x = nn.Linear(width, 2 * width)
-        self.to_gate = nn.Linear(width, width, bias=False)
-        self.to_candidate = nn.Linear(width, width, bias=False)
+        self.from_x = Linear(width, 2 * width)
+        self.to_gate = Linear(width, width, bias=False)
+        self.to_candidate = Linear(width, width, bias=False)
 
     def start(self):
         return {"h": torch.zeros(self.width)}
@@ -157,7 +157,7 @@ class SkipGRU(Written):
     def __init__(self, width):
         super().__init__(width)
         self.gru = nn.GRUCell(width, width)
-        self.to_update = nn.Linear(width, 1)
+        self.to_update = Linear(width, 1)
 
     def start(self):
         return {"h": torch.zeros(self.width), "likely": torch.ones(1)}
@@ -181,8 +181,8 @@ class RecurrentHighway(Written):
 
     def __init__(self, width, depth=3):
         super().__init__(width)
-        self.from_x = nn.Linear(width, 2 * width)
-        self.layers = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(depth))
+        self.from_x = Linear(width, 2 * width)
+        self.layers = nn.ModuleList(Linear(width, 2 * width) for _ in range(depth))
 
     def start(self):
         return {"s": torch.zeros(self.width)}
@@ -208,12 +208,12 @@ class HyperLSTM(Written):
     def __init__(self, width, small=16, embedding=4):
         super().__init__(width)
         self.small = small
-        self.hyper_x = nn.Linear(width, 4 * small)
-        self.hyper_h = nn.Linear(width + small, 4 * small, bias=False)
-        self.embed = nn.Linear(small, 12 * embedding)
+        self.hyper_x = Linear(width, 4 * small)
+        self.hyper_h = Linear(width + small, 4 * small, bias=False)
+        self.embed = Linear(small, 12 * embedding)
         self.scale = nn.Parameter(0.3 * torch.randn(12, width, embedding))
-        self.from_x = nn.Linear(width, 4 * width, bias=False)
-        self.from_h = nn.Linear(width, 4 * width, bias=False)
+        self.from_x = Linear(width, 4 * width, bias=False)
+        self.from_h = Linear(width, 4 * width, bias=False)
 
     def start(self):
         small, large = torch.zeros(self.small), torch.zeros(self.width)
@@ -246,9 +246,9 @@ class MultiplicativeLSTM(Written):
 
     def __init__(self, width):
         super().__init__(width)
-        self.from_x = nn.Linear(width, 5 * width)
-        self.between = nn.Linear(width, width, bias=False)
-        self.from_m = nn.Linear(width, 4 * width, bias=False)
+        self.from_x = Linear(width, 5 * width)
+        self.between = Linear(width, width, bias=False)
+        self.from_m = Linear(width, 4 * width, bias=False)
 
     def start(self):
         return {"h": torch.zeros(self.width), "c": torch.zeros(self.width)}
@@ -270,8 +270,8 @@ class CfC(Written):
 
     def __init__(self, width):
         super().__init__(width)
-        self.backbone = nn.Linear(2 * width, width)
-        self.heads = nn.Linear(width, 4 * width)
+        self.backbone = Linear(2 * width, width)
+        self.heads = Linear(width, 4 * width)
 
     def start(self):
         return {"h": torch.zeros(self.width)}
@@ -298,8 +298,8 @@ class DenseExperts(Written):
     def __init__(self, width, experts=4):
         super().__init__(width)
         self.sizes = [experts, experts * width]
-        self.from_x = nn.Linear(width, sum(self.sizes))
-        self.from_h = nn.Linear(width, sum(self.sizes), bias=False)
+        self.from_x = Linear(width, sum(self.sizes))
+        self.from_h = Linear(width, sum(self.sizes), bias=False)
 
     def start(self):
         return {"h": torch.zeros(self.width)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,18 +10,19 @@ import torch
 
 from recurra import Recurrence
 
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+"""For XLA, as PyTorch has one here."""
+
 
 def gradients(layer: Recurrence, x: torch.Tensor) -> tuple[Callable[[], Any], Callable[[], Any]] | None:
-    """The same training step in JAX: a function that runs it, and one that gives y. None without JAX, or if the
-    recurrence is not one of the ten."""
+    """The same training step in JAX, of one of the ten: a function that runs it, and one that gives y. None without
+    JAX."""
+    os.environ.setdefault("XLA_FLAGS", ONE_THREAD)
     try:
         import jax
     except ImportError:
         return None
-    title = getattr(layer, "title", "the README's own")
-    if title not in STEPS:
-        return None
-    inputs, step = STEPS[title]
+    inputs, step = STEPS[getattr(layer, "title", "the README's own")]
     weights = {name: jax.numpy.asarray(p.detach().numpy()) for name, p in layer.named_parameters()}
     start = tuple(
         jax.numpy.broadcast_to(jax.numpy.asarray(s.detach().numpy()), (len(x), *s.shape))

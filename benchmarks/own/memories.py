@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.own.written import Written, batch_of, loop
-from recurra import Lane
+from recurra import Lane, Linear
 
 
 class StackRNN(Written):
@@ -22,11 +22,11 @@ class StackRNN(Written):
     def __init__(self, width, depth=16, seen=2):
         super().__init__(width)
         self.depth, self.seen = depth, seen
-        self.from_x = nn.Linear(width, width)
-        self.from_h = nn.Linear(width, width, bias=False)
-        self.from_stack = nn.Linear(seen, width, bias=False)
-        self.to_action = nn.Linear(width, 3)
-        self.to_push = nn.Linear(width, 1)
+        self.from_x = Linear(width, width)
+        self.from_h = Linear(width, width, bias=False)
+        self.from_stack = Linear(seen, width, bias=False)
+        self.to_action = Linear(width, 3)
+        self.to_push = Linear(width, 1)
 
     def start(self):
         return {"h": torch.zeros(self.width), "stack": torch.zeros(self.depth)}
@@ -52,8 +52,8 @@ class FastWeights(Written):
     def __init__(self, width, decay=0.95, rate=0.5):
         super().__init__(width)
         self.decay, self.rate = decay, rate
-        self.from_x = nn.Linear(width, width)
-        self.from_h = nn.Linear(width, width, bias=False)
+        self.from_x = Linear(width, width)
+        self.from_h = Linear(width, width, bias=False)
         self.norm = nn.LayerNorm(width)
 
     def start(self):
@@ -89,7 +89,7 @@ class LinearAttention(Written):
     def __init__(self, width, heads=4):
         super().__init__(width)
         self.heads = heads
-        self.to_qkv = nn.Linear(width, 3 * width)
+        self.to_qkv = Linear(width, 3 * width)
 
     def start(self):
         size = self.width // self.heads
@@ -123,7 +123,7 @@ class TestTimeTraining(Written):
     def __init__(self, width, heads=4, rate=0.3):
         super().__init__(width)
         self.heads, self.rate = heads, rate
-        self.to_qkv = nn.Linear(width, 3 * width)
+        self.to_qkv = Linear(width, 3 * width)
 
     def start(self):
         size = self.width // self.heads
@@ -156,8 +156,8 @@ class HopfieldRing(Written):
     def __init__(self, width, slots=16):
         super().__init__(width)
         self.slots = slots
-        self.to_query = nn.Linear(width, width)
-        self.to_pattern = nn.Linear(width, width)
+        self.to_query = Linear(width, width)
+        self.to_pattern = Linear(width, width)
 
     def start(self):
         return {"M": torch.zeros(self.slots, self.width)}

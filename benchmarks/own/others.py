@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.own.written import Written, batch_of, loop
-from recurra import Lane, constant, shared
+from recurra import Lane, Linear, constant, shared
 
 
 class CoRNN(Written):
@@ -19,8 +19,8 @@ class CoRNN(Written):
     def __init__(self, width, dt=0.05, stiffness=2.0, damping=1.0):
         super().__init__(width)
         self.dt, self.stiffness, self.damping = dt, stiffness, damping
-        self.from_x = nn.Linear(width, width)
-        self.from_state = nn.Linear(2 * width, width, bias=False)
+        self.from_x = Linear(width, width)
+        self.from_state = Linear(2 * width, width, bias=False)
 
     def start(self):
         return {"y": torch.zeros(self.width), "z": torch.zeros(self.width)}
@@ -43,9 +43,9 @@ class LEM(Written):
 
     def __init__(self, width):
         super().__init__(width)
-        self.from_x = nn.Linear(width, 4 * width)
-        self.from_y = nn.Linear(width, 3 * width, bias=False)
-        self.from_z = nn.Linear(width, width, bias=False)
+        self.from_x = Linear(width, 4 * width)
+        self.from_y = Linear(width, 3 * width, bias=False)
+        self.from_z = Linear(width, width, bias=False)
 
     def start(self):
         return {"y": torch.zeros(self.width), "z": torch.zeros(self.width)}
@@ -69,7 +69,7 @@ class IndRNN(Written):
 
     def __init__(self, width):
         super().__init__(width)
-        self.from_x = nn.Linear(width, width)
+        self.from_x = Linear(width, width)
         self.weight = nn.Parameter(torch.rand(width))
 
     def start(self):
@@ -93,7 +93,7 @@ class Clockwork(Written):
 
     def __init__(self, width, modules=4):
         super().__init__(width)
-        self.from_x = nn.Linear(width, width)
+        self.from_x = Linear(width, width)
         self.weight = nn.Parameter(torch.randn(width, width) * width**-0.5)
         module = torch.arange(width) * modules // width
         self.register_buffer("period", 2.0**module)
@@ -130,7 +130,7 @@ class UnitaryRNN(Written):
     def __init__(self, width):
         super().__init__(width)
         size = width // 2
-        self.from_x = nn.Linear(width, width)
+        self.from_x = Linear(width, width)
         self.phases = nn.Parameter(6 * torch.rand(2, size))
         self.mirrors = nn.Parameter(torch.randn(2, 2, size))
         self.bias = nn.Parameter(0.1 * torch.randn(size))
@@ -161,7 +161,7 @@ class AntisymmetricRNN(Written):
     def __init__(self, width, epsilon=0.1, gamma=0.01):
         super().__init__(width)
         self.epsilon, self.gamma = epsilon, gamma
-        self.from_x = nn.Linear(width, width)
+        self.from_x = Linear(width, width)
         self.weight = nn.Parameter(torch.randn(width, width) * width**-0.5)
 
     def start(self):
@@ -187,7 +187,7 @@ class EchoState(Written):
         self.leak = leak
         self.register_buffer("from_x", torch.randn(width, width) * width**-0.5)
         self.register_buffer("from_h", 0.9 * torch.randn(width, width) * width**-0.5)
-        self.read = nn.Linear(width, width)
+        self.read = Linear(width, width)
 
     def start(self):
         return {"h": torch.zeros(self.width)}
@@ -213,8 +213,8 @@ class ComplexSSM(Written):
         super().__init__(width)
         self.log_decay = nn.Parameter(torch.randn(width, states))
         self.turn = nn.Parameter(torch.randn(width, states))
-        self.to_dt = nn.Linear(width, width)
-        self.to_BC = nn.Linear(width, 4 * states)
+        self.to_dt = Linear(width, width)
+        self.to_BC = Linear(width, 4 * states)
         self.skip = nn.Parameter(torch.ones(width))
 
     def start(self):
@@ -250,7 +250,7 @@ class SmoothSpikes(Written):
 
     def __init__(self, width):
         super().__init__(width)
-        self.from_x = nn.Linear(width, width)
+        self.from_x = Linear(width, width)
         self.leak = nn.Parameter(torch.randn(width))
 
     def start(self):

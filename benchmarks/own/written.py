@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from recurra import Recurrence
+from recurra import Linear, Recurrence
 from recurra.problem import StepInput, cast
 
 
@@ -44,3 +45,18 @@ def batch_of(layer: Recurrence, x: Tensor) -> tuple[Tensor, ...]:
     """The start states of all sequences, in the order of `start`."""
     start = (cast(value, x.dtype) for value in layer.start().values())
     return tuple(value.expand(len(x), *value.shape) for value in start)
+
+
+class ByHand(nn.Module):
+    """The loop by hand as a module, on weights of its own that are the same, with PyTorch's linear maps."""
+
+    def __init__(self, layer: Written):
+        super().__init__()
+        self.layer = copy.deepcopy(layer)
+        for part in self.layer.modules():
+            if isinstance(part, Linear):
+                part.__class__ = nn.Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y of x."""
+        return self.layer.by_hand(x)
