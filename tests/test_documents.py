@@ -32,6 +32,14 @@ def test_examples_run(document, tmp_path, monkeypatch):
         exec(compile(block, document, "exec"), vars(module))
 
 
+def test_the_guide_ends_with_examples_as_they_are():
+    guide = "\n".join(blocks("docs/adding-a-recurrence.md"))
+    shown = [path.stem for path in sorted((ROOT / "examples").glob("*.py")) if path.read_text() in guide]
+    assert shown == ["kalman", "mogrifier_lstm", "spiking"]
+    named = (ROOT / "docs/adding-a-recurrence.md").read_text()
+    assert all(f"`examples/{name}.py`" in named for name in shown)
+
+
 def test_the_readme_shows_what_is_printed(capsys, monkeypatch):
     text = (ROOT / "README.md").read_text()
     pattern = r"```python\n(layer = recurra\.layer\(\"s4d.*?)```.*?```\n(.*?)```"

@@ -199,3 +199,27 @@ def test_a_step_that_works_in_place_writes_into_copies(lengths):
     got, expected = (gradients(case, "loop") for case in cases)
     for name, value in expected.items():
         assert_close(name, got[name], value)
+
+
+class Cubed(torch.autograd.Function):
+    """As it was written before `setup_context`: PyTorch cannot map it."""
+
+    @staticmethod
+    def forward(ctx, h):
+        ctx.save_for_backward(h)
+        return h**3
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad * ctx.saved_tensors[0]
+
+
+def test_a_function_that_cannot_be_mapped_runs_lane_by_lane():
+    def step(h, x):
+        h = torch.tanh(x + Cubed.apply(h))
+        return h, h
+
+    case = Case(with_step(step).double(), torch.randn(2, 5, 4, dtype=torch.float64))
+    expected = gradients(case, "compiled")
+    for name, value in gradients(case, "loop").items():
+        assert_close(name, value, expected[name])

@@ -146,8 +146,9 @@ def _step_of(problem: Problem) -> tuple[Mapped, dict[str, StepInput]]:
         except RecurraError:
             raise
         except Exception as error:
-            if "inplace" in str(error):
-                # Mapped, all lanes share a tensor that a step makes before it writes what is its own into it.
+            if "inplace" in str(error) or "setup_context" in str(error):
+                # Mapped, all lanes share a tensor that a step makes before it writes what is its own into it. And a
+                # torch.autograd.Function that does all in `forward` cannot be mapped.
                 return _lane_by_lane(step, inputs, states, now)
             if _runs_lane_by_lane(step, inputs, states, now):
                 raise EngineRefused(f"step {forbidden(error)}") from error
