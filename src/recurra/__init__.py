@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from recurra.tasks.classifier import Classifier as Classifier
     from recurra.tasks.detector import Detector as Detector
     from recurra.tasks.forecaster import Forecaster as Forecaster
+    from recurra.tasks.recommender import Recommender as Recommender
     from recurra.tasks.regressor import Regressor as Regressor
     from recurra.tasks.tagger import Tagger as Tagger
     from recurra.tasks.translator import Translator as Translator
@@ -49,6 +50,7 @@ _PUBLIC = {
     "Linear": "nn.linear",
     "OnlyOutput": "models.only_output",
     "Paper": "contract",
+    "Recommender": "tasks.recommender",
     "Recurrence": "recurrence",
     "Regressor": "tasks.regressor",
     "State": "state",
