@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,13 +44,18 @@ class Reading(ABC):
         self.sequences = options.instance("sequences", sequences, Sequences)
         self.batch = options.count("batch", batch)
         self.seed = None if seed is None else options.whole("seed", seed, high=2**63)
-        self._planned: tuple[int, list[Tensor]] = (-1, [])
+        self._planned: tuple[int, list[Any]] = (-1, [])
         if not sequences.steps:
             raise InputError("sequences has no time step; expected at least one")
 
     @abstractmethod
-    def _plan(self, dice: np.random.Generator | None) -> list[Tensor]:
-        """The rows [B, T] of each batch of one epoch; how many there are is the same for all."""
+    def _plan(self, dice: np.random.Generator | None) -> list[Any]:
+        """What makes the batches of one epoch; how many there are is the same for all."""
+
+    def _rows(self, planned: Any) -> Tensor:
+        """[B, T] int64: the rows of a batch; by default planned as the sequences of each row."""
+        joined = [self._joined(numbers) for numbers in planned]
+        return torch.nn.utils.rnn.pad_sequence(joined, batch_first=True, padding_value=-1)
 
     @cached_property
     def per_epoch(self) -> int:
@@ -65,15 +71,15 @@ class Reading(ABC):
     def read(self, number: int) -> Batch:
         """Batch number `number` of a run of any number of epochs."""
         epoch, place = divmod(number, self.per_epoch)
-        rows = self._epoch(epoch)[place]
+        rows = self._rows(self._epoch(epoch)[place])
         rows = rows[:, : int((rows >= 0).any(0).sum())]
         columns = {name: self.sequences.take(name, rows) for name in self.sequences.fields}
-        resets = torch.isin(rows, self._starts)
+        resets = self._begins[rows.clamp(min=0)] & (rows >= 0)
         if not place:
             resets[:, :1] = rows[:, :1] >= 0  # nothing is carried from one epoch into the next
         return Batch(columns, rows, (rows >= 0).sum(1), resets)
 
-    def _epoch(self, epoch: int) -> list[Tensor]:
+    def _epoch(self, epoch: int) -> list[Any]:
         """The plan of one epoch; the last one is kept."""
         if self._planned[0] != epoch:
             dice = None if self.seed is None else np.random.default_rng([self.seed, epoch])
@@ -81,18 +87,20 @@ class Reading(ABC):
         return self._planned[1]
 
     @cached_property
-    def _starts(self) -> Tensor:
-        """The first row of every sequence."""
-        return self.sequences.offsets[:-1][self.sequences.lengths > 0]
+    def _begins(self) -> Tensor:
+        """[N] bool: whether a time step is the first of a sequence."""
+        first = self.sequences.offsets[:-1][self.sequences.lengths > 0]
+        return torch.zeros(self.sequences.steps, dtype=torch.bool).index_fill(0, first, True)
 
     def _order(self, dice: np.random.Generator | None, count: int) -> list[int]:
         return list(range(count)) if dice is None else dice.permutation(count).tolist()
 
-    def _joined(self, which: list[int]) -> Tensor:
+    def _joined(self, numbers: list[int]) -> Tensor:
         """The rows of some sequences, one behind the other."""
-        offsets = self.sequences.offsets.tolist()
-        pieces = [torch.arange(offsets[n], offsets[n + 1]) for n in which]
-        return torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.int64)
+        which = torch.tensor(numbers, dtype=torch.int64)
+        first, lengths = self.sequences.offsets[which], self.sequences.lengths[which]
+        begins = lengths.cumsum(0) - lengths
+        return torch.arange(int(lengths.sum())) + (first - begins).repeat_interleave(lengths)
 
 
 class Carried(Reading):
@@ -107,7 +115,7 @@ class Carried(Reading):
         super().__init__(sequences, batch, seed)
         self.length = options.count("length", length)
 
-    def _plan(self, dice: np.random.Generator | None) -> list[Tensor]:
+    def _plan(self, dice: np.random.Generator | None) -> list[Any]:
         tape = self._joined(self._order(dice, len(self.sequences)))
         if dice is not None:
             tape = tape.roll(int(dice.integers(len(tape))))
@@ -115,6 +123,10 @@ class Carried(Reading):
         full = torch.full((self.batch * each,), -1)
         full[: len(tape)] = tape
         return list(full.view(self.batch, each).split(self.length, 1))
+
+    def _rows(self, planned: Any) -> Tensor:
+        found: Tensor = planned
+        return found
 
 
 class Packed(Reading):
@@ -141,10 +153,9 @@ class Packed(Reading):
             heapq.heappush(emptiest, (room + lengths[number], place))
         return bins
 
-    def _plan(self, dice: np.random.Generator | None) -> list[Tensor]:
-        order = self._order(dice, len(self._bins))
-        chosen = [self._joined(self._bins[n]) for n in order]
-        return [_aligned(chosen[n : n + self.batch]) for n in range(0, len(chosen), self.batch)]
+    def _plan(self, dice: np.random.Generator | None) -> list[Any]:
+        chosen = [self._bins[n] for n in self._order(dice, len(self._bins))]
+        return [chosen[n : n + self.batch] for n in range(0, len(chosen), self.batch)]
 
 
 class Padded(Reading):
@@ -154,16 +165,10 @@ class Padded(Reading):
     def __init__(self, sequences: Sequences, batch: int, seed: int | None = 0) -> None:
         super().__init__(sequences, batch, seed)
 
-    def _plan(self, dice: np.random.Generator | None) -> list[Tensor]:
+    def _plan(self, dice: np.random.Generator | None) -> list[Any]:
         order = self._order(dice, len(self.sequences))
         if dice is not None:
             lengths = self.sequences.lengths.tolist()
             order.sort(key=lambda n: lengths[n])
-        batches = [order[n : n + self.batch] for n in range(0, len(order), self.batch)]
-        batches = [batches[n] for n in self._order(dice, len(batches))]
-        return [_aligned([self._joined([n]) for n in numbers]) for numbers in batches]
-
-
-def _aligned(rows: list[Tensor]) -> Tensor:
-    """[rows, longest] int64, filled up with -1."""
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+        batches = [[[m] for m in order[n : n + self.batch]] for n in range(0, len(order), self.batch)]
+        return [batches[n] for n in self._order(dice, len(batches))]

@@ -106,7 +106,7 @@ class Sequences:
         """N, the time steps of all sequences."""
         return int(self.offsets[-1])
 
-    @property
+    @cached_property
     def lengths(self) -> Tensor:
         """[S] int64."""
         return self.offsets.diff()
