@@ -104,6 +104,30 @@ def test_expected_is_the_forecast_made_one_step_before(fitted):
     assert first.any()
 
 
+def test_rows_alone_are_rows_of_tables(fitted):
+    forecaster, past, future, _ = fitted
+    other = forecaster._another()._stand(forecaster._like(past))
+    told, found = other.update(future), {"expected": [], "surprise": []}
+    for name in ("a", "b"):
+        stream = forecaster._another()._stand(forecaster._like(past)).stream(name)
+        for n in np.flatnonzero(future["unique_id"] == name):
+            row = {column: future[column][n] for column in future if column != "unique_id"}
+            for bad in ({**row, "y": "much"}, {**row, "ds": "1999-01-01"}, {"y": 1.0}):
+                with pytest.raises(InputError, match="row"):
+                    stream.update(bad)
+            expected, surprise = stream.update(row)
+            found["expected"].append(float(expected))
+            found["surprise"].append(float(surprise))
+    for what in found:
+        assert_close(what, torch.tensor(found[what]), torch.tensor(told[what]))
+    fresh = forecaster.stream("new")
+    first = {"ds": "2026-01-01", "y": 3.0, "promo": 0, "rain": None, "shop": "unheard of"}
+    assert fresh.update(first)[0].isnan().all()
+    assert fresh.update({**first, "ds": "2026-01-02"})[0].isfinite().all()
+    with pytest.raises(InputError, match="2 series"):
+        forecaster.stream()
+
+
 def test_a_new_series_begins_by_itself(fitted):
     forecaster, past, future, _ = fitted
     other = forecaster._another()._stand(forecaster._like(past))

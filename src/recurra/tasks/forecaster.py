@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from recurra.tasks import horizon
 from recurra.tasks.answers import described, like_given
 from recurra.tasks.calendar import YEAR, Calendar, holidays_of
 from recurra.tasks.estimator import Dice, Estimator
+from recurra.tasks.following import Following
 from recurra.tasks.future import Future, ends_of, stamps
 from recurra.tasks.heads.names import number_head
 from recurra.tasks.inlet import Encoding, Inlet, channels
@@ -259,6 +261,23 @@ class Forecaster(Estimator):
         expected, surprise = self._followed(sequences, way, torch.tensor(old) >= 0)
         self._go_on(sequences, old, way.end)
         return expected, surprise
+
+    def stream(self, id: str | None = None) -> Following:
+        """A series that goes on row by row, a mapping from names to values each, from where it stands; a new `id`
+        begins anew. What it reads is its own: this forecaster stays where it is.
+
+        Raises InputError if nothing was fitted, or no `id` is given and there are several series.
+        """
+        self._expect_fitted()
+        if id is None and len(self._ids) != 1:
+            raise InputError(
+                f"id is None, and there are {len(self._ids)} series; expected one of their names, or a new one"
+            )
+        name = self._ids[0] if id is None else id
+        if name not in self._ids:
+            return Following(self.model_, self.fields_, start(self.model_, 1), -math.inf)
+        number = self._ids.index(name)
+        return Following(self.model_, self.fields_, self._place.rows([number]), float(self._ends[number]))
 
     def _go_on(self, sequences: Sequences, old: list[int], end: State) -> None:
         """Stand at the end of new rows: of known series where they stood, of others behind them."""

@@ -209,9 +209,24 @@ class Inlet(nn.Module):
         if self.scale is None:
             mean, deviation = self.mean.expand_as(value), self.deviation.expand_as(value)
         else:
-            both, after = self.scale(value, state or None, resets=resets, lengths=lengths, engine=engine)
+            both, after = self._scales(value, state or None, resets, lengths, engine)
             mean, deviation = both.chunk(2, -1)
             # Behind the padding there are zeros: nothing is divided by them.
             deviation = torch.where(deviation == 0, 1, deviation)
         x = self.of_series(flagged((value - mean) / deviation)) + self.encoding(columns, shape)
         return x, Scale(mean, deviation), after
+
+    def _scales(
+        self,
+        value: Tensor,
+        state: Mapping[str, Tensor] | None,
+        resets: Tensor | None,
+        lengths: Tensor | None,
+        engine: str,
+    ) -> tuple[Tensor, State]:
+        """What the scaler says of [B, T, channels]: of a single step in one kernel, where that can be."""
+        assert self.scale is not None
+        if value.shape[1] == 1 and resets is None and lengths is None:
+            both, after = self.scale.advance(value[:, 0], state, engine=engine)
+            return both[:, None], after
+        return self.scale(value, state, resets=resets, lengths=lengths, engine=engine)
