@@ -57,7 +57,7 @@ def _training(name: str, ours: torch.nn.Module, peer: str, theirs: Any, time: in
         work,
         peer,
         None if theirs is None else lambda: step(theirs.train(), theirs(tokens[:, :-1], use_cache=False).logits),
-        ">= 10",
+        ">= 4" if name.startswith("Mamba") else ">= 13",
         7,
         note=note,
     )

@@ -33,10 +33,11 @@ backward read a, b and write y, then read a, b, dy and write da, db, eight strea
 its three, since it fetches what it overwrites; large results of ours are written past the caches where their rows are
 whole vectors. A selective scan needs an exponential per number of state and time step.
 
-Layers: with them stand floors, what a training step cannot do without, timed in the same run by PyTorch's own kernels:
-its matrix products, once forward and twice backward, and the exponentials of its gates and decays, once. Where what is
-asked for lies below that, it would take faster products than PyTorch's to meet it on this machine. Where it lies above,
-what is left is the rest of the pointwise work and the reading and writing of memory. What brought the layers nearer:
+Layers: with them stand floors, what a training step cannot do without, timed in the same run by the fastest way known
+on the machine, PyTorch's own or oneDNN's: its matrix products, once forward and twice backward, and the exponentials of
+its gates and decays, once. What is above that is the rest of the pointwise work and the reading and writing of memory.
+What brought the layers nearer: products by the faster of two libraries (`recurra.Linear`); matrices of recurrent
+products read in panels, for eight sequences at once;
 gates, SiLU and norms inside the kernel of the step; products, or the costly values made of them, kept for the way back;
 exponentials kept while states are computed again; loops fused, over four rows at once; contracted multiply-adds.
 Tried and left, since it brought nothing here: the rows of a matrix memory slice by slice, or one row through all
@@ -52,9 +53,9 @@ method to win against the compiled loop; they are measured against each other an
 Matrix memories: forward, a delta rule needs two multiply-adds per number of its memory to read it and two to write it;
 backward eight, and two to run the states of a chunk again.
 
-Models: the floor of a training step is the products of its linear maps, as many in both implementations. Mamba-2's
-alone take about twice what is asked for, so no recurrence, however fast, can meet it here. Transformers' RWKV-4 is a
-Python loop. Streaming reads every weight once per token; beside it stands what PyTorch's sum of as many bytes takes.
+Models: the floor of a training step is the products of its linear maps, as many in both implementations. Transformers'
+RWKV-4 is a Python loop. Streaming reads every weight once per token; beside it stands what PyTorch's sum of as many
+bytes takes.
 What brought the models nearer: mixes with the time step before as one kernel with several results, norms with a
 derivative that reads memory seldom, a decaying memory read once per time step; while streaming, matrices read row after
 row, as they lie in memory, and states in memory that a session keeps to itself.
