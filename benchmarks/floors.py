@@ -81,7 +81,7 @@ def _fastest(a: torch.Tensor, b: torch.Tensor) -> Work:
     def by_onednn() -> None:
         for i in range(len(a)):
             if outer:
-                products.outer_by_onednn(a[i].mT, b[i])
+                products.compiled_outer(a[i].mT, b[i])
             else:
                 products.by_onednn(a[i], b[i].mT)
 

@@ -24,7 +24,7 @@ ONEDNN = Speeds(torch=1.0, onednn=0.0)
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Sizes of the products that oneDNN has computed."""
+    """Sizes of the products that oneDNN or our own kernel has computed."""
     seen = []
 
     def counting(own):
@@ -34,7 +34,7 @@ def taken(monkeypatch):
 
         return counted
 
-    for name in ("by_onednn", "outer_by_onednn"):
+    for name in ("by_onednn", "compiled_outer"):
         monkeypatch.setattr(products, name, counting(getattr(products, name)))
     with products.decided_by(ONEDNN):
         yield seen

@@ -62,7 +62,7 @@ def _reached(rows: int, inputs: int, outputs: int) -> dict[str, float | None]:
         "PyTorch": lambda: functional.linear(x, weight),
         "oneDNN, forward": lambda: products.by_onednn(x, weight),
         "oneDNN, gradient of x": lambda: products.by_onednn(grad, weight.t()),
-        "oneDNN, gradient of the weight": lambda: products.outer_by_onednn(grad, x),
+        "ours, gradient of the weight": lambda: products.compiled_outer(grad, x),
         "bfloat16": lambda: functional.linear(low, low_weight),
     }
     there, work = products.has_onednn(), 2e-9 * rows * inputs * outputs

@@ -1,8 +1,9 @@
 """Products of float32 matrices by the fastest way of this machine, forward and back.
 
 PyTorch's own products end in MKL, which keeps to narrow vectors on some processors; oneDNN, which lies in the same
-PyTorch, does not, but takes longer to start. Which is faster follows from the size of a product and from the `Speeds`
-of the machine, and from nothing else, so that the same calls give the same bits.
+PyTorch, does not, but takes longer to start. The gradient of a weight is a sum of outer products, for which oneDNN
+would lay out its factors anew: a kernel of our own reads them as they lie. Which way is taken follows from the size of
+a product and from the `Speeds` of the machine, and from nothing else, so that the same calls give the same bits.
 """
 
 from __future__ import annotations
@@ -19,15 +20,13 @@ from torch.nn import functional
 
 from recurra.engines import rates
 from recurra.engines.gate import PLAIN, is_forward, is_plain, is_transformed, is_watched
+from recurra.engines.kernels.outer import sum_of_outer as compiled_outer
 from recurra.engines.rates import Speeds
 
 START = 2e-5
-"""Seconds that oneDNN takes before it computes, more than PyTorch's own products do."""
-START_OUTER = 4e-5
-"""The same for the sum of outer products, whose factors it must lay out anew."""
+"""Seconds that oneDNN, or a kernel of our own, takes before it computes, more than PyTorch's own products do."""
 SMALLEST = 16
-"""Below as many rows, inputs or outputs its tiles are mostly empty."""
-
+"""Below as many rows, inputs or outputs their tiles are mostly empty."""
 
 _kept: ContextVar[Speeds | None] = ContextVar("speeds", default=None)
 
@@ -68,15 +67,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def sum_of_outer(left: Tensor, right: Tensor) -> Tensor:
     """left^T right, of [R, M] and [R, N] to [M, N]: the gradient of a weight from those of outputs and the inputs."""
     (rows, m), n = left.shape, right.shape[1]
-    if not (_is_worth(rows, m, n, START_OUTER) and is_open(left, right)):
+    if not (_is_worth(rows, m, n, START) and is_open(left, right)):
         return left.t().mm(right)
-    return outer_by_onednn(left.contiguous(), right.contiguous())
+    return compiled_outer(*(t if t.stride(1) == 1 else t.contiguous() for t in (left, right)))
 
 
 def sums_of_outer(left: Tensor, right: Tensor) -> Tensor:
     """`sum_of_outer` of every lane: of [R, L, M] and [R, L, N] to [L, M, N]."""
     (rows, lanes, m), n = left.shape, right.shape[2]
-    if lanes and _is_worth(rows, m, n, START_OUTER):
+    if lanes and _is_worth(rows, m, n, START):
         return torch.stack([sum_of_outer(left[:, lane], right[:, lane]) for lane in range(lanes)])
     return torch.bmm(left.permute(1, 2, 0), right.movedim(1, 0))
 
@@ -92,7 +91,7 @@ def is_open(*tensors: Tensor) -> bool:
 
 
 def _is_worth(rows: int, m: int, n: int, start: float) -> bool:
-    """Whether oneDNN makes good for its start."""
+    """Whether what is faster makes good for its start."""
     if min(rows, m, n) < SMALLEST:
         return False
     kept = _kept.get()
@@ -118,21 +117,6 @@ def _is_ours(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`linear` by oneDNN; the weight may lie in memory in either order."""
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
-
-
-def outer_by_onednn(left: Tensor, right: Tensor) -> Tensor:
-    """`sum_of_outer` by oneDNN: as the gradient of a convolution, which reads rows as they lie but must gather what
-    several images give; or as one product, for which the rows are laid out anew."""
-    (rows, m), n = left.shape, right.shape[1]
-    if rows * m < 6 * m * n + 100_000:
-        return by_onednn(left.t(), right.t())
-    images = 16  # with fewer, PyTorch does not take oneDNN on one thread
-    whole = rows - rows % images
-    x, grad = (t[:whole].view(images, -1, 1, t.shape[1]).permute(0, 3, 1, 2) for t in (right, left))
-    weight = right.new_empty(()).expand(m, n, 1, 1)
-    where = ([1, 1], [0, 0], [1, 1], False, [0, 0], 1)
-    found = torch.ops.aten.convolution_backward(grad, x, weight, None, *where, [False, True, False])[1].view(m, n)
-    return found if whole == rows else found.addmm_(left[whole:].t(), right[whole:])
 
 
 class _Linear(torch.autograd.Function):
