@@ -1,4 +1,4 @@
-"""Recurrences of the literature that this library does not have, each written with it and without it.
+"""Recurrences of the literature as a user would write them, each with this library and without it.
 
 Held to their loops by hand, in value and gradient, by tests/test_examples.py. Both run on one thread, and what is timed
 is the processor's time: a loop of many small operations suffers more from other users of the machine than a kernel.
