@@ -62,7 +62,8 @@ class Hard(torch.autograd.Function):
 def spectral(self, h, c, x):
     h = torch.tanh(self.linear(h) + x)
     c = torch.linalg.qr(0.5 * c + torch.outer(h, x))[1] + torch.eye(4, dtype=x.dtype)
-    return (h, c), torch.linalg.svdvals(self.linear.weight) * torch.linalg.pinv(c) @ h
+    values = torch.linalg.svdvals(c) + torch.linalg.eigvalsh(c @ c.mT)
+    return (h, c), torch.linalg.svdvals(self.linear.weight) * torch.linalg.pinv(c) @ h + values
 
 
 def special(self, h, c, x):

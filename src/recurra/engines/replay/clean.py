@@ -12,7 +12,7 @@ from torch import Tensor
 from recurra.compiler.frontend.prepared import Origin, Result, Weight, replaced
 from recurra.compiler.frontend.refusal import Untraceable
 from recurra.engines.replay.record import Recorder, place, writes
-from recurra.engines.replay.rewrite import Numbered, products, read, straightened
+from recurra.engines.replay.rewrite import Numbered, products, read, straightened, values_only
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def flat(recorder: Recorder, results: tuple[Origin, ...], moving: Set[str]) -> F
         operations, results = straightened(operations, recorder, results)
         operations = products(_needed(operations, results, recorder), recorder, results)
         operations, results = straightened(operations, recorder, results)
-        operations = _needed(operations, results, recorder)
+        operations = values_only(_needed(operations, results, recorder), results)
     changing: set[Origin] = {*map(Weight, moving), *written}
     once: Numbered = {}
     each: Numbered = {}

@@ -51,34 +51,18 @@ def _run(problem: Problem, replay: Replay) -> Rollout:
     state = [layout.state(problem.state[name]) for name in names]
     fixed = [_still(problem, replay, layout, name) for name in replay.still]
     fixed += replay.once(*fixed)
-    inputs = [_over_time(problem, replay, layout, name) for name in replay.changing[len(names) :]]
-    restarts, valid = _selections(problem, layout, problem.resets), None
+    times = [_over_time(problem, replay, layout, name) for name in replay.changing[len(names) :]]
+    valid = None
     if problem.lengths is not None:
         valid = torch.arange(problem.time, device=problem.device) < problem.lengths[:, None]
-    going = _selections(problem, layout, valid)
-    outputs = []
-    for restart, goes, *now in zip(restarts, going, *inputs, strict=True):
-        before = state
-        if restart is not None:
-            state = list(map(torch.where, restart, start, state))
-        given = (*state, *now)
-        if any(replay.written):
-            given = tuple(t.clone() if own else t for t, own in zip(given, replay.written, strict=True))
-        *state, y = replay.each(*given, *fixed)
-        if goes is not None:
-            state = list(map(torch.where, goes, state, before))
-        outputs.append(y)
+    for flags in (problem.resets, valid):
+        times += [] if flags is None else [layout.rows(flags, problem.state[name]) for name in names]
+    run_all = replay.each(problem.resets is not None, valid is not None)
+    outputs, last = run_all(zip(*times, strict=True) if times else repeat((), problem.time), state, start, fixed)
     y = cast(layout.outputs(outputs), problem.dtype)
     if valid is not None:
         y = torch.where(valid.view(*valid.shape, *[1] * (y.dim() - 2)), y, y.new_zeros(()))
-    return Rollout(y, loop.owned({name: layout.back(t) for name, t in zip(names, state, strict=True)}))
-
-
-def _selections(problem: Problem, layout: Layout, flags: Tensor | None) -> Iterable[tuple[Tensor, ...] | None]:
-    """[B, T] flags as, for every time step, one for each state to choose by; or None for each."""
-    if flags is None:
-        return repeat(None, problem.time)
-    return zip(*(layout.rows(flags, problem.state[name]) for name in problem.step.names), strict=True)
+    return Rollout(y, loop.owned({name: layout.back(t) for name, t in zip(names, last, strict=True)}))
 
 
 def _still(problem: Problem, replay: Replay, layout: Layout, name: str) -> Tensor:

@@ -20,7 +20,7 @@ from recurra.engines.mapping import Mappable, OfTheirOwn
 from recurra.engines.replay.clean import flat
 from recurra.engines.replay.layout import Layout
 from recurra.engines.replay.record import Functions, Recorder
-from recurra.engines.replay.write import function
+from recurra.engines.replay.write import Loop, function
 from recurra.engines.traced import computed_type, example, kind_of, like_weight, lock
 from recurra.errors import one_line
 from recurra.problem import Problem
@@ -35,13 +35,11 @@ class Replay:
 
     once: Callable[..., tuple[Tensor, ...]]
     """From leaves that stay the same to what time steps read of them."""
-    each: Callable[..., tuple[Tensor, ...]]
-    """From changing leaves, those that stay the same, and the results of `once`, to new states and the output."""
+    each: Loop
+    """All time steps; fixed are the leaves that stay the same, and the results of `once`."""
     changing: tuple[str, ...]
     """Names of the leaves that change in time: states first, then inputs, and what else the step writes to."""
     still: tuple[str, ...]
-    written: tuple[bool, ...]
-    """Which of the changing leaves the step writes to."""
     constants: Mapping[str, Tensor]
     operations: int
     """How many there are in a time step."""
@@ -116,13 +114,13 @@ def _record(problem: Problem, copies: bool = False) -> Replay:
         steps = flat(recorder, results, over_time.union(own))
         moving = [*own, *(name for name in steps.leaves if name in over_time | steps.written and name not in own)]
         still = [name for name in steps.leaves if name not in moving]
-        arguments: list[Origin] = [*map(Weight, moving), *map(Weight, still), *steps.kept]
+        fixed: list[Origin] = [*map(Weight, still), *steps.kept]
+        written = [name in steps.written for name in moving]
         return Replay(
             once=function(steps.fixed, recorder, list(map(Weight, still)), steps.kept),
-            each=function(steps.moving, recorder, arguments, steps.results, len(states)),
+            each=Loop(steps.moving, recorder, list(map(Weight, moving)), fixed, steps.results, written),
             changing=tuple(moving),
             still=tuple(still),
-            written=tuple(name in steps.written for name in moving),
             constants=recorder.constants,
             operations=len(steps.moving),
         )

@@ -156,3 +156,30 @@ class _Products:
                     both = self._further(PRODUCTS[product.function], (term, *product.args), inner)
                     return Operation(aten.view.default, (both, list(example.shape)), {}, True)
         return operation
+
+
+# --- values alone -----------------------------------------------------------------------------------------------------
+def values_only(operations: Numbered, results: tuple[Origin, ...]) -> Numbered:
+    """Singular values and eigenvalues without the vectors that nobody reads: PyTorch leaves those out where it can."""
+    wanted = {o for operation in operations.values() for o in read(operation)} | set(results)
+    left: Numbered = {}
+    for number, operation in operations.items():
+        which, function = VALUES_ONLY.get(operation.function, (0, None))
+        others = {Result(number, i) for i in range(3) if i != which}
+        left[number] = operation if function is None or others & wanted else replace(operation, function=function)
+    return left
+
+
+def _singular_values(a: Tensor, *_: Any) -> tuple[None, Tensor, None]:
+    return None, torch.linalg.svdvals(a), None
+
+
+def _eigenvalues(a: Tensor, uplo: str = "L", *_: Any) -> tuple[Tensor, None]:
+    return torch.linalg.eigvalsh(a, uplo), None
+
+
+VALUES_ONLY: dict[Any, tuple[int, Any]] = {
+    aten._linalg_svd.default: (1, _singular_values),
+    aten._linalg_eigh.default: (0, _eigenvalues),
+}
+"""Decompositions: which of the results are the values, and what gives these alone."""
