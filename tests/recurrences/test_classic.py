@@ -394,6 +394,41 @@ def space_time(layer, x):
     return over_time(step, torch.zeros(B, D, N, dtype=torch.float64))
 
 
+def delayed(x, steps):
+    return torch.cat([torch.zeros_like(x[:, :steps]), x], 1)[:, :T]
+
+
+def pgn(layer, x):
+    """Block by block of the weights of each delay."""
+    W = layer.to_summary.weight.unflatten(1, (D, layer.span))
+    H = sum(delayed(x, k + 1) @ W[:, :, k].T for k in range(layer.span)) + layer.to_summary.bias
+    gates = torch.cat([x, H], -1) @ layer.to_gates.weight.T + layer.to_gates.bias
+    g, n = sigmoid(gates[..., : layer.hidden]), tanh(gates[..., layer.hidden :])
+    return g * H + (1 - g) * n
+
+
+def gated_conv(layer, x):
+    """By PyTorch's own convolution."""
+    taps = layer.to_gates.weight.unflatten(1, (D, layer.kernel)).flip(2)
+    padded = torch.nn.functional.pad(x.mT, (layer.kernel - 1, 0))
+    value, gate = torch.nn.functional.conv1d(padded, taps, layer.to_gates.bias).mT.chunk(2, -1)
+    return value * sigmoid(gate)
+
+
+def s7(layer, x):
+    N, u = layer.state_size, x @ layer.to_inner.weight.T
+    selected = u @ layer.to_selection.weight.T
+
+    def step(t, h):
+        s, b, B_t, C_t, d = selected[:, t].split([N, N, N * D, D * N, D], -1)
+        a = 1 - 1 / ((s + layer.base) ** 2 + 0.5)
+        h = a * h + torch.einsum("bnd,bd->bn", B_t.unflatten(-1, (N, D)), u[:, t]) + b
+        y = torch.einsum("bdn,bn->bd", C_t.unflatten(-1, (D, N)), h) + d * u[:, t]
+        return sigmoid(torch.nn.functional.gelu(y) @ layer.to_gate.weight.T) * y, h
+
+    return over_time(step, *zeros(N))
+
+
 def quantum_lstm(layer, x):
     """The circuits as products of matrices of all qubits, built by Kronecker products."""
     n = layer.qubits
@@ -435,6 +470,9 @@ def quantum_lstm(layer, x):
 
 
 EQUATIONS = {
+    "pgn": (pgn, [{"hidden": 4, "span": n} for n in (1, 3)]),
+    "gated-conv": (gated_conv, [{"hidden": 4, "kernel": n} for n in (2, 3)]),
+    "s7": (s7, [{"state_size": 3}]),
     "cfc": (cfc, [{"hidden": 4, "backbone": 3}]),
     "linoss": (linoss, [{"state_size": 4, "scheme": scheme} for scheme in ("im", "imex")]),
     "ema": (ema, [{"state_size": 3}]),
