@@ -166,7 +166,7 @@ def test_a_bad_line_is_answered_and_the_next_one_read(sales, tmp_path):
         (["fit", "forecast", "{data}", "--set", "width"], "set is 'width'; expected name=value"),
         (["fit", "forecast", "{data}", "--horizon", "30", "--windows", "2"], "series 'a' has 40 steps; to hold out 2"),
         (["fit", "forecast", "turkish"], "data set 'turkish' is to tag; the task asked for is 'forecast'"),
-        (["fit", "forecast", "{data}", "--test", "x.csv"], "forecasts are scored on the last windows"),
+        (["fit", "forecast", "{data}", "--test", "x.csv"], "a model to forecast is scored on what comes last"),
         (["predict", "nowhere"], "run 'nowhere' is no folder"),
         (["predict", "{run}", "--level", "high"], "level is 'high'; expected numbers"),
         (["predict", "{run}"], "known is missing"),
@@ -325,6 +325,44 @@ def test_anomalies(tmp_path):
         code, _, err = called(*arguments)
         assert code == 2
         assert message in err
+
+
+def test_translations(tmp_path):
+    dice = np.random.default_rng(0)
+    words = ["".join(dice.choice(list("abc"), dice.integers(1, 4))) for _ in range(60)]
+    lines = [f"{word},{' '.join('P' + letter for letter in word)}" for word in words]
+    (tmp_path / "pairs.csv").write_text("\n".join(["word,sounds", *lines]))
+    (tmp_path / "new.txt").write_text("\n".join(words[:3]))
+    run, pairs = tmp_path / "run", tmp_path / "pairs.csv"
+    code, out, err = called(
+        "fit", "translate", pairs, "--test", pairs, "--out", run, "--json", *SMALL, "--width", 24, "--steps", 150
+    )
+    assert code == 0, err
+    wrong = json.loads(out)["result"]["wrong"]
+    assert wrong < 0.5
+    assert json.loads(called("evaluate", run, "--data", pairs, "--json")[1])["wrong"] == wrong
+    told = answers(called("predict", run, tmp_path / "new.txt", "--json")[1])
+    assert [row["source"] for row in told] == words[:3]
+    assert all(set(row["target"].split()) <= {"Pa", "Pb", "Pc"} for row in told)
+    assert answers(called("predict", run, "--follow", given="\n".join(words[:3]))[1]) == told
+
+
+def test_recommendations(tmp_path):
+    rows = [f"{user},{(user + step) % 7}" for user in range(12) for step in range(8)]
+    (tmp_path / "events.csv").write_text("\n".join(["user_id,item_id", *rows]))
+    run = tmp_path / "run"
+    code, out, err = called(
+        "fit", "recommend", tmp_path / "events.csv", "--windows", 1, "--out", run, "--json", *SMALL, "--steps", 80,
+        "--set", "again=true",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["result"]["ndcg"] > json.loads(out)["result"]["floors"]["popular"]["ndcg"]
+    told = answers(called("predict", run, "--json")[1])
+    # What was held out was read before the model was saved: user 3 has had 3, 4, ... 9, 10, and 11 comes next.
+    assert [row["item"] for row in told if row["user"] == "3" and row["rank"] == 1] == ["4"]
+    followed = answers(called("update", run, "--follow", given='{"user_id": "3", "item_id": "4"}\n{"user_id": "3"}')[1])
+    assert followed[0]["item"][0] == "5"
+    assert "has no column 'item_id'" in followed[1]["error"]
 
 
 def test_a_run_of_something_else(tmp_path):

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from recurra.cli import own, runs
-from recurra.cli.answers import answer
 from recurra.errors import InputError
 
 Option = typer.Option
@@ -38,6 +37,7 @@ def predict(
 
       tail -f rows.csv | recurra predict runs/sales --follow
     """
+    from recurra.cli.answers import LINES, answer
     from recurra.data.tabular import read_table
 
     own.take(imports)
@@ -59,15 +59,20 @@ def predict(
         return
     if data is not None or out is not None or picture is not None:
         raise InputError("follow reads standard input and writes lines; expected no data, no out and no picture")
+    if estimator.task in LINES:
+        runs.follow_lines(lambda line: LINES[estimator.task](estimator, line))
+    elif hasattr(estimator, "update"):
+        runs.follow(lambda row: _after(estimator, row, asked))
+    else:
+        raise InputError(f"follow needs a model that goes on, or one of lines of text; this is one to {estimator.task}")
 
-    if not hasattr(estimator, "update"):
-        raise InputError(f"follow needs a model that goes on; {str(run)!r} is one to {estimator.task}")
 
-    def next_row(row: Any) -> Any:
-        estimator.update(row)
-        return answer(estimator, None, asked)
+def _after(estimator: Any, row: Any, asked: dict[str, Any]) -> Any:
+    """What is forecast after one more row; of other models, what they say of the row."""
+    from recurra.cli.answers import answer, take_in
 
-    runs.follow(next_row)
+    told = take_in(estimator, row)
+    return answer(estimator, None, asked) if estimator.task == "forecast" else told
 
 
 def _draw(estimator: Any, found: Any, given: Any, path: Path) -> None:

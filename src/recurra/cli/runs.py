@@ -60,7 +60,7 @@ def given(run: Path, estimator: Any, data: Path | None, targets: bool = False) -
 
     Raises InputError if the file is not as those that the run was fitted on.
     """
-    from recurra.compare.reading import READERS, words
+    from recurra.compare.reading import READERS, sources, words
     from recurra.compare.sources import GOING_ON
     from recurra.data.sequences import Field
     from recurra.data.tabular import read_table
@@ -77,6 +77,8 @@ def given(run: Path, estimator: Any, data: Path | None, targets: bool = False) -
         raise InputError(f"{str(run / DATA)!r} does not say what the data were: {one_line(error)}") from error
     if estimator.task == "tag" and not targets:
         return words(data)
+    if estimator.task == "translate" and not targets:
+        return sources(data, sides[0])
     if not targets:
         sides = [[field for field in side if field.role != "target"] for side in sides]
     return READERS[estimator.task](data, like=sides[0] if len(sides) == 1 else tuple(sides), **told["columns"])
@@ -115,6 +117,19 @@ def follow(answer: Callable[[Any], Any]) -> None:
             told = found[0] if len(found) == 1 else {name: [row[name] for row in found] for name in found[0]}
         except RecurraError as error:
             print(f"recurra: {error}", file=sys.stderr)
+            told = {"line": number, "error": one_line(error)}
+        print(json.dumps(told, ensure_ascii=False), flush=True)
+
+
+def follow_lines(answer: Callable[[str], dict[str, Any]]) -> None:
+    """Answer each line of text of standard input as it comes by a line of JSON; one that is wrong by an error."""
+    for number, line in enumerate(sys.stdin, 1):
+        if not line.strip():
+            continue
+        try:
+            told = answer(line.strip())
+        except RecurraError as error:
+            print(f"recurra: standard input, line {number}: {error}", file=sys.stderr)
             told = {"line": number, "error": one_line(error)}
         print(json.dumps(told, ensure_ascii=False), flush=True)
 

@@ -31,15 +31,17 @@ def update(
     """
     if follow == (data is not None):
         raise InputError("expected either a file of new rows, or --follow to read them from standard input")
+    from recurra.cli.answers import take_in
+
     own.take(imports)
     estimator = runs.open_run(run)
     if not hasattr(estimator, "update"):
         raise InputError(f"run {str(run)!r} is a model to {estimator.task}; expected one that goes on, to forecast")
     if not follow:
-        runs.put(estimator.update(runs.given(run, estimator, data)), out, json)
+        runs.put(take_in(estimator, runs.given(run, estimator, data)), out, json)
         estimator.save(run)
         return
     try:
-        runs.follow(estimator.update)
+        runs.follow(lambda row: take_in(estimator, row))
     finally:
         estimator.save(run)

@@ -11,6 +11,7 @@ from recurra.data.arrays import from_arrays
 from recurra.data.formats import parse_arff, parse_conllu, parse_ts
 from recurra.data.frames import from_events, from_frame
 from recurra.data.sequences import Field, Sequences
+from recurra.data.tables import Table
 from recurra.data.tabular import content_of, read_table, text_of
 from recurra.data.words import Pairs, from_conllu, from_pairs
 from recurra.errors import InputError
@@ -86,29 +87,55 @@ def pairs(path: Path, *, like: tuple[Fields, Fields] | None = None) -> Pairs:
     """A table of two columns, source and target; tokens are apart by spaces where a text has some, else letters."""
     table = read_table(path)
     if len(table.columns) != 2:
-        raise InputError(
-            f"data {str(path)!r} has {len(table.columns)} columns; expected two, the source and the target"
-        )
-    sides = [table.names(name) for name in table.columns]
-    for name, side in zip(table.columns, sides, strict=True):
-        if None in side:
-            raise InputError(f"{table.where(side.index(None))}, column {name!r} is empty; expected a text")
-    whole = [[text or "" for text in side] for side in sides]
-    apart = [any(" " in text.strip() for text in side) for side in whole]
+        count = len(table.columns)
+        raise InputError(f"data {str(path)!r} has {count} columns; expected two, the source and the target")
+    whole = [_texts(table, name) for name in table.columns]
+    known = None if like is None else (list(like[0]), list(like[1]))
+    apart = [any(" " in text for text in side) for side in whole] if known is None else [*map(in_words, known)]
     split = [[text.split() if words else list(text) for text in side] for words, side in zip(apart, whole, strict=True)]
-    return from_pairs(zip(*split, strict=True), like=like)
+    return from_pairs(zip(*split, strict=True), like=known)
+
+
+def sources(path: Path, like: Fields) -> list[list[str]]:
+    """What is to be translated: the first column of a table, or, in a .txt file, each line."""
+    known = list(like)
+    if path.suffix.lower() == ".txt":
+        lines = text_of(content_of(path), str(path)).split("\n")
+        found = [line.strip() for line in lines if line.strip()]
+    else:
+        table = read_table(path)
+        found = _texts(table, next(iter(table.columns)))
+    return [tokens_of(text, known) for text in found]
+
+
+def tokens_of(text: str, like: list[Field]) -> list[str]:
+    """A text as those that a model was fitted on."""
+    return text.split() if in_words(like) else list(text)
+
+
+def in_words(fields: list[Field]) -> bool:
+    """Whether tokens are words, rather than letters."""
+    return any(len(name) > 1 for field in fields if field.vocabulary is not None for name in field.vocabulary.names)
+
+
+def _texts(table: Table, name: str) -> list[str]:
+    """A column of texts. Raises InputError, naming the row, if one is missing."""
+    found = table.names(name)
+    if None in found:
+        raise InputError(f"{table.where(found.index(None))}, column {name!r} is empty; expected a text")
+    return [(text or "").strip() for text in found]
 
 
 def events(
     path: Path,
     *,
     like: Fields | None = None,
-    target: str = "item_id",
-    id: str = "user_id",
+    user: str = "user_id",
+    item: str = "item_id",
     time: str | None = None,
 ) -> Sequences:
     """What each user did, in a long table."""
-    return from_events(read_table(path), user=id, item=target, time=time, like=like)
+    return from_events(read_table(path), user=user, item=item, time=time, like=like)
 
 
 READERS: dict[str, Callable[..., Any]] = {

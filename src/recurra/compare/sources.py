@@ -20,10 +20,14 @@ TASKS = {
     "regress": ("recurra.tasks.regressor", "Regressor"),
     "tag": ("recurra.tasks.tagger", "Tagger"),
     "detect": ("recurra.tasks.detector", "Detector"),
+    "translate": ("recurra.tasks.translator", "Translator"),
+    "recommend": ("recurra.tasks.recommender", "Recommender"),
 }
 """What does each task: its module and class."""
-GOING_ON = ("forecast", "detect")
+GOING_ON = ("forecast", "detect", "recommend")
 """Tasks of tables whose sequences go on: their estimators stand at the ends, and take new rows."""
+AHEAD = ("forecast", "recommend")
+"""Those of them that are scored on what comes last in each sequence."""
 
 
 def estimator_of(task: str) -> Any:
@@ -106,7 +110,7 @@ def find(task: str, data: str, given: dict[str, Any], test: Path | None, windows
         given = ({"horizon": split.horizon} if task == "forecast" else {}) | given
     own = kind().get_params()
     estimator = kind(**{name: value for name, value in given.items() if name in own})
-    if task == "forecast":
+    if task in AHEAD:
         return _ahead(estimator, data, split, about, test, windows)
     if windows is not None:
         raise InputError(f"windows is {windows}; a model to {task} is scored on other sequences: name a file by --test")
@@ -137,14 +141,19 @@ def _ahead(
 ) -> Source:
     """Sequences that go on: the last windows are held out, and read before the model is saved."""
     if test is not None:
-        raise InputError(f"test is {str(test)!r}; forecasts are scored on the last windows: say how many by --windows")
+        told = f"a model to {estimator.task} is scored on what comes last: use --windows"
+        raise InputError(f"test is {str(test)!r}; {told}")
     how: dict[str, Any] = {}
     if split is not None:
-        how = {"season": split.season}
+        how = {"season": split.season} if estimator.task == "forecast" else {}
         windows = split.windows if windows is None else windows
     whole: Any = READERS[estimator.task](Path(data), **about) if split is None else split.test
     if not windows:
         return Source(estimator, whole, about)
+    if estimator.task == "recommend":
+        if windows != 1:
+            raise InputError(f"windows is {windows}; a model to recommend is scored on the last event: expected 1")
+        return Source(estimator, whole.clip(stop=-1), about, whole, how, whole.clip(start=-1))
     new = estimator.horizon * windows
     if (short := (whole.lengths <= new + estimator.horizon).nonzero()).numel():
         which = int(short[0])

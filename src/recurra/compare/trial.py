@@ -37,6 +37,8 @@ MEASURES = {
     "forecast": Measure("MASE", lambda report: report["mase"], lambda report: report["mase_interval"]),
     "classify": Measure("error", lambda report: 1 - report["accuracy"], lambda report: _half(report["interval"])),
     "tag": Measure("error", lambda report: 1 - report["accuracy"], lambda report: None),
+    "translate": Measure("wrong", lambda report: report["wrong"], lambda report: None),
+    "recommend": Measure("1 - NDCG", lambda report: 1 - report["ndcg"], lambda report: None),
     "regress": Measure("MAE", lambda report: report["mae"], lambda report: None),
 }
 """By task."""
@@ -127,7 +129,7 @@ def measure(trial: Trial) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in source.estimator.model_.parameters()),
         "megabytes": peak / (2**20 if sys.platform == "darwin" else 2**10),
         "microseconds": _per_row(source),
-        "floors": {name: measured.of(floor) for name, floor in report["floors"].items()},
+        "floors": {name: measured.of(floor) for name, floor in report.get("floors", {}).items()},
     }
 
 
