@@ -232,6 +232,20 @@ def test_two_targets_without_times_or_names():
     assert forecaster.predict()["step"].tolist() == [51, 52]
 
 
+class Frame(dict):
+    """What looks like a data frame of another library."""
+
+    __module__ = "polars.dataframe.frame"
+
+
+def test_answers_are_of_the_library_of_what_was_given():
+    data = table(gaps=False)
+    forecaster = small(known=[], steps=1).fit(Frame(data))
+    assert type(forecaster.predict()) is Frame
+    assert type(forecaster.predict(data)) is dict
+    assert type(forecaster.predict(Frame(data))) is Frame
+
+
 def changed(data, **columns):
     return {**data, **columns}
 

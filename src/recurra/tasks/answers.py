@@ -12,12 +12,9 @@ from recurra import options
 from recurra.tasks.heads.head import Around, Head
 
 
-def like_given(given: Any, columns: dict[str, Any]) -> Any:
-    """A data frame of the library of `given`, where it is one, else the mapping as it is."""
-    kind = type(given)
-    if kind.__module__.partition(".")[0] in ("pandas", "polars"):
-        return kind(columns)
-    return columns
+def as_table(kind: type, columns: dict[str, Any]) -> Any:
+    """A data frame, where `kind` is one of pandas or polars, else the mapping as it is."""
+    return kind(columns) if kind.__module__.partition(".")[0] in ("pandas", "polars") else columns
 
 
 def described(

@@ -13,7 +13,7 @@ from torch import Tensor
 from recurra import options
 from recurra.data.sequences import Sequences
 from recurra.errors import InputError
-from recurra.tasks.answers import like_given
+from recurra.tasks.answers import as_table
 from recurra.tasks.forecaster import Forecaster
 from recurra.training.fitting import Progress
 
@@ -99,14 +99,14 @@ class Detector(Forecaster):
         self._expect_fitted()
         sequences = self._like(rows)
         expected, surprise = self._take(sequences)
-        return like_given(rows, self._flagged(sequences, expected, surprise))
+        return as_table(type(rows), self._flagged(sequences, expected, surprise))
 
     def predict(self, data: Any) -> Any:
         """What `update` would say of these series, read from their beginning; nothing is remembered."""
         self._expect_fitted()
         sequences = self._like(data)
         expected, surprise = self._another()._take(sequences)
-        return like_given(data, self._flagged(sequences, expected, surprise))
+        return as_table(type(data), self._flagged(sequences, expected, surprise))
 
     def evaluate(self, data: Any, labels: Any) -> dict[str, Any]:
         """Precision, recall and their harmonic mean, of what `predict` finds; `labels` are true where there is an

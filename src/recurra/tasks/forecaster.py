@@ -17,7 +17,7 @@ from recurra.data.times import Frequency
 from recurra.errors import InputError
 from recurra.state import State
 from recurra.tasks import horizon
-from recurra.tasks.answers import described, like_given
+from recurra.tasks.answers import as_table, described
 from recurra.tasks.calendar import YEAR, Calendar, holidays_of
 from recurra.tasks.estimator import Dice, Estimator
 from recurra.tasks.following import Following
@@ -58,6 +58,8 @@ class Forecaster(Estimator):
     """
 
     task = "forecast"
+    _kind: type = dict
+    """Of the tables that were fitted on."""
 
     def __init__(
         self,
@@ -113,7 +115,7 @@ class Forecaster(Estimator):
                 known.fit(sequences)
             reading = Carried(sequences, self._streams(sequences), self.window, self.seed)
             fit(model, reading, lambda batch, state: self._loss(model, sequences, batch, state), schedule, progress)
-        self.model_, self.fields_, self._frequency = model, fields, frequency
+        self.model_, self.fields_, self._frequency, self._kind = model, fields, frequency, type(data)
         return self._stand(sequences)
 
     def _read(self, data: Any) -> Sequences:
@@ -207,12 +209,13 @@ class Forecaster(Estimator):
         """
         self._expect_fitted()
         if data is not None:
-            return self._another()._stand(self._like(data))._predict(data, known, level, quantiles, samples, seed)
-        return self._predict(known, known, level, quantiles, samples, seed)
+            return self._another()._stand(self._like(data))._predict(type(data), known, level, quantiles, samples, seed)
+        kind = self._kind if known is None else type(known)
+        return self._predict(kind, known, level, quantiles, samples, seed)
 
     @torch.no_grad()
     def _predict(
-        self, given: Any, known: Any, level: Iterable[float], quantiles: Iterable[float], samples: int, seed: int
+        self, kind: type, known: Any, level: Iterable[float], quantiles: Iterable[float], samples: int, seed: int
     ) -> Any:
         model, read = self.model_, read_of(self._place)
         future = Future.of(self._ids, self._ends, self.fields_, self._frequency, self.horizon)
@@ -220,7 +223,7 @@ class Forecaster(Estimator):
         names = self._targets
         with Dice(seed):
             found = described(model.head, raw, read.around(len(names)), names, list(level), list(quantiles), samples)
-        return like_given(given, future.table(self.id) | found)
+        return as_table(kind, future.table(self.id) | found)
 
     def _another(self) -> Self:
         """The same model, which has read nothing."""
@@ -248,7 +251,7 @@ class Forecaster(Estimator):
         self._expect_fitted()
         sequences = self._like(rows)
         expected, surprise = self._take(sequences)
-        return like_given(rows, self._told(sequences, expected, surprise))
+        return as_table(type(rows), self._told(sequences, expected, surprise))
 
     def _take(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
         """Go on by new rows: what had been expected of each, and its surprise, [N, targets]."""

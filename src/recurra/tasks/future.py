@@ -87,7 +87,7 @@ def stamps(ids: Sequence[str], counts: Tensor, times: Tensor, time: Field | None
     """Columns that say which series a row is of, `counts` [S] rows each, and when; times are dates if they were."""
     found: dict[str, Any] = {}
     if id is not None or list(ids) != ["series"]:
-        found[id or "unique_id"] = np.repeat(np.array(ids, object), counts.numpy())
+        found[id or "unique_id"] = np.repeat(np.array(ids, str), counts.numpy())
     flat = times.reshape(-1).numpy()
     if time is None:
         found["step"] = flat.astype(np.int64)

@@ -48,17 +48,23 @@ class NegativeBinomial(Head):
     @torch.no_grad()
     def quantile(self, raw: Tensor, levels: Sequence[float], around: Around = NOTHING) -> Tensor:
         """[..., levels]: the smallest count at or below which the target falls with at least these probabilities."""
-        mean, r = (t.double() for t in self._moments(raw, around))
-        wanted, highest, below = checked(levels, raw).double(), 256, torch.zeros(())
-        while highest <= MOST:
-            counts = torch.arange(highest, dtype=torch.float64, device=raw.device)
-            below = torch.exp(-_surprise(counts, mean[..., None], r[..., None])).cumsum(-1)
-            if not mean.numel() or (below[..., -1] >= wanted.max()).all():
-                break
-            highest *= 4
-        else:
-            raise InputError(f"levels reach beyond counts of {MOST}; use a head of numbers, such as 'student-t'")
-        return (below[..., None, :] < wanted[:, None]).sum(-1).to(raw.dtype)
+        mean, r = torch.broadcast_tensors(*(t.double() for t in self._moments(raw, around)))
+        wanted = checked(levels, raw).double()
+        each = [_quantiles(*pair, wanted) for pair in zip(mean.flatten(), r.flatten(), strict=True)]
+        found = torch.stack(each) if each else wanted.new_empty(0, len(wanted))
+        return found.view(*mean.shape, len(wanted)).to(raw.dtype)
+
+
+def _quantiles(mean: Tensor, r: Tensor, wanted: Tensor) -> Tensor:
+    """Of one distribution, [levels]: its counts are summed up until they have passed the highest."""
+    highest = 256
+    while highest <= MOST and float(mean) < MOST:
+        counts = torch.arange(highest, dtype=torch.float64, device=mean.device)
+        below = torch.exp(-_surprise(counts, mean, r)).cumsum(0)
+        if below[-1] >= wanted.max():
+            return (below < wanted[:, None]).sum(1).double()
+        highest *= 4
+    raise InputError(f"levels reach beyond counts of {MOST}; use a head of numbers, such as 'student-t'")
 
 
 def _surprise(y: Tensor, mean: Tensor, r: Tensor) -> Tensor:
