@@ -14,6 +14,7 @@ from benchmarks import own
 from recurra.files import write_atomically
 
 ROOT = Path(__file__).parent.parent
+SHARES = ROOT / "benchmarks/shares.json"
 PRODUCTS = ROOT / "benchmarks/products.json"
 SIZES = ("rows", "inputs", "outputs")
 """Of a linear map."""
@@ -78,6 +79,7 @@ def write(rows: list[dict[str, Any]], threads: int) -> None:
     write_atomically(ROOT / "benchmarks/results.json", json.dumps(rows, indent=1) + "\n")
     text = _page(INTRODUCTION, [row for row in rows if row["topic"] not in own.TOPICS], threads)
     text += products(PRODUCTS)
+    text += shares(SHARES)
     text += _default_job(ROOT / "benchmarks/default_job.json")
     write_atomically(ROOT / "docs/performance.md", text)
     write_own([row for row in rows if row["topic"] in own.TOPICS])
@@ -127,6 +129,21 @@ def products(results: Path) -> str:
     pairs = [(_shape(row), what, *row[what]) for row in found["grid"] for what in ("call", "step")]
     slow = [f"{name} ({what})" for name, what, a, b in pairs if a > FASTER * b and a - b > SOONER]
     return text + f"\nSlower by more than 3 % and 2 microseconds: {', '.join(slow) or 'none'}, of {len(pairs)}.\n"
+
+
+def shares(results: Path) -> str:
+    """What `python -m benchmarks.shares` found, if it has been run."""
+    if not results.exists():
+        return ""
+    found = json.loads(results.read_text())
+    names = [name for name in next(iter(found["rows"].values())) if name != "milliseconds"]
+    text = "\n## Shares of training steps\n\n"
+    text += f"Of the time of a step on {found['threads']} thread(s) of {found['machine']}, while a profiler\n"
+    text += "looks on, which adds to Python's (`python -m benchmarks.shares`).\n\n"
+    text += f"| model | {' | '.join(names)} |\n| --- |{' --- |' * len(names)}\n"
+    for model, row in found["rows"].items():
+        text += f"| {model} | {' | '.join(f'{row[name]:.0%}' for name in names)} |\n"
+    return text
 
 
 def _shape(row: dict[str, Any]) -> str:

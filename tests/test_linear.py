@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import recurra
-from recurra.engines import products
+from recurra.engines import calibrate, products
 from recurra.engines.rates import Rates, Speeds
 from recurra.testing.tolerances import assert_close
 from recurra.training.config import TrainConfig
@@ -196,6 +196,18 @@ def test_a_run_keeps_its_ways_over_a_break(tmp_path, taken):
     whole, cut = (tmp_path / name for name in ("whole", "cut"))
     assert (whole / "model.safetensors").read_bytes() == (cut / "model.safetensors").read_bytes()
     assert json.loads((cut / "config.json").read_text())["products"] == {"torch": 1.0, "onednn": 0.0}
+
+
+@pytest.mark.filterwarnings("ignore:TF32")  # PyTorch's own, of flags that are left as they are
+def test_the_table_of_ways(monkeypatch):
+    """What `recurra calibrate` prints; without oneDNN, PyTorch's own alone, and a machine that is no faster by it."""
+    monkeypatch.setattr(calibrate, "SHAPES", ((64, 32, 48),))
+    (row,) = calibrate.products_table()
+    assert [row.pop(name) for name in ("rows", "inputs", "outputs")] == [64, 32, 48]
+    assert all(value > 0 for name, value in row.items() if products.has_onednn() or "oneDNN" not in name)
+    with torch.backends.mkldnn.flags(enabled=False):
+        (without,) = calibrate.products_table()
+    assert {name for name, value in without.items() if value is None} == {n for n in row if "oneDNN" in n}
 
 
 @pytest.mark.parametrize(
