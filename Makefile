@@ -55,6 +55,8 @@ test-oldest:
 
 figures: setup
 	$(RUN) docs/figures.py
+	$(RUN) docs/forecast.py
+	$(RUN) docs/data.py
 
 gallery: setup
 	$(RUN) docs/gallery.py

@@ -76,7 +76,8 @@ def compare(
         show.as_json({"rows": rows, "choice": table.choice(rows), "picture": str(folder / "compare.png")})
         return
     _print(rows, f"{task} {data}, {seconds:g} s each", MEASURES[task].name)
-    print(f"{table.choice(rows).capitalize()}. A picture is in {folder}/compare.png")
+    choice = table.choice(rows)
+    print(f"{choice[0].upper()}{choice[1:]}. A picture is in {folder}/compare.png")
 
 
 def _print(rows: list[dict[str, Any]], title: str, error: str) -> None:
