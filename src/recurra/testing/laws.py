@@ -12,8 +12,10 @@ import torch
 
 from recurra.cli.show import progress
 from recurra.contract import Layer
+from recurra.engines.choose import ENGINES
 from recurra.errors import InputError
 from recurra.options import function, shown
+from recurra.recurrence import Recurrence
 from recurra.testing import forms, numbers, objects
 from recurra.testing.cases import Make, draw
 
@@ -73,8 +75,13 @@ LAWS: dict[str, Law] = {
 def engines_for(make: Make, dtype: torch.dtype) -> list[str]:
     """Engines that do not refuse the layer; of those that compile it and replay it, the first."""
     case = draw(make, dtype)
-    able = [name for name, reason in case.layer.refusals(case.x, **case.beside).items() if reason is None]
-    return [name for name in able if name != "replay" or "compiled" not in able]
+    if not isinstance(case.layer, Recurrence):
+        return [name for name, reason in case.layer.refusals(case.x, **case.beside).items() if reason is None]
+    problem, able = case.layer.outline(case.x, **case.beside), []
+    for name, engine in ENGINES.items():
+        if not (name == "replay" and "compiled" in able) and engine.refuses(problem) is None:
+            able.append(name)
+    return able
 
 
 def check_recurrence(
