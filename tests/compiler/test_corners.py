@@ -92,10 +92,6 @@ def minus_zero(x, _dtype):
     return (x[:, 0] == 0) & x[:, 0].signbit()
 
 
-def sixth(x, dtype):
-    return (x[:, 0].abs() <= 3) & (dtype is torch.float64)
-
-
 def everywhere(x, _dtype):
     return torch.ones(len(x), dtype=torch.bool)
 
@@ -122,8 +118,6 @@ NOT_HELD = {
     ("two", "glu", "slope"): (no_sigmoid, "as silu"),
     ("one", "logit", "slope"): (minus_zero, "infinite, with the sign PyTorch has for vectors, or for single numbers"),
     ("within", "logit_backward", "value"): (minus_zero, "as the slope of logit"),
-    ("one", "hardsigmoid", "slope"): (sixth, "PyTorch has a sixth of float32 in float64, too"),
-    ("within", "hardsigmoid_backward", "value"): (sixth, "as the slope of hardsigmoid"),
     ("within", "logit_backward", "slope"): (everywhere, "PyTorch does not differentiate it again"),
     ("within", "silu_backward", "slope"): (everywhere, "PyTorch does not differentiate it again"),
     ("one", "acosh", "slope"): (lambda x, _: x[:, 0] == -1, "infinite where there is no value, of either sign"),

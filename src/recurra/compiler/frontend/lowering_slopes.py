@@ -74,11 +74,15 @@ def _hardtanh(g: Graph, x: Node, min: float = -1.0, max: float = 1.0) -> Node:
     return g.given(_held(g, x, min, max), (x, _choose(g, outside, 0.0, 1.0)))
 
 
+SIXTH = 0.1666666716337204
+"""The slope of PyTorch's hardsigmoid: a sixth of float32, in float64 too."""
+
+
 @rule("hardsigmoid")
 def _hardsigmoid(g: Graph, x: Node) -> Node:
     value = mul(g, _held(g, add(g, x, 3.0), 0.0, 6.0), 1 / 6)
     inside = _all(g, _less(g, -3.0, x), _less(g, x, 3.0))
-    return g.given(value, (x, _choose(g, inside, 1 / 6, 0.0)))
+    return g.given(value, (x, _choose(g, inside, SIXTH, 0.0)))
 
 
 @rule("hardswish")
