@@ -41,9 +41,9 @@ class BlockLRNN(Recurrence):
 
     def inputs(self, x: Tensor) -> dict[str, Tensor]:
         M = self.to_transition(x).unflatten(-1, (self.heads, self.size, self.size))
-        norm = torch.linalg.vector_norm(M, self.p, dim=-2, keepdim=True)
-        return {"A": M / norm.clamp(min=1), "u": self.to_input(x).unflatten(-1, (self.heads, -1))}
+        return {"M": M, "u": self.to_input(x).unflatten(-1, (self.heads, -1))}
 
-    def step(self, h: Tensor, A: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        h = A @ h + u
+    def step(self, h: Tensor, M: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        norm = torch.linalg.vector_norm(M, self.p, dim=0)
+        h = M @ (h / norm.clamp(min=1)) + u
         return h, h
