@@ -121,6 +121,18 @@ def test_numbers(head, tmp_path):
     assert (Regressor.load(tmp_path).predict(X) == found.predict(X)).all()
 
 
+@pytest.mark.parametrize("kind", [Classifier, Regressor])
+def test_scikit_learn_copies_validates_and_searches(kind):
+    base, chosen = pytest.importorskip("sklearn.base"), pytest.importorskip("sklearn.model_selection")
+    X, y = np.random.randn(12, 5), np.arange(12) % 2
+    found = kind("min-gru", width=4, steps=2)
+    assert base.is_classifier(found) == (kind is Classifier)
+    assert base.clone(found).get_params() == found.get_params()
+    assert len(chosen.cross_val_score(found, X, y, cv=3)) == 3
+    best = chosen.GridSearchCV(found, {"width": [3, 5]}, cv=2).fit(X, y).best_params_
+    assert best["width"] in (3, 5)
+
+
 BAD = {
     "one class": (lambda X, y: classifier().fit(X, ["a"] * len(X)), "one class, 'a'"),
     "answers": (lambda X, y: classifier().fit(X, y[1:]), "y has 23 answers; expected 24"),
@@ -128,6 +140,7 @@ BAD = {
     "missing": (lambda X, y: classifier().fit(X, [None, *y[1:]]), r"y\[0\] is None"),
     "infinite": (lambda X, y: Regressor("gru", steps=1).fit(X, np.full(len(X), np.inf)), "finite"),
     "text": (lambda X, y: Regressor("gru", steps=1).fit(X, y), "no number"),
+    "complex": (lambda X, y: Regressor("gru", steps=1).fit(X, np.full(len(X), 1j)), "no number"),
     "pool": (lambda X, y: classifier(pool="sum").fit(X, y), "pool is 'sum'"),
     "smoothing": (lambda X, y: classifier(smoothing=1).fit(X, y), "smoothing is 1"),
     "channels": (lambda X, y: classifier(steps=1).fit(X, y).predict([x[:1] for x in X]), "1 channels; expected 2"),

@@ -72,7 +72,7 @@ def holidays_of(country: str) -> Tensor:
         RecurraError: the `holidays` library is missing.
     """
     try:
-        from holidays import country_holidays  # type: ignore[import-not-found]
+        from holidays import country_holidays
     except ImportError as error:
         raise RecurraError("holidays needs the library of that name; install it: pip install holidays") from error
     try:

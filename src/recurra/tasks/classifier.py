@@ -46,6 +46,7 @@ class Classifier(Labelled):
     """
 
     task = "classify"
+    _estimator_type = "classifier"
     classes_: NDArray[Any]
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -29,6 +29,23 @@ TOGETHER = 64
 class Labelled(Estimator):
     """One answer for each sequence. X is [cases, channels, T], [cases, T] of one channel, a list of [channels, T] or
     [T] whose lengths differ, or `Sequences`; NaN is missing."""
+
+    _estimator_type: ClassVar[str]
+    """What scikit-learn calls it."""
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn asks of an estimator before it searches settings or validates across folds."""
+        from sklearn import utils
+
+        classifies = self._estimator_type == "classifier"
+        return utils.Tags(
+            estimator_type=self._estimator_type,
+            target_tags=utils.TargetTags(required=True),
+            classifier_tags=utils.ClassifierTags() if classifies else None,
+            regressor_tags=None if classifies else utils.RegressorTags(),
+            input_tags=utils.InputTags(three_d_array=True, allow_nan=True),
+            non_deterministic=False,
+        )
 
     def _answers(self, y: Any, fresh: bool) -> Tensor:
         """What the head learns, [cases], from answers as they were given; `fresh`: nothing was fitted before.

@@ -27,6 +27,7 @@ class Regressor(Labelled):
     """
 
     task = "regress"
+    _estimator_type = "regressor"
 
     def __init__(
         self,
@@ -54,9 +55,11 @@ class Regressor(Labelled):
 
     def _answers(self, y: Any, fresh: bool) -> Tensor:
         try:
-            values = np.asarray(y, np.float64)
-        except (TypeError, ValueError) as error:
-            raise InputError("y holds what is no number; expected one number for each case") from error
+            values = np.array(y, np.float64) if np.asarray(y).dtype.kind != "c" else None
+        except (TypeError, ValueError):
+            values = None
+        if values is None:
+            raise InputError("y holds what is no number; expected one real number for each case")
         if values.ndim != 1 or not np.isfinite(values).all():
             raise InputError(f"y is {list(values.shape)}; expected one finite number for each case")
         if fresh:
