@@ -37,7 +37,7 @@ as the loop over batches that one would write in PyTorch without this library (`
 holds the two to each other, in value and in every gradient. A training step at (B, T, D) = (8, 256, 64): forward, and
 the gradients of x and all weights. Ours and the peer ran in turn in one process, float32, on {threads} thread of
 {machine}, torch {torch}, on {day}. Times are medians, in milliseconds of the processor's time, which counts no other
-user of the machine; first calls are by the clock, and vary with what else runs.
+user of the machine but for what they do to caches and memory; first calls are by the clock.
 
 Ours take `recurra.Linear` for their linear maps, the loops by hand `torch.nn.Linear`; the examples take PyTorch's on
 both sides. Most of the time of the compiled ones goes to these maps of all time steps at once, which both sides need.
