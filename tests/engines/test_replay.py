@@ -174,6 +174,31 @@ class Elman(Whole):
         return h, h
 
 
+class Delicate(Elman):
+    """Has a factor only where its state is small, which examples are not."""
+
+    def start(self):
+        return {"h": torch.full((self.width,), 0.01)}
+
+    def step(self, h, x):
+        L = torch.linalg.cholesky(0.2 * torch.eye(4, dtype=h.dtype) - torch.outer(h, h))
+        h = 0.1 * torch.tanh(x) + 0.01 * (L @ h)
+        return h, torch.lgamma(h + 2)
+
+
+def test_a_step_that_raises_on_examples_is_recorded_on_its_own_numbers():
+    layer = Delicate().double()
+    with recurra.observe() as seen:
+        layer(torch.randn(2, 3, 4).double())
+    assert seen == ["replay"]
+    LAWS["same_as_reference"](lambda: layer, "replay", torch.float64)
+    layer, x = Delicate().double(), torch.randn(2, 3, 4).double()
+    state = recurra.State({"h": torch.ones(2, 4).double()})
+    with pytest.raises(torch.linalg.LinAlgError):
+        layer(x, state)
+    assert layer.refusals(x)["replay"] is None
+
+
 def test_what_is_left_of_a_step():
     layer = Elman()
     assert replay_of(layer.problem(torch.randn(3, 2, 4))).operations == 3  # a product with a sum, x, tanh

@@ -18,7 +18,7 @@ from recurra.compiler.frontend.structure import Structure, jacobian_rows, struct
 from recurra.compiler.frontend.trace import Traced, Untraceable, trace
 from recurra.compiler.frontend.values import Leaf, Pair, parts
 from recurra.compiler.planning.plan import Plan
-from recurra.errors import InputError
+from recurra.errors import InputError, one_line
 from recurra.problem import Problem, cast
 
 STORAGE = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat", torch.float16: "half"}
@@ -105,6 +105,8 @@ def _trace(problem: Problem) -> TracedStep | str:
         traced = trace(step, states, inputs, weights, held)
     except Untraceable as error:
         return str(error)
+    except torch.linalg.LinAlgError as error:
+        return f"step cannot be traced with example values: {one_line(error)}"
     leaves = _leaves(problem, traced)
     used = {node.attr for node in topological(_outputs(traced)) if node.op == "input"}
     read = {

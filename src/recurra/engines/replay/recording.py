@@ -23,7 +23,7 @@ from recurra.engines.replay.record import Functions, Recorder
 from recurra.engines.replay.write import Loop, function
 from recurra.engines.traced import computed_type, example, kind_of, like_weight, lock
 from recurra.errors import one_line
-from recurra.problem import Problem
+from recurra.problem import Problem, cast
 
 MOST = 64
 """Recordings that are remembered after the layers they were made for are gone, for others that are alike."""
@@ -54,8 +54,11 @@ def replay_of(problem: Problem) -> Replay | str:
     kind = ("replay", kind_of(problem), problem.batch)
     found = reading.found.get(kind)
     if found is None:
+        key = (reading.key, kind)
         with lock:
-            found = reading.found[kind] = _shared((reading.key, kind), problem)
+            found = _shared(key, problem)
+            if key in _recorded:  # a mistake may be one of these numbers only
+                reading.found[kind] = found
     return found
 
 
@@ -80,21 +83,24 @@ def _shared(key: Hashable, problem: Problem) -> Replay | str:
 def _recording(problem: Problem) -> Replay:
     try:
         return _record(problem)
+    except torch.linalg.LinAlgError:
+        return _record(problem, real=True)
     except RuntimeError as error:
         if "inplace" not in str(error):
             raise
         return _record(problem, copies=True)
 
 
-def _record(problem: Problem, copies: bool = False) -> Replay:
+def _record(problem: Problem, copies: bool = False, real: bool = False) -> Replay:
     """Run the mapped step once on examples, and make of what is seen two functions.
 
     Args:
         copies: give every lane its own copy of the tensors that the step makes.
+        real: run it on the problem's own numbers, of the first sequence; some matrices cannot be factorised.
     """
     layout, recorder = Layout(problem), Recorder(problem.step.weights)
     with clean():
-        leaves = _examples(problem, layout)
+        leaves = _examples(problem, layout, real)
         for name, tensor in leaves.items():
             recorder.leaf(name, tensor)
         states, inputs, weights = (_of_kind(kind, leaves) for kind in ("state", "input", "weight"))
@@ -130,19 +136,22 @@ def _of_kind(kind: str, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(f"{kind}."): t for name, t in leaves.items() if name.startswith(f"{kind}.")}
 
 
-def _examples(problem: Problem, layout: Layout) -> dict[str, Tensor]:
+def _examples(problem: Problem, layout: Layout, real: bool) -> dict[str, Tensor]:
     """Leaves like those of the problem at one time step, which take gradients as they may."""
-    rows, real = max(problem.batch, 1), problem.compute_dtype
+    rows, computed = max(problem.batch, 1), problem.compute_dtype
     found: dict[str, Tensor] = {}
     for name, t in problem.state.items():
-        found[f"state.{name}"] = layout.state(example(t.shape[2:], t.dtype).expand(rows, *t.shape[1:]))
+        one = t[0] if real and len(t) else example(t.shape[2:], t.dtype)
+        found[f"state.{name}"] = layout.state(one.expand(rows, *t.shape[1:]))
     for name, entry in problem.inputs.items():
         shape = entry.tensor.shape[2 * entry.per_time :]
-        one = example(shape[entry.per_lane :], computed_type(entry.tensor.dtype, real)).expand(shape)
+        one = example(shape[entry.per_lane :], computed_type(entry.tensor.dtype, computed)).expand(shape)
+        if real and entry.tensor.numel():
+            one = cast(entry.tensor[0, 0] if entry.per_time else entry.tensor, computed)
         like = replace(entry, tensor=one.expand(rows, 1, *shape) if entry.per_time else one)
         found[f"input.{name}"] = layout.over_time(like)[0] if entry.per_time else layout.constant(like)
     for name, t in problem.step.weights.items():
-        found[f"weight.{name}"] = like_weight(t, computed_type(t.dtype, real))
+        found[f"weight.{name}"] = cast(t, computed) if real else like_weight(t, computed_type(t.dtype, computed))
     return {name: _leaf(t.to(problem.device)) for name, t in found.items()}
 
 
