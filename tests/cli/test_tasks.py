@@ -107,7 +107,8 @@ def test_evaluate(sales, tmp_path):
     code, out, err = called("evaluate", sales / "run", "--data", sales / "sales.csv", "--windows", 2, "--json")
     assert code == 0, err
     assert json.loads(out)["origins"] == 4
-    told = called("evaluate", sales / "run", "--data", sales / "sales.csv", "--pictures", tmp_path)
+    told = called("evaluate", sales / "run", "--data", sales / "sales.csv", "--pictures", tmp_path, "--season", 2)
+    assert "seasonal naive" in told[1]
     assert "naive" in told[1]
     assert {file.name for file in tmp_path.iterdir()} == {"horizon.png", "coverage.png"}
 
@@ -317,7 +318,7 @@ def test_anomalies(tmp_path):
     followed = answers(called("update", run, "--follow", given=given)[1])
     assert [row["anomaly"] for row in followed][1]
     for arguments, message in (
-        (["evaluate", run, "--data", tmp_path / "new.csv"], "is scored by --windows (forecast), --labels (detect)"),
+        (["evaluate", run, "--data", tmp_path / "new.csv"], "a model to detect is scored with --labels; came none"),
         (["fit", "detect", tmp_path / "usual.csv", "--test", tmp_path / "new.csv"], "is scored by `recurra evaluate"),
         (["compare", "detect", tmp_path / "usual.csv"], "expected one with a number to compare by"),
         (["predict", run], "data is missing"),

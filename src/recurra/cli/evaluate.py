@@ -20,6 +20,7 @@ def evaluate(
     ] = None,
     windows: Annotated[int | None, Option(help="Of forecasts: horizons at the end of each series to score.")] = None,
     imports: own.Imports = None,
+    season: Annotated[int | None, Option(help="Of forecasts: steps after which a series resembles itself.")] = None,
     labels: Annotated[str | None, Option(help="Of anomalies: the column that is 1 where there is one.")] = None,
     pictures: Annotated[Path | None, Option(help="A folder for pictures of the errors of a task.")] = None,
     engine: Annotated[str, Option(help="Engine that runs the steps; auto picks one.")] = "auto",
@@ -35,7 +36,7 @@ def evaluate(
     """
     own.take(imports)
     if runs.task_of(run) is not None:
-        asked = {"windows": windows, "labels": labels}
+        asked = {"windows": windows, "season": season, "labels": labels}
         _score(run, data, {name: value for name, value in asked.items() if value is not None}, pictures, json)
         return
     from recurra.data.text import default_text, read, split
@@ -58,8 +59,10 @@ def _score(run: Path, data: Path | None, how: dict[str, Any], pictures: Path | N
     if data is None:
         raise InputError(f"data is missing; expected a file to score {str(run)!r} on, such as --data new.csv")
     found = runs.given(run, estimator, data, targets=True)
-    if (estimator.task == "detect") != ("labels" in how) or (estimator.task != "forecast" and "windows" in how):
-        raise InputError(f"a model to {estimator.task} is scored by --windows (forecast), --labels (detect) or neither")
+    own = {"forecast": {"windows", "season"}, "detect": {"labels"}}.get(estimator.task, set())
+    if set(how) - own or (estimator.task == "detect" and not how):
+        known = ", ".join(f"--{name}" for name in sorted(own)) or "no option of its own"
+        raise InputError(f"a model to {estimator.task} is scored with {known}; came {', '.join(how) or 'none'}")
     if "labels" in how:
         how["labels"] = _anomalies(estimator, found, how["labels"])
     report = estimator.evaluate(found, **how)

@@ -155,11 +155,11 @@ def _ahead(
             raise InputError(f"windows is {windows}; a model to recommend is scored on the last event: expected 1")
         return Source(estimator, whole.clip(stop=-1), about, whole, how, whole.clip(start=-1))
     new = estimator.horizon * windows
-    if (short := (whole.lengths <= new + estimator.horizon).nonzero()).numel():
+    if (short := (whole.lengths <= new).nonzero()).numel():
         which = int(short[0])
         raise InputError(
             f"series {whole.ids[which]!r} has {int(whole.lengths[which])} steps; to hold out {windows} windows of "
-            f"{estimator.horizon} it needs {new + estimator.horizon + 1}"
+            f"{estimator.horizon} it needs {new + 1}"
         )
     held_out = how | {"windows": windows}
     return Source(estimator, whole.clip(stop=-new), about, whole, held_out, whole.clip(start=-new))

