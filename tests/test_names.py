@@ -12,6 +12,7 @@ import recurra
 from recurra import InputError, Lane, Recurrence, registry
 from recurra.cli import own
 from recurra.models.files import save
+from recurra.tasks.regressor import Regressor
 from recurra.training.run_folder import begun
 
 LEAKY = '''
@@ -148,6 +149,22 @@ def test_a_file_imports_no_code(tmp_path, monkeypatch):
             read(folder)
     with pytest.raises(InputError, match=r"'hostile:Cell' is not known here.*--import FILE"):
         recurra.LanguageModel.from_config(config["model"])
+
+
+def test_an_estimator_remembers_names_and_imports_no_code(names, tmp_path):
+    recurra.register("fading", Fading)
+    fitted = Regressor("fading", width=4, steps=1).fit(torch.randn(6, 2, 5).numpy(), torch.randn(6).numpy())
+    fitted.save(tmp_path)
+    x = torch.randn(3, 2, 5).numpy()
+    assert (Regressor.load(tmp_path).predict(x) == fitted.predict(x)).all()
+    names.clear()
+    with pytest.raises(InputError, match=f"layer 'fading' is not known here.*--import '{Fading.__module__}'"):
+        Regressor.load(tmp_path)
+    path = next(tmp_path.glob("*.json"))
+    path.write_text(path.read_text().replace('"fading"', f'"{Fading.__module__}:Fading"'))
+    with pytest.raises(InputError, match=f"layer '{Fading.__module__}:Fading' is not known here"):
+        Regressor.load(tmp_path)
+    assert not names
 
 
 @pytest.mark.usefixtures("names")

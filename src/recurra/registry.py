@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
@@ -140,18 +142,32 @@ class Unregistered(InputError):
     """A file names a layer that this process does not have."""
 
 
-def registered(name: str, origins: object = None) -> None:
-    """Expect a name that needs no import of what is not the library's: for names that come out of a file.
+_NOTHING = object()
+_file_says: ContextVar[object] = ContextVar("_file_says")
+"""While names come out of a file, what it says of where each is from."""
+
+
+@contextmanager
+def from_a_file(origins: object = None) -> Iterator[None]:
+    """Within, names are those of a file, which may import no code: one that is not registered raises Unregistered.
 
     Args:
         origins: what the file says of where each name comes from, as `origins` wrote it.
-
-    Raises Unregistered, which says how to have it.
     """
-    if isinstance(name, str) and _known(name) is not None:
+    token = _file_says.set(origins)
+    try:
+        yield
+    finally:
+        _file_says.reset(token)
+
+
+def _expect_no_file(name: str) -> None:
+    """Raise Unregistered, which says how to have the layer, where its name comes out of a file."""
+    told = _file_says.get(_NOTHING)
+    if told is _NOTHING:
         return
-    told = origins.get(name) if isinstance(origins, Mapping) else None
-    source = told if isinstance(told, str) else name if is_offered(name) else None
+    source = told.get(name) if isinstance(told, Mapping) else None
+    source = source if isinstance(source, str) else name if is_offered(name) else None
     what = "FILE, which defines it" if source is None else repr(source[:300])
     raise Unregistered(
         f"layer {shown(name)} is not known here, and a file may not import it: give --import {what}, or in Python call "
@@ -205,6 +221,7 @@ def _resolved(name: object) -> str:
         raise InputError(f"layer {shown(name)} is not known; expected a name, or the class of a layer")
     if (known := _known(name)) is not None:
         return known
+    _expect_no_file(name)
     if DOTTED.fullmatch(name):
         register(name, _loaded(EntryPoint(name, name, GROUP)))
         return name

@@ -14,10 +14,9 @@ from recurra.errors import InputError
 from recurra.models.backbone import Backbone, Normed
 from recurra.models.design import Design
 from recurra.models.origin import Origin
-from recurra.models.pattern import parse
 from recurra.nn.linear import Linear, linear
 from recurra.options import shown
-from recurra.registry import registered
+from recurra.registry import from_a_file
 from recurra.state import State, joined
 
 if TYPE_CHECKING:
@@ -115,9 +114,8 @@ class LanguageModel(Backbone):
         if not isinstance(config, Mapping) or not set(config) <= set(names):
             what = f"holds {sorted(set(config) - set(names))}" if isinstance(config, Mapping) else f"is {shown(config)}"
             raise InputError(f"config {what}; expected a dict with some of {', '.join(names)}")
-        if "pattern" in config:
-            parse(config["pattern"], registered)
-        return cls(**config)
+        with from_a_file():
+            return cls(**config)
 
     def extra_repr(self) -> str:
         return f"{self.config['vocabulary']}, {super().extra_repr()}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from recurra.errors import InputError, one_line
 from recurra.files import write_atomically
 from recurra.models.language_model import LanguageModel
 from recurra.models.pattern import depth, parse
-from recurra.registry import Unregistered, registered
+from recurra.registry import Unregistered, from_a_file
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 """Of what a model computes with."""
@@ -34,7 +33,8 @@ def outline(config: Any, path: Path, tensors: int, origins: Any = None) -> Langu
     """
     try:
         if isinstance(config, Mapping) and "pattern" in config:
-            asked = depth(parse(config["pattern"], partial(registered, origins=origins)), config.get("layers") or {})
+            with from_a_file(origins):
+                asked = depth(parse(config["pattern"]), config.get("layers") or {})
             if asked > tensors:
                 raise InputError(f"it asks for {asked} layers, and there are {tensors} tensors")
         with torch.device("meta"):

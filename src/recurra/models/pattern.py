@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from recurra.errors import InputError
@@ -11,15 +11,8 @@ from recurra.options import LAYERS, count, shown
 from recurra.registry import layer_class
 
 
-def parse(pattern: str, expect: Callable[[str], Any] = layer_class) -> list[str]:
-    """The layer names of a pattern, in order.
-
-    Args:
-        expect: raises for a name that is not known: `registered` for patterns that come out of a file, which may not
-            import code.
-
-    Raises InputError if it cannot be read or names an unknown layer.
-    """
+def parse(pattern: str) -> list[str]:
+    """The layer names of a pattern, in order. Raises InputError if it cannot be read or names an unknown layer."""
     if not isinstance(pattern, str) or not pattern.strip():
         raise InputError(f"pattern is {shown(pattern)}; expected layer names, such as 'mamba*3+lstm'")
     names: list[str] = []
@@ -27,7 +20,7 @@ def parse(pattern: str, expect: Callable[[str], Any] = layer_class) -> list[str]
         match = re.fullmatch(r"\s*([\w-]+|[\w.]+:[\w.]+)\s*(?:\*\s*([0-9]{1,9}))?\s*", part)
         if not match:
             raise InputError(f"pattern {shown(pattern)}: {shown(part.strip())} is not NAME or NAME*COUNT")
-        expect(match[1])
+        layer_class(match[1])
         times = int(match[2] or 1)
         if not 1 <= times < LAYERS - len(names):
             raise InputError(

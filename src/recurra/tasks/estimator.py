@@ -16,7 +16,10 @@ from recurra.data.sequences import Field
 from recurra.errors import InputError, one_line
 from recurra.files import read_json, write_atomically
 from recurra.models.backbone import Backbone
+from recurra.models.files import OWN
 from recurra.models.outline import misfit
+from recurra.models.pattern import parse
+from recurra.registry import Unregistered, from_a_file, origins
 from recurra.tasks.model import Model
 from recurra.training.fitting import Schedule
 
@@ -86,6 +89,11 @@ class Estimator:
         """
         raise NotImplementedError
 
+    def _patterns(self) -> list[str]:
+        """The patterns among the settings."""
+        own = self.get_params()
+        return [own[name] for name in ("pattern", "decoder") if isinstance(own.get(name), str)]
+
     def _about(self) -> dict[str, Any]:
         """Plain data to keep with a model, for `_build`."""
         return {}
@@ -112,6 +120,8 @@ class Estimator:
             "fields": [field.as_dict() for field in self.fields_],
             "about": self._about(),
         }
+        if own := origins(name for pattern in self._patterns() for name in parse(pattern)):
+            config[OWN] = own
         try:
             text = json.dumps(config, indent=2) + "\n"
         except (TypeError, ValueError) as error:
@@ -138,10 +148,13 @@ class Estimator:
         tensors, _ = sealed.read(folder / WEIGHTS, f"{folder / WEIGHTS} cannot be read")
         weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
         try:
-            found = cls(**config["settings"])
-            found.fields_ = [Field.from_dict(field) for field in config["fields"]]
-            found._remember(config["about"], tensors)
-            model = found._build(found.fields_, config["about"], tensors)
+            with from_a_file(config.get(OWN)):
+                found = cls(**config["settings"])
+                found.fields_ = [Field.from_dict(field) for field in config["fields"]]
+                found._remember(config["about"], tensors)
+                model = found._build(found.fields_, config["about"], tensors)
+        except Unregistered as error:
+            raise InputError(f"{path}: {error}") from error
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} does not describe a {cls.__name__}: {one_line(error)}") from error
         if reason := misfit(model.state_dict(), weights):

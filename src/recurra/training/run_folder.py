@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from recurra.files import expect_file, read_json, write_atomically
 from recurra.models.files import OWN
 from recurra.models.pattern import parse
 from recurra.options import shown
-from recurra.registry import Unregistered, origins, registered
+from recurra.registry import Unregistered, from_a_file, origins
 from recurra.training.config import TrainConfig
 
 FILES = ("config.json", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "loss.png", "result.json")
@@ -42,14 +41,14 @@ def begun(folder: Path) -> tuple[TrainConfig, str | None]:
     path = folder / "config.json"
     try:
         about = read_json(path)
-        parse(about["training"].get("pattern", TrainConfig.pattern), partial(registered, origins=about.get(OWN)))
-        config, source = TrainConfig(**about["training"]), about.get("data")
+        with from_a_file(about.get(OWN)):
+            config, source = TrainConfig(**about["training"]), about.get("data")
         if not isinstance(source, str | None):
             raise ValueError(f"data is {shown(source)}; expected a path")
         return config, source
     except Unregistered as error:
         raise InputError(f"{str(path)!r}: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{str(path)!r} does not describe a training run: {one_line(error)}") from error
 
 
