@@ -77,6 +77,8 @@ class Backbone(nn.Module):
         }  # fmt: skip
         self._make_front()
         self.blocks, gives = nn.ModuleList(), dict[str, int]()
+        if torch.get_default_device().type == "meta":  # an outline, which may be of anything, runs nothing
+            gives = dict.fromkeys(names, width * (1 + bidirectional))
         for name in names:  # what a layer gives is found by running it: once for all that are alike
             block = Block(name, width, mlp, dropout, layers.get(name), self.design, bidirectional, gives.get(name))
             self.blocks.append(block)

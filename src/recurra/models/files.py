@@ -12,7 +12,7 @@ from recurra.errors import InputError, one_line
 from recurra.files import inside, read_json
 from recurra.models.language_model import LanguageModel
 from recurra.models.origin import Origin
-from recurra.models.outline import misfit, outline, tensors_of, write_config
+from recurra.models.outline import misfit, outline, tensors_of, widen, write_config
 from recurra.models.pattern import parse
 from recurra.registry import origins
 
@@ -80,6 +80,7 @@ def load(folder: str | Path) -> LanguageModel:
     model = outline(config.get("model"), folder / "config.json", len(found), config.get(OWN))
     # transformers' save_pretrained writes what is here `embedding.weight` as `model.embedding.weight`.
     tensors = {name.removeprefix("model."): tensor for name, tensor in found.items()}
+    widen(model, tensors)
     if reason := misfit(model.state_dict(), tensors):
         raise InputError(f"{folder / WEIGHTS} does not fit config.json: {reason}")
     if reason := _change(facts.get(CONFIG, "{}"), model.config):

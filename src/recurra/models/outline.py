@@ -15,6 +15,7 @@ from recurra.errors import InputError, one_line
 from recurra.files import write_atomically
 from recurra.models.language_model import LanguageModel
 from recurra.models.pattern import depth, parse
+from recurra.nn.linear import Linear
 from recurra.registry import Unregistered, from_a_file
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -45,6 +46,16 @@ def outline(config: Any, path: Path, tensors: int, origins: Any = None) -> Langu
         raise InputError(f"{path} does not describe a model: {one_line(error)}") from error
 
 
+def widen(model: LanguageModel, tensors: Mapping[str, object]) -> None:
+    """Give an outline the maps behind layers that give other channels than they take, as large as `tensors` say: what a
+    layer gives is found by running it, and an outline runs nothing."""
+    for i, block in enumerate(model.blocks):
+        given = tensors.get(f"blocks.{i}.join.weight")
+        if isinstance(given, Tensor) and given.dim() == 2:
+            with torch.device("meta"):
+                block.join = Linear(given.shape[1], model.width, bias=False)
+
+
 def misfit(expected: Mapping[str, Tensor], given: Mapping[str, object]) -> str | None:
     """How `given` tensors differ from those of a model in names, shapes or kinds of numbers, or None."""
     if missing := sorted(expected.keys() - given.keys()):
@@ -69,7 +80,9 @@ def tensors_of(model: LanguageModel) -> dict[str, Tensor]:
     written could not be read."""
     options.instance("model", model, LanguageModel)
     tensors = model.state_dict()
-    if reason := misfit(outline(model.config, Path("config"), len(tensors)).state_dict(), tensors):
+    described = outline(model.config, Path("config"), len(tensors))
+    widen(described, tensors)
+    if reason := misfit(described.state_dict(), tensors):
         raise InputError(
             f"model is not what its config describes: {reason}; merge adapters, and take off what else was put around "
             "its weights, before saving"
