@@ -12,6 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import recurra
+from recurra.compiler.targets import host
 from recurra.engines import calibrate, products
 from recurra.engines.rates import Rates, Speeds
 from recurra.testing.tolerances import assert_close
@@ -157,6 +158,17 @@ def test_sums_of_outer_products(taken, rows, m, n):
     assert len(taken) >= 3
 
 
+@pytest.mark.parametrize("vector", [64, 32, 16])
+@pytest.mark.parametrize(("rows", "m", "n"), [(1, 1, 1), (17, 5, 3), (129, 257, 49), (700, 600, 100)])
+def test_the_kernel_at_every_width_of_vectors(monkeypatch, vector, rows, m, n):
+    """Rows that lie apart as well; what lies between them, and behind the last, is not read."""
+    monkeypatch.setattr(host, "vector_bytes", lambda: vector)
+    left, right = torch.full((rows, m + 3), float("nan")), torch.randn(rows, n)
+    left[:, :m] = torch.randn(rows, m)
+    found = products.compiled_outer(left[:, :m], right)
+    assert_close("sum", found, left[:, :m].double().t() @ right.double(), torch.float32)
+
+
 @pytest.mark.parametrize("heads", [1, 2])
 def test_recurrent_weights_get_their_gradients_from_it(taken, heads):
     layer, x = recurra.layer("lstm", 32, heads=heads), torch.randn(4, 30, 32)
@@ -215,8 +227,6 @@ def test_the_table_of_ways(monkeypatch):
     [("AuthenticAMD", 64, True), ("GenuineIntel", 64, False), ("AuthenticAMD", 32, False)],
 )
 def test_the_default_follows_from_what_the_processor_says(monkeypatch, tmp_path, vendor, vector, held_back):
-    from recurra.compiler.targets import host
-
     file = tmp_path / "cpuinfo"
     file.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
     monkeypatch.setattr(host, "FACTS", file)
