@@ -26,8 +26,7 @@ def function(
     writer = _Writer(recorder, arguments)
     lines = [f"def run({', '.join(writer.named(arguments))}):", *_indented(writer.lines(operations))]
     lines.append(f"    return {_together(writer.named(results))}")
-    exec("\n".join(lines), writer.scope)
-    return writer.scope["run"]
+    return _made(lines, writer.scope)
 
 
 class Loop:
@@ -84,8 +83,14 @@ class Loop:
             *_indented(_indented(body)),
             f"    return outputs, {_together(states)}",
         ]
-        exec("\n".join(lines), self._scope)
-        return self._scope["run"]
+        return _made(lines, self._scope)
+
+
+def _made(lines: Sequence[str], scope: dict[str, Any]) -> Callable[..., Any]:
+    """The function `run` that these lines define."""
+    own: dict[str, Any] = {}  # another thread may be writing another one
+    exec(compile("\n".join(lines), "<replayed step>", "exec"), scope, own)
+    return own["run"]
 
 
 def _together(names: Sequence[str]) -> str:
