@@ -28,8 +28,8 @@ class ClockworkRNN(Cell):
         self.groups = most if groups is None else options.divisor("groups", groups, self.hidden, "hidden size")
         options.count("groups", self.groups, 21)  # the slowest works every 2^19 time steps then
         group = torch.arange(self.groups).repeat_interleave(self.hidden // self.groups)
-        self.period = nn.Buffer(2.0**group, persistent=False)
-        self.seen = nn.Buffer((group[:, None] <= group).to(self.period.dtype), persistent=False)
+        self.period = nn.Buffer(2.0**group)
+        self.seen = nn.Buffer((group[:, None] <= group).to(self.period.dtype))
 
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.hidden), "t": torch.zeros(())}

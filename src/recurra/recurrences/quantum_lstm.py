@@ -39,7 +39,7 @@ class QuantumLSTM(Recurrence):
         self.outward = nn.Parameter(torch.empty(H, n).uniform_(-(n**-0.5), n**-0.5))
         self.bias = nn.Parameter(torch.zeros(H))
         bits = torch.arange(2**n)[:, None] >> torch.arange(n).flip(0) & 1
-        self.signs = nn.Buffer((1 - 2 * bits).to(self.bias.dtype), persistent=False)  # of Z in each basis state
+        self.signs = nn.Buffer((1 - 2 * bits).to(self.bias.dtype))  # of Z in each basis state
 
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.hidden), "c": torch.zeros(self.hidden)}
