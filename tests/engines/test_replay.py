@@ -9,8 +9,10 @@ from torch.nn import functional as F
 
 import recurra
 from recurra import EngineRefused, Lane, Recurrence, constant, shared
+from recurra.compiler.frontend.prepared import Operation, Weight
 from recurra.engines import choose
 from recurra.engines.replay.recording import replay_of
+from recurra.engines.replay.write import narrowed
 from recurra.testing.cases import compare, draw
 from recurra.testing.laws import LAWS
 from recurra.testing.tolerances import assert_close
@@ -262,3 +264,24 @@ def test_auto_says_once_that_it_replays():
     assert said["engine"] == "replay"
     assert "milliseconds" in said["expected"]["replay"]
     assert_close("y", y, layer(x, engine="loop")[0])
+
+
+LIMITS = [
+    (),
+    (0,),
+    (0, 2),
+    (0, 2, 5),
+    (0, -3, 2**63 - 1),
+    (0, None, 4),
+    (0, 4, 2),
+    (0, 0, 9, 1),
+    (0, 1, 9, 2),
+    (-1, -4),
+]
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_slices_are_called_by_another_name(limits):
+    x, of = torch.arange(10.0), torch.ops.aten.slice.Tensor
+    written = narrowed(Operation(of, (Weight("x"), *limits), {}, True), {Weight("x"): x})
+    assert torch.equal(written.function(x, *written.args[1:]), of(x, *limits))

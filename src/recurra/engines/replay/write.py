@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -125,6 +126,7 @@ class _Writer:
 
     def _line(self, number: int, operation: Operation) -> str:
         """One operation."""
+        operation = narrowed(operation, self._examples)
         called = self._held(callable_of(operation, self._examples))
         written = [self._text(value) for value in operation.args]
         written += [f"{name}={self._text(value)}" for name, value in operation.kwargs.items()]
@@ -150,6 +152,17 @@ class _Writer:
         if isinstance(value, list | tuple):
             return f"[{', '.join(map(self._text, value))}]"
         return repr(value) if isinstance(value, PLAIN) else self._held(value)
+
+
+def narrowed(operation: Operation, examples: Mapping[Origin, Tensor]) -> Operation:
+    """A slice by a function that is faster to call."""
+    if operation.function is not torch.ops.aten.slice.Tensor or operation.kwargs:
+        return operation
+    origin, dim, *limits = (*operation.args, 0)[: max(2, len(operation.args))]
+    first, last, step = slice(*(*limits, None, None)[:3]).indices(examples[origin].shape[dim])
+    if step != 1:
+        return operation
+    return replace(operation, function=torch.narrow, args=(origin, dim, first, max(last - first, 0)))
 
 
 def callable_of(operation: Operation, examples: Mapping[Origin, Tensor]) -> Callable[..., Any]:
