@@ -328,20 +328,23 @@ def delta_rule(owner: str, rule: object) -> DeltaRule:
         raise InputError(f"{owner}.as_delta_rule: S is {describe(rule.S)}; expected [B, L, V, K]")
     batch, lanes, values, keys = rule.S.shape
     per_key = rule.log_decay is not None and rule.log_decay.dim() > 3
-    wanted = {"q": [keys], "k": [keys], "v": [values], "beta": [], "log_decay": [keys] * per_key, "angle": [keys // 2]}
+    several = list(rule.k.shape[3:4]) if rule.k.dim() > 4 else []  # writes in a time step
+    wanted = {"q": [keys], "log_decay": [keys] * per_key, "angle": [keys // 2], "log_write": []}
+    written = {"k": [keys], "v": [values], "beta": [], "erase": [keys], "take": [keys]}
+    wanted |= {name: several + size for name, size in written.items()}
     for name, size in wanted.items():
         part = getattr(rule, name)
         if part is None:
             continue
-        if (
-            list(part.shape[3:]) != size
-            or part.dim() < 3
-            or part.shape[0] not in (1, batch)
-            or part.shape[2] not in (1, lanes)
-        ):
+        known = part.dim() > 2 and part.shape[0] in (1, batch) and part.shape[2] in (1, lanes)
+        if not known or list(part.shape[3:]) != size:
             axes = ", ".join(map(str, [batch, "T", lanes, *size]))
             raise InputError(
                 f"{owner}.as_delta_rule: {name} is {describe(part)}; expected [{axes}], or 1 for an axis along which "
                 f"it does not change, with S {list(rule.S.shape)}"
             )
+    if rule.log_write is not None and (rule.peak is None or list(rule.peak.shape) != [batch, lanes]):
+        raise InputError(f"{owner}.as_delta_rule: peak is {describe(rule.peak)}; expected [{batch}, {lanes}]")
+    if rule.before and rule.log_write is not None:
+        raise InputError(f"{owner}.as_delta_rule: before and log_write are both given; expected one of them at most")
     return rule

@@ -12,7 +12,6 @@ from torch.nn.functional import pad
 
 from recurra.engines.associative import scan
 from recurra.engines.chunkwise.chunks import Plain, wide
-from recurra.errors import InputError
 from recurra.problem import DeltaRule, Problem, cast
 
 LOWEST = -1000.0
@@ -35,8 +34,6 @@ def rule_of(problem: Problem, valid: Tensor | None) -> DeltaRule:
         inputs[name] = t if entry.per_time else t[None, None]
     assert step.as_delta_rule is not None
     rule = step.as_delta_rule(*(problem.state[name] for name in step.names), **inputs)
-    if rule.before and rule.log_write is not None:
-        raise InputError("as_delta_rule gives both before and log_write; expected one of them at most")
     parts: dict[str, Any] = {n: t.expand(-1, problem.time, *t.shape[2:]) for n, t in _per_time(rule).items()}
     # Beside a running maximum a decay counts by what it is compared with, however small.
     for name, lowest in (("log_decay", LOWEST if rule.log_write is None else NOTHING), ("log_write", NOTHING)):
