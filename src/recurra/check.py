@@ -193,6 +193,9 @@ def _first(state: Mapping[str, object]) -> tuple[str, Tensor]:
     for name, entry in state.items():
         if isinstance(entry, Tensor) and entry.dim() and (entry.is_floating_point() or entry.is_complex()):
             return f"state[{name!r}]", entry.new_empty(len(entry), dtype=entry.dtype.to_real())
+    for name, entry in state.items():
+        if isinstance(entry, Tensor) and entry.dim():  # whole numbers and flags alone, which are of any type
+            return f"state[{name!r}]", torch.empty(len(entry), device=entry.device)
     return "state", torch.empty(0)
 
 

@@ -21,7 +21,7 @@ from recurra.engines.kernels import launch, operator, segments, threads
 from recurra.engines.kernels.call import vector_width
 from recurra.engines.kernels.run import in_order
 from recurra.engines.rates import Estimate, current
-from recurra.engines.traced import STORAGE, TracedStep, lock, tensors_of, traced_step
+from recurra.engines.traced import STORAGE, TracedStep, is_real, lock, miscounts, tensors_of, traced_step
 from recurra.problem import Lane, Problem, Rollout
 
 
@@ -42,7 +42,7 @@ def refuses(problem: Problem) -> str | None:
     if problem.dtype not in STORAGE:
         return f"it knows {', '.join(str(d)[6:] for d in STORAGE)}, the layer is {problem.dtype}"
     step = traced_step(problem)
-    return step if isinstance(step, str) else hindrance(problem.tensors())
+    return step if isinstance(step, str) else miscounts(problem, step) or hindrance(problem.tensors())
 
 
 def run(problem: Problem, step: TracedStep | None = None, cut: bool = False) -> Rollout:
@@ -73,7 +73,10 @@ def run_all(
     results = operator.rollout(plan, laid, problem, differentiable or cut, cut)
     parts = {name: t.movedim(-1, 2 if name.startswith("y") else 1) if channel else t for name, t in results.items()}
     outputs = {name: parts.pop(name) for name in plan.outputs}
-    return outputs, {name: _joined(f"last.{name}", parts) for name in problem.step.names}
+    last = {name: _joined(f"last.{name}", parts) for name in problem.step.names}
+    return outputs, {
+        name: t if is_real(problem.state[name]) else t.to(problem.state[name].dtype) for name, t in last.items()
+    }
 
 
 def estimate(problem: Problem, cut: bool = False) -> Estimate:

@@ -20,7 +20,7 @@ from recurra.engines import affine, compiled, loop
 from recurra.engines.everywhere import Everywhere, Trajectory, joined, real_parts
 from recurra.engines.gate import hidden, hindrance
 from recurra.engines.rates import Estimate, current
-from recurra.engines.traced import TracedStep, traced_step
+from recurra.engines.traced import TracedStep, counts, traced_step
 from recurra.problem import Problem, Rollout, StepInput, cast
 
 CHUNK = 128
@@ -38,7 +38,7 @@ def refuses(problem: Problem) -> str | None:
         return "the coefficients of its state change in time: use engine='scan'"
     if not step.structure.invariant:
         return "its output is not a fixed combination of state and inputs: use engine='scan'"
-    return hidden(problem.tensors()) or hindrance(problem.tensors())
+    return counts(problem) or hidden(problem.tensors()) or hindrance(problem.tensors())
 
 
 def run(problem: Problem) -> Rollout:

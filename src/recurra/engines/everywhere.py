@@ -13,7 +13,7 @@ from recurra.compiler.frontend.graph import Node, topological
 from recurra.compiler.frontend.interpret import evaluate
 from recurra.compiler.frontend.values import Pair, parts
 from recurra.engines.reading import Named
-from recurra.engines.traced import TracedStep, tensors_of
+from recurra.engines.traced import TracedStep, is_real, tensors_of
 from recurra.problem import Problem, Rollout, Step, cast
 
 
@@ -27,7 +27,7 @@ class Everywhere:
         for name, t in tensors_of(problem, step).items():
             leaf = step.leaves.get(name)
             if leaf is not None:
-                t = cast(t, self.dtype)
+                t = cast(t, self.dtype) if is_real(t) or t.dtype is torch.bool else t.to(self.dtype)
                 flat = t.reshape(problem.batch * problem.time, *t.shape[2:]) if leaf.per_time else t
                 self.leaves[name] = flat, leaf.per_time, leaf.per_lane
 

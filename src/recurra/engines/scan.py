@@ -20,7 +20,7 @@ from recurra.engines.associative import scan
 from recurra.engines.everywhere import Everywhere, finish, real_parts
 from recurra.engines.gate import hindrance
 from recurra.engines.rates import Estimate, current
-from recurra.engines.traced import TracedStep, traced_step
+from recurra.engines.traced import TracedStep, counts, traced_step
 from recurra.problem import Problem, Rollout
 
 
@@ -33,7 +33,7 @@ def refuses(problem: Problem) -> str | None:
         return f"its step is not affine in the state: {step.structure.obstacle}"
     if step.traced.custom:
         return "its step holds a torch.autograd.Function, whose gradient only the compiled loop knows"
-    return hindrance(problem.tensors())
+    return counts(problem) or hindrance(problem.tensors())
 
 
 def run(problem: Problem) -> Rollout:

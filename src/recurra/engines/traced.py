@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -18,11 +19,14 @@ from recurra.compiler.frontend.structure import Structure, jacobian_rows, struct
 from recurra.compiler.frontend.trace import Traced, Untraceable, trace
 from recurra.compiler.frontend.values import Leaf, Pair, parts
 from recurra.compiler.planning.plan import Plan
+from recurra.engines.gate import hidden
 from recurra.errors import InputError, one_line
 from recurra.problem import Problem, cast
 
 STORAGE = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat", torch.float16: "half"}
 SCALAR = STORAGE | {torch.bool: "i8"}
+WHOLE = (torch.int64, torch.int32)
+"""Types of whole numbers that states and inputs may have; narrower ones wrap around too soon."""
 MOST = 64
 """Traces that are remembered after the layers they were made for are gone, for others that are alike."""
 
@@ -130,10 +134,50 @@ def _inexact(problem: Problem, inputs: list[str], weights: list[str]) -> str | N
     others = {f"input {name!r}": problem.inputs[name].tensor for name in inputs}
     others |= {f"weight {name!r}": problem.step.weights[name] for name in weights}
     for name, t in (states | others).items():
-        known = t.is_floating_point() or t.is_complex() or (t.dtype is torch.bool and name in others)
-        if not known:
-            return f"{name} is {str(t.dtype)[6:]}, and kernels compute in floating point: use a float"
+        whole = not name.startswith("weight") and t.dtype in WHOLE
+        if not (t.is_floating_point() or t.is_complex() or t.dtype is torch.bool or whole):
+            wide = "" if name.startswith("weight") else ", or int64"
+            return f"{name} is {str(t.dtype)[6:]}, and kernels compute in floating point: use a float{wide}"
     return None
+
+
+def is_real(tensor: Tensor) -> bool:
+    """Whether a tensor is floating point or complex: neither whole numbers nor flags."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def counts(problem: Problem) -> str | None:
+    """Why an engine that computes with states alone in floating point refuses a problem, or None."""
+    name = next((name for name, t in problem.state.items() if not is_real(t)), None)
+    if name is None:
+        return None
+    return f"state {name!r} is {str(problem.state[name].dtype)[6:]}: engines compiled, replay and loop count"
+
+
+def miscounts(problem: Problem, step: TracedStep) -> str | None:
+    """Why whole numbers of states and inputs may leave what floating point holds exactly in this call, or None."""
+    counting = step.traced.counting
+    if counting is None:
+        return None
+    states = {name: t for name, t in problem.state.items() if t.dtype in WHOLE}
+    inputs = {name: e.tensor for name, e in problem.inputs.items() if e.tensor.dtype in WHOLE}
+    if torch._C._len_torch_dispatch_stack():
+        return "it looks at whole numbers on the way, which something that follows operations hides"
+    if reason := hidden([*states.values(), *inputs.values()]):
+        return reason
+    type, given = str(problem.compute_dtype)[6:], _largest(inputs)
+    if given > counting.inputs:
+        return f"an input of {', '.join(inputs)} is beyond {counting.inputs:.0f}, from where on {type} may count wrong"
+    # A few values only, of which each is looked at once. Twice what is found: it may be more between them.
+    growth = 2 * counting.growth(2.0 ** math.ceil(math.log2(given + 1)))
+    starts = {name: problem.start[name] for name in states}
+    if max(_largest(states), _largest(starts)) + growth * problem.time > counting.states:
+        return f"{', '.join(states)} may count beyond {counting.states:.0f}, from where on {type} may count wrong"
+    return None
+
+
+def _largest(tensors: Mapping[str, Tensor]) -> float:
+    return max((float(t.double().abs().max()) for t in tensors.values() if t.numel()), default=0.0)
 
 
 def computed_type(dtype: torch.dtype, real: torch.dtype) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recurra.compiler.frontend.bounds import largest
+from recurra.compiler.frontend.bounds import Counting, largest
 from recurra.compiler.frontend.custom import own_gradient
 from recurra.compiler.frontend.graph import Graph, Node
 from recurra.compiler.frontend.leaving import Leaving
+from recurra.compiler.frontend.lowering import boolean
 from recurra.compiler.frontend.prepared import Operation, Origin, Prepared, Result, Weight, origins, prepare, replaced
 from recurra.compiler.frontend.refusal import RANDOM, Untraceable, refusal, user_line, where
 from recurra.compiler.frontend.table import BY_NUMBER, LOWERING
@@ -21,6 +23,8 @@ from recurra.compiler.frontend.writing import seen, share_memory, written
 
 SPELT = 64
 """Numbers up to which a constant is part of the graph; a larger one is a leaf that holds data."""
+WHOLE = {"state": 1 / 16, "input": 1 / 256}
+"""Up to which part of what floating point holds exactly whole numbers may go, so that a step can make larger ones."""
 COUNTING = {"add", "sub", "rsub", "mul", "pow", "sum", "prod", "cumsum", "cumprod", "mm", "mv", "bmm", "dot", "addmm"}
 """Operations of which whole numbers may become larger than those that they are made of."""
 
@@ -46,8 +50,9 @@ class Recorder(TorchDispatchMode):
         self._origins: dict[int, tuple[Tensor, Origin]] = {}
         self._operations: list[Operation] = []
         self._moving: set[int] = set()
-        # Leaves that are whole numbers, with their size: none, since who reads them is refused for that.
+        # Leaves that are whole numbers, with the part of what floating point holds exactly that they may come to.
         self._whole: dict[str, float] = {}
+        self._widest = math.inf
         self._prepared: dict[str, Origin] = {}
         self._real: set[torch.dtype] = set()
         self._met = {id(tensor): (name, tensor) for name, tensor in met.items()}
@@ -88,18 +93,44 @@ class Recorder(TorchDispatchMode):
         if tensor.is_complex():
             value = Pair(self.graph.input(f"{name}.real", shape), self.graph.input(f"{name}.imag", shape))
         else:
-            value = self.graph.input(name, shape, tensor.dtype == torch.bool)
-        self._values[id(tensor)] = tensor, value
-        self._real.add(tensor.dtype.to_real())
+            # What the state holds kernels write as they compute, flags as 0 and 1.
+            flag = tensor.dtype == torch.bool
+            value = self.graph.input(name, shape, flag and not name.startswith("state."))
         self.leaves[name] = value
-        if _is_whole(tensor) and not name.startswith("weight."):
-            self._whole[name] = 0.0
+        if isinstance(value, Node) and flag:
+            value = boolean(self.graph, value)
+        elif _is_whole(tensor) and not name.startswith("weight."):
+            self._whole[name] = WHOLE[name.partition(".")[0]]
+            self._widest = min(self._widest, torch.iinfo(tensor.dtype).max)
+            value = self.graph.pointwise("stop", value)  # no gradient
+        elif not _is_whole(tensor):
+            self._real.add(tensor.dtype.to_real())
+        self._values[id(tensor)] = tensor, value
         return value
 
     @property
     def _exact(self) -> float:
-        """Up to where the type of the step holds all whole numbers."""
-        return 2.0**53 if torch.float64 in self._real else 2.0**24
+        """Up to where the types of the step hold all whole numbers."""
+        return min(2.0**53 if torch.float64 in self._real else 2.0**24, self._widest)
+
+    def _sizes(self) -> dict[str, float]:
+        """Of the leaves that are whole numbers."""
+        return {name: part * self._exact for name, part in self._whole.items()}
+
+    def counting(self, states: Mapping[str, Tensor]) -> Counting | None:
+        """Up to where whole numbers may go, given the new states; None where there are none.
+
+        Raises Untraceable if they may grow by a factor at each time step.
+        """
+        if not self._whole:
+            return None
+        new = {name: self.value(t) for name, t in states.items() if _is_whole(t)}
+        found = Counting(
+            *(WHOLE[kind] * self._exact for kind in ("state", "input")), tuple(new.values()), tuple(self._whole)
+        )
+        if math.isinf(found.growth(found.inputs)):
+            raise Untraceable(f"step may count by more than a sum ({', '.join(new)}): use a float, or % n")
+        return found
 
     def prepared(self) -> Prepared:
         """How the leaves that depend on weights alone are computed."""
@@ -296,8 +327,9 @@ class Recorder(TorchDispatchMode):
             self._values[id(tensor)] = tensor, value
             if moving:
                 self._keep(tensor, value)
-            whole = name in COUNTING and isinstance(value, Node) and _is_whole(tensor)
-            if whole and largest(value, self._whole) > self._exact:
+            narrower = name == "_to_copy" and tensor.dtype is torch.int32 and _is_whole(args[0])
+            whole = (name in COUNTING or narrower) and isinstance(value, Node) and _is_whole(tensor)
+            if whole and largest(value, self._sizes()) > min(self._exact, torch.iinfo(tensor.dtype).max):
                 raise Untraceable(f"step may count beyond what its type holds exactly{where()}: use a float")
         if len(self.graph._known) > before:
             place = user_line()

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from recurra.compiler.frontend.bounds import Counting
 from recurra.compiler.frontend.clean import clean
 from recurra.compiler.frontend.graph import Graph, Node
 from recurra.compiler.frontend.leaving import Leaving
+from recurra.compiler.frontend.lowering import real
 from recurra.compiler.frontend.positions import Positions
 from recurra.compiler.frontend.prepared import Prepared
 from recurra.compiler.frontend.recorder import Recorder
@@ -35,6 +37,8 @@ class Traced:
     """How the leaves that are computed from weights alone come about."""
     custom: bool
     """Whether a part of the step brings a gradient of its own (`torch.autograd.Function`)."""
+    counting: Counting | None = None
+    """Up to where whole numbers in its states and inputs may go, if there are any."""
 
 
 def trace(
@@ -89,6 +93,13 @@ def _recorded(
             raise
     if recorder.refusal is not None:
         raise Untraceable(recorder.refusal)
+    for tensor in y if isinstance(y, tuple) else (y,):
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            raise Untraceable(f"step returns {str(tensor.dtype)[6:]} as its output: use y.to(h.dtype)")
+    counting = recorder.counting(dict(zip(states, after, strict=True)))
     new = {name: recorder.value(tensor) for name, tensor in zip(states, after, strict=True)}
+    new = {name: real(recorder.graph, v) if isinstance(v, Node) and v.is_bool else v for name, v in new.items()}
     result = tuple(map(recorder.value, y)) if isinstance(y, tuple) else recorder.value(y)
-    return Traced(recorder.graph, recorder.leaves, new, result, recorder.lines, recorder.prepared(), recorder.custom)
+    return Traced(
+        recorder.graph, recorder.leaves, new, result, recorder.lines, recorder.prepared(), recorder.custom, counting
+    )

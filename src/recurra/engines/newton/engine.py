@@ -32,7 +32,7 @@ from recurra.engines.gate import hidden, hindrance
 from recurra.engines.newton import shooting
 from recurra.engines.newton.system import LARGEST_BLOCK, System
 from recurra.engines.rates import Estimate, current
-from recurra.engines.traced import TracedStep, traced_step
+from recurra.engines.traced import TracedStep, counts, traced_step
 from recurra.problem import Problem, Rollout
 
 ITERATIONS = 40
@@ -75,7 +75,7 @@ def refuses(problem: Problem) -> str | None:
         return step
     if step.traced.custom:
         return "its step holds a torch.autograd.Function, whose gradient the compiled loop knows, and no Jacobian"
-    return hidden(problem.tensors()) or hindrance(problem.tensors())
+    return counts(problem) or hidden(problem.tensors()) or hindrance(problem.tensors())
 
 
 def run(problem: Problem) -> Rollout:
