@@ -16,6 +16,7 @@ from recurra.compiler.frontend.graph import Graph, Node
 from recurra.compiler.frontend.leaving import Leaving
 from recurra.compiler.frontend.lowering import boolean
 from recurra.compiler.frontend.prepared import Operation, Origin, Prepared, Result, Weight, origins, prepare, replaced
+from recurra.compiler.frontend.primitives import decompose, draws, writes_to
 from recurra.compiler.frontend.refusal import RANDOM, Untraceable, refusal, user_line, where
 from recurra.compiler.frontend.table import BY_NUMBER, LOWERING
 from recurra.compiler.frontend.values import Pair, Value
@@ -235,7 +236,7 @@ class Recorder(TorchDispatchMode):
 
     def _decomposed(self, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
         with self:
-            decomposed = _decompose(func, args, kwargs)
+            decomposed = decompose(func, args, kwargs)
         if decomposed is NotImplemented:
             raise Untraceable(refusal(name))
         return decomposed
@@ -273,7 +274,7 @@ class Recorder(TorchDispatchMode):
 
     def _fixed(self, func: Any, name: str, args: tuple, kwargs: dict, tensors: list[Tensor]) -> Any:
         """An operation on weights and constants: run it, and remember how its results come about."""
-        if func._schema.is_mutable and any(_written(func, args, kwargs, t) and self._is_weight(t) for t in tensors):
+        if func._schema.is_mutable and any(writes_to(func, args, kwargs, t) and self._is_weight(t) for t in tensors):
             raise Untraceable(f"step changes a weight or buffer in place{where()}: make it a state")
         result = func(*args, **kwargs)
         results = [t for t in (result if isinstance(result, tuple | list) else [result]) if isinstance(t, Tensor)]
@@ -370,37 +371,6 @@ def _same_memory(a: Tensor, b: Tensor) -> bool:
 
 def _is_view(tensor: Tensor) -> bool:
     return tensor._is_view()
-
-
-def _written(func: Any, args: tuple, kwargs: dict, tensor: Tensor) -> bool:
-    """Whether an operation writes to one of its arguments."""
-    for i, argument in enumerate(func._schema.arguments):
-        given = args[i] if i < len(args) else kwargs.get(argument.name)
-        if argument.alias_info is not None and argument.alias_info.is_write and given is tensor:
-            return True
-    return False
-
-
-def _decompose(func: Any, args: tuple, kwargs: dict) -> Any:
-    """The operation in terms of simpler ones, by PyTorch's own tables."""
-    result = func.decompose(*args, **kwargs)
-    if result is not NotImplemented:
-        return result
-    from torch._decomp import decomposition_table
-
-    rule = decomposition_table.get(func)
-    return NotImplemented if rule is None else rule(*args, **kwargs)
-
-
-def draws(func: Any, args: tuple, kwargs: dict) -> bool:
-    """Whether an operation draws random numbers; what may drop something does while it trains, and if it drops."""
-    given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
-    names = {argument.name for argument in func._schema.arguments}
-    if "dropout_p" in names:
-        return given.get("dropout_p", 0.0) != 0
-    if not given.get("train", given.get("training", True)):
-        return False
-    return torch.Tag.nondeterministic_seeded in func.tags
 
 
 def _is_whole(tensor: Tensor) -> bool:

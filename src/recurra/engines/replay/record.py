@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from recurra.compiler.frontend.prepared import Operation, Origin, Result, Weight, origins, replaced
-from recurra.compiler.frontend.recorder import draws
+from recurra.compiler.frontend.primitives import draws
 from recurra.compiler.frontend.refusal import RANDOM, Untraceable, refusal, where
 
 VALUES = ("_local_scalar_dense", "item", "is_nonzero", "equal")
