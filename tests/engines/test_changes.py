@@ -41,7 +41,7 @@ class Own(Recurrence):
 
     def inputs(self, x, past):
         x = past.convolve("x", x, self.taps)
-        return {"gate": self.act(self.to_gate(x)) + self.offset, "x": self.scale * x * self.many[0]}
+        return {"gate": self.act(self.to_gate(x) - 3) + self.offset, "x": self.scale * x * self.many[0]}
 
     def step(self, h, n, gate, x):
         z = torch.sigmoid(gate + self.config.floor)
