@@ -143,7 +143,7 @@ CHANGES = {
     "no bias": lambda layer: setattr(layer.to_gate, "bias", None),
     "parametrised": lambda layer: parametrize.register_parametrization(layer.to_gate, "weight", Half()),
     "a part": lambda layer: setattr(layer, "to_gate", nn.Linear(8, 8)),
-    "a sequence for a part": lambda layer: setattr(layer, "to_gate", nn.Sequential(layer.to_gate, nn.Tanh())),
+    "a sequence for a part": lambda layer: setattr(layer, "to_gate", nn.Sequential(layer.to_gate, nn.Softplus())),
     "a forward": lambda layer: setattr(layer.to_gate, "forward", lambda x: torch.sin(x)),
     "a hook": lambda layer: layer.to_gate.register_forward_hook(lambda *args: 2 * args[-1]),
     "a subclass": put_a_subclass,
