@@ -71,7 +71,8 @@ class LightNet(Recurrence):
         z0, z1 = torch.where(seen0 == 0, z1, z0), torch.where(seen1 == 0, z0, z1)
         both = seen0 * seen1 != 0
         z = torch.where(both, torch.logaddexp(z0, z1), z0)
-        return z, torch.exp(z0 - z)[:, None] * S0 + torch.exp(z1 - z)[:, None] * S1, torch.maximum(seen0, seen1)
+        S = torch.exp(z0 - z)[:, None] * S0 + torch.exp(z1 - z)[:, None] * S1
+        return z, S, torch.where((seen0 != 0) | (seen1 != 0), 1.0, 0.0).to(z.dtype)
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         return self.to_output(rms_norm(y.flatten(2), self.norm_weight, 1e-5) * nn.functional.silu(self.to_gate(x)))
