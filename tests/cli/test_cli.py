@@ -80,7 +80,7 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path, text):
         (["train", "--data", text, "--out", new, *SMALL, "--steps", "0"], "steps is 0"),
         (["generate", tmp_path / "none"], "config.json"),
         (["generate", tmp_path / "used"], "config.json"),
-        (["evaluate", tmp_path / "none"], "config.json"),
+        (["evaluate", tmp_path / "none"], "is no folder; expected what `recurra fit` or `recurra train` has made"),
         (["train", "--data", text, "--out", tmp_path / "plain", *SMALL], "plain"),
         (["train", "--data", text, "--out", new, *SMALL, "--sample", "-1"], "sample is -1"),
         (["train", "--data", text, "--out", new, *SMALL, "--seed", 2**64], f"seed is {2**64}"),
@@ -147,6 +147,7 @@ def saved(*arguments, save=checkpoint.save):
     checkpoint.save = save
     os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where whoever runs the tests ignores it
 checkpoint.save = saved
 main()
 """

@@ -223,3 +223,36 @@ def test_a_function_that_cannot_be_mapped_runs_lane_by_lane():
     expected = gradients(case, "compiled")
     for name, value in gradients(case, "loop").items():
         assert_close(name, value, expected[name])
+
+
+@pytest.mark.parametrize("loss", [F.mse_loss, F.huber_loss, F.smooth_l1_loss])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_losses_of_what_only_some_rows_differ_in(loss, reduction):
+    """PyTorch's vmap mixes up the rows there: that of every sequence with a constant, in one lane and in several."""
+
+    class Surprised(Recurrence):
+        lane = Lane.HEAD
+
+        def __init__(self, lanes):
+            super().__init__(lanes * 3)
+            self.lanes = lanes
+
+        def start(self):
+            return {"h": torch.zeros(self.lanes, 3)}
+
+        def inputs(self, x):
+            heads = x.unflatten(-1, (self.lanes, 3))
+            return {"x": heads, "u": shared(heads[:, :, 0]), "b": constant(torch.full((self.lanes, 3), 0.3))}
+
+        def step(self, h, x, u, b):
+            h = 0.5 * h + x
+            return h, torch.stack([loss(p, q, reduction=reduction) for p, q in ((h, u), (u, b), (b, u), (h, b))])
+
+    for lanes in (1, 2):
+        layer, x = Surprised(lanes).double(), torch.randn(3, 4, lanes * 3, dtype=torch.float64)
+        y = layer(x, engine="loop")[0]
+        assert y.shape == (3, 4, lanes * 4)
+        for engine in ("compiled", "replay"):
+            torch.testing.assert_close(layer(x, engine=engine)[0], y)
+        alone = torch.cat([layer(row[None], engine="loop")[0] for row in x])
+        torch.testing.assert_close(y, alone)

@@ -67,8 +67,9 @@ def test_packed_and_padded():
 
 
 def test_the_engine_named_runs_every_block():
+    made = model("mamba*2+lstm")
     with recurra.observe() as seen:
-        model("mamba*2+lstm")(torch.zeros(1, 2, dtype=torch.int64), engine="loop")
+        made(torch.zeros(1, 2, dtype=torch.int64), engine="loop")
     assert seen == ["loop"] * 3
     with pytest.raises(recurra.InputError, match="engine"):
         model()(torch.zeros(1, 2, dtype=torch.int64), engine="warp")

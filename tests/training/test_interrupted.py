@@ -125,9 +125,9 @@ def test_the_command_that_is_told_goes_on_as_it_stands(tmp_path):
 
 
 def test_nothing_is_promised_where_nothing_was_written(tmp_path):
-    assert "go on" not in _how_to_go_on(tmp_path)
+    assert "go on" not in _how_to_go_on(tmp_path, None)
     train(TINY, TEXT, tmp_path)
-    assert "go on with: recurra train" in _how_to_go_on(tmp_path)
+    assert "go on with: recurra train" in _how_to_go_on(tmp_path, None)
 
 
 def test_a_run_remembers_where_its_text_lies(tmp_path):

@@ -21,7 +21,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print for a person."""
     shown = Table(title=title, title_justify="left")
     for column in columns:
-        shown.add_column(column, no_wrap=column != "paper")
+        shown.add_column(column, no_wrap=column not in ("paper", "about", "licence"))
     for row in rows:
         shown.add_row(*row)
     console = Console()

@@ -78,9 +78,13 @@ def hidden(tensors: Iterable[Tensor]) -> str | None:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
-    """Where types stay what they are, whatever autocast makes of products around; it knows nothing of some devices."""
-    known = torch.amp.autocast_mode.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if known else nullcontext()
+    """Where types stay what they are, whatever autocast makes of products around; it knows nothing of some devices.
+
+    Nothing where it is off: an exported program would have a part of its own for it.
+    """
+    kind = device.type
+    on = torch.amp.autocast_mode.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 
 def is_fake(tensor: Tensor) -> bool:

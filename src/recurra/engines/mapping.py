@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -127,6 +128,32 @@ def _set(x: Tensor, index: Any, value: Any) -> Any:
     return None
 
 
+def _loss(loss: Callable[..., Tensor], each: Callable[..., Tensor]) -> Callable[..., Any]:
+    """A loss that PyTorch mixes up between rows where not all that is mapped over reaches both arguments."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(loss).bind(*args, **kwargs).arguments
+        input, target, reduction = given.pop("input"), given.pop("target"), given.pop("reduction", "mean")
+        if reduction not in ("mean", "sum", "none") or any(given.get(n) is not None for n in _RARE):
+            return NotImplemented
+        found = each(input - target, **{n: value for n, value in given.items() if n not in _RARE})
+        return found.mean() if reduction == "mean" else found.sum() if reduction == "sum" else found
+
+    return call
+
+
+_RARE = ("size_average", "reduce", "weight")
+"""What a loss is seldom given."""
+
+
+def _huber(d: Tensor, delta: float = 1.0) -> Tensor:
+    return torch.where(d.abs() <= delta, 0.5 * d * d, delta * (d.abs() - 0.5 * delta))
+
+
+def _smooth_l1(d: Tensor, beta: float = 1.0) -> Tensor:
+    return d.abs() if beta == 0 else torch.where(d.abs() < beta, 0.5 * d * d / beta, d.abs() - 0.5 * beta)
+
+
 def _in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda x, *args, **kwargs: x.copy_(function(x.clone(), *args, **kwargs))
 
@@ -146,6 +173,9 @@ RULES: dict[Any, Callable] = {
     torch.select_scatter: _select_scatter,
     Tensor.select_scatter: _select_scatter,
     torch.column_stack: _column_stack,
+    F.mse_loss: _loss(F.mse_loss, torch.square),
+    F.huber_loss: _loss(F.huber_loss, _huber),
+    F.smooth_l1_loss: _loss(F.smooth_l1_loss, _smooth_l1),
     torch.chain_matmul: lambda *matrices: torch.linalg.multi_dot(matrices),
     Tensor.clamp_: _in_place(torch.clamp),
     Tensor.scatter_: _in_place(torch.scatter),

@@ -37,6 +37,7 @@ class Rodimus(Recurrence):
     def __init__(self, width: int, state_size: int = 64, kernel: int = 4, rank: int | None = None):
         super().__init__(width)
         inner, N = 2 * width, options.count("state_size", state_size)
+        self.state_size = N
         rank = max(width // 64, 16) if rank is None else options.count("rank", rank)
         self.windows = {"conv": (inner, options.count("kernel", kernel) - 1)}
         bound = kernel**-0.5
@@ -54,7 +55,7 @@ class Rodimus(Recurrence):
         self.to_output = Linear(inner, width, bias=False)
 
     def start(self) -> dict[str, Tensor]:
-        return {"h": torch.zeros(len(self.residual), self.to_key.out_features)}
+        return {"h": torch.zeros(len(self.residual), self.state_size)}
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
         signal = self.to_signal(x)

@@ -56,9 +56,11 @@ class RWKV6(Recurrence):
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
         now, before = past.lags("shift", x)
-        change, (mu, *shares) = before - now, self.mix.unbind(0)
+        change, (mu, *shares) = before - now, self.mix.to(x.dtype).unbind(0)
         low = torch.tanh(self.to_mix(now + change * mu)).unflatten(-1, (5, -1)).unbind(2)
-        mixes = [now + change * (share + a @ b) for share, a, b in zip(shares, low, self.from_mix, strict=True)]
+        mixes = [
+            now + change * (share + a @ b) for share, a, b in zip(shares, low, self.from_mix.to(x.dtype), strict=True)
+        ]
         maps = {"r": self.to_r, "w": self.to_w, "k": self.to_k, "v": self.to_v, "g": self.to_g}
         heads = {n: to(mix).unflatten(-1, (self.heads, -1)) for (n, to), mix in zip(maps.items(), mixes, strict=True)}
         always = {"u": self.bonus, "weight": self.norm_weight, "bias": self.norm_bias}
