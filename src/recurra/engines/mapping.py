@@ -147,11 +147,17 @@ _RARE = ("size_average", "reduce", "weight")
 
 
 def _huber(d: Tensor, delta: float = 1.0) -> Tensor:
-    return torch.where(d.abs() <= delta, 0.5 * d * d, delta * (d.abs() - 0.5 * delta))
+    return _rounded(d, d.abs() > delta, 0.5, delta * (d.abs() - 0.5 * delta))
 
 
 def _smooth_l1(d: Tensor, beta: float = 1.0) -> Tensor:
-    return d.abs() if beta == 0 else torch.where(d.abs() < beta, 0.5 * d * d / beta, d.abs() - 0.5 * beta)
+    return d.abs() if beta == 0 else _rounded(d, d.abs() >= beta, 0.5 / beta, d.abs() - 0.5 * beta)
+
+
+def _rounded(d: Tensor, is_far: Tensor, factor: float, far: Tensor) -> Tensor:
+    """A multiple of d^2 near zero, and where d is NaN; what is far is no part of it: infinities have their slope."""
+    near = torch.where(is_far, 0, d)
+    return torch.where(is_far, far, factor * near * near)
 
 
 def _in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
