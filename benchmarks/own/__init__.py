@@ -14,12 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.layers import Leaky, train
-from benchmarks.measure import Row, compare, measured
+from benchmarks.measure import Row, Work, compare, measured
 from benchmarks.own import examples, gated, in_jax, memories, others
 from benchmarks.own.written import ByHand, Written
 from recurra import Lane
@@ -35,14 +36,16 @@ INTRODUCTION = """# Recurrences of one's own
 Made by `python -m benchmarks.own`; do not edit. 37 recurrences of the literature, each written as a `Recurrence` and
 as the loop over batches that one would write in PyTorch without this library (`benchmarks/own/`, `examples/`); a test
 holds the two to each other, in value and in every gradient. A training step at (B, T, D) = (8, 256, 64): forward, and
-the gradients of x and all weights. Ours and the peer ran in turn in one process, float32, on {threads} thread of
-{machine}, torch {torch}, on {day}. Times are medians, in milliseconds of the processor's time, which counts no other
-user of the machine but for what they do to caches and memory; first calls are by the clock.
+the gradients of x and all weights, some in a row. Ours and the peer ran in turn in one process, float32, on
+{threads} thread of {machine}, torch {torch}, on {day}. Times are medians, in milliseconds of the processor's time,
+which counts no other user of the machine but for what they do to caches and memory; first calls are by the clock.
 
 Ours take `recurra.Linear` for their linear maps, the loops by hand `torch.nn.Linear`; the examples take PyTorch's on
 both sides. Most of the time of the compiled ones goes to these maps of all time steps at once, which both sides need.
 """
 RECURRENCES: list[type[Written]] = [kind for part in (gated, others, memories, examples) for kind in part.RECURRENCES]
+TOGETHER = 5
+"""Training steps timed in a row."""
 NEEDED = {"ConvLSTM": 1.5}
 """Times as fast as the loop by hand, where that is not 5: most of its time is convolutions, on both sides."""
 
@@ -58,6 +61,22 @@ def rows(small: bool) -> Iterator[Row]:
     finally:
         torch.set_num_threads(threads)
     yield from _first_calls(small)
+
+
+def in_a_row(work: Work) -> Work:
+    """`TOGETHER` runs one behind the other, as training makes them: what ran before has no part in the time."""
+
+    def works() -> None:
+        for _ in range(TOGETHER):
+            work()
+
+    return works
+
+
+def each(row: Row) -> Row:
+    """A row of works in a row, with the milliseconds of one."""
+    peer = None if row.peer_ms is None else row.peer_ms / TOGETHER
+    return replace(row, ours_ms=None if row.ours_ms is None else row.ours_ms / TOGETHER, peer_ms=peer)
 
 
 def example_of(kind: type[Written], x: Tensor) -> Tensor:
@@ -78,16 +97,16 @@ def _by_hand(x: Tensor) -> Iterator[Row]:
         row = compare(
             BY_HAND,
             kind.title,
-            train(layer, given),
+            in_a_row(train(layer, given)),
             "loop by hand",
-            hand,
+            in_a_row(hand),
             f">= {needed}",
             7,
             note=why or "",
             clock=time.process_time,
         )
         ratios.append(row.ratio or math.nan)
-        yield row
+        yield each(row)
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
     yield measured(BY_HAND, f"all {len(ratios)}, geometric mean", mean, "times as fast as by hand", ">= 15")
 
@@ -105,15 +124,15 @@ def _against_jax(x: Tensor) -> Iterator[Row]:
         row = compare(
             JAX,
             title,
-            train(layer, x),
+            in_a_row(train(layer, x)),
             "jax.lax.scan and jax.grad",
-            theirs and theirs[0],
+            theirs and in_a_row(theirs[0]),
             ">= 1",
             15,
             clock=time.process_time,
         )
         ratios += [row.ratio] if row.ratio else []
-        yield row
+        yield each(row)
     if ratios:
         mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
         yield measured(JAX, f"these {len(ratios)}, geometric mean", mean, "times as fast as JAX", ">= 3")
