@@ -471,7 +471,7 @@ def quantum_lstm(layer, x):
 
 EQUATIONS = {
     "pgn": (pgn, [{"hidden": 4, "span": n} for n in (1, 3)]),
-    "gated-conv": (gated_conv, [{"hidden": 4, "kernel": n} for n in (2, 3)]),
+    "gated-conv": (gated_conv, [{"hidden": 4, "kernel": n} for n in (1, 2, 3)]),
     "s7": (s7, [{"state_size": 3}]),
     "cfc": (cfc, [{"hidden": 4, "backbone": 3}]),
     "linoss": (linoss, [{"state_size": 4, "scheme": scheme} for scheme in ("im", "imex")]),
