@@ -92,10 +92,14 @@ def beam(
     final = scores / ((5 + lengths.to(scores.dtype)) / 6) ** length_penalty
     if coverage and seen.shape[2]:
         final = final + coverage * seen.clamp(1e-9, 1).log().sum(-1)
-    best = final.argmax(1, keepdim=True)
+    return _best(tokens, lengths - done.long(), final)
+
+
+def _best(tokens: Tensor, lengths: Tensor, scores: Tensor) -> Found:
+    """Of the beginnings [B, width, L] of each sequence the one with the largest score."""
+    best = scores.argmax(1, keepdim=True)
     found = tokens.gather(1, best[..., None].expand(-1, -1, tokens.shape[2]))[:, 0]
-    ended = done.gather(1, best)[:, 0]
-    return Found(found, lengths.gather(1, best)[:, 0] - ended.long(), final.gather(1, best)[:, 0])
+    return Found(found, lengths.gather(1, best)[:, 0], scores.gather(1, best)[:, 0])
 
 
 def _chosen(before: State, after: State, rows: Tensor, done: Tensor) -> State:
