@@ -90,7 +90,8 @@ def test_adapters_give_what_they_give_once_merged(name):
             merged.get_submodule(at).weight += adapter.up @ adapter.down
     y = module(given)[0]
     assert_close("y", y, merged(given)[0])
-    assert not adapters or (y - before).abs().max() > 1e-3
+    # More than rounding in double precision; how much more depends on the draw (a gate that is shut lets little by).
+    assert not adapters or (y - before).abs().max() > 1e-8
     y.square().sum().backward()
     for at, adapter in adapters.items():
         assert adapter.up.grad is not None, f"{at} gets no gradient"

@@ -22,21 +22,28 @@ STORED = REAL | {"i8": torch.bool}
 # --- shapes -------------------------------------------------------------------------------------------------------
 def _shape(call: Call, kind: Kind, size: tuple[int, ...], batch: int, time: int, items: int, blocks: int) -> list[int]:
     """The shape of an argument of a kind, in the layout of the kernels."""
-    lanes = call.plan.lanes
-    inner = [*size, lanes] if call.plan.channel else [lanes, *size]
-    tiles = batch if call.plan.channel else -(-batch // call.rows)
-    parts = blocks if call.plan.channel else lanes
-    return {
-        Kind.TIME_LANE: [batch, time, *inner],
-        Kind.TIME: [batch, time, *size],
-        Kind.LANE: inner,
-        Kind.ONE: [*size],
-        Kind.BATCH_LANE: [batch, *inner],
-        Kind.CHUNK: [batch, -(-time // call.chunk), *inner],
-        Kind.PART_TIME: [parts, batch, time, *size],
-        Kind.PART_LANE: [tiles, *inner],
-        Kind.PART: [items, *size],
-    }[kind]
+    # Asked for every argument of every call: one shape is made, not one of each kind.
+    channel, lanes = call.plan.channel, call.plan.lanes
+    match kind:
+        case Kind.TIME:
+            return [batch, time, *size]
+        case Kind.ONE:
+            return [*size]
+        case Kind.PART_TIME:
+            return [blocks if channel else lanes, batch, time, *size]
+        case Kind.PART:
+            return [items, *size]
+    inner = [*size, lanes] if channel else [lanes, *size]
+    match kind:
+        case Kind.TIME_LANE:
+            return [batch, time, *inner]
+        case Kind.BATCH_LANE:
+            return [batch, *inner]
+        case Kind.CHUNK:
+            return [batch, -(-time // call.chunk), *inner]
+        case Kind.PART_LANE:
+            return [batch if channel else -(-batch // call.rows), *inner]
+    return inner
 
 
 def results_of(call: Call, like: Tensor, batch: int, time: int, zero: bool) -> dict[str, Tensor]:
