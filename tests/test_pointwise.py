@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recurra import pointwise
-from recurra.pointwise import RMSNormFromOne, relu_squared, rms_norm
+from recurra.pointwise import Dropout, RMSNormFromOne, relu_squared, rms_norm
 
 SHAPES = [(1, 1), (0, 5), (3, 0, 4), (2, 3, 7), (1, 65, 33), (128,)]
 
@@ -139,3 +140,59 @@ def test_squared_relu_of_nan_and_infinities_and_under_transforms():
         torch.testing.assert_close(ours.detach(), torch.tensor(theirs), equal_nan=True)
     plain = torch.func.hessian(lambda x: relu_squared(x).sum())(torch.tensor([-1.0, 3.0]))
     torch.testing.assert_close(plain, torch.tensor([[0.0, 0.0], [0.0, 2.0]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.003, 0.2, 0.5, 0.98])
+def test_dropout_drops_its_share_at_every_place_and_keeps_the_mean(dtype, p):
+    x = torch.ones(80_000, 5, dtype=dtype, requires_grad=True)
+    y = Dropout(p)(x)
+    (slope,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    assert torch.equal(y, slope)  # of ones: the factor itself
+    kept = y != 0
+    torch.testing.assert_close(
+        y[kept], torch.full_like(y[kept], 1 / (1 - p)), rtol=max(1e-3, torch.finfo(dtype).eps), atol=0
+    )
+    for size in (4, 5):  # the four draws of one random word, and the columns
+        found = kept.flatten().view(-1, size).double()
+        spread = 5 * (p * (1 - p) / len(found)) ** 0.5
+        assert (found.mean(0) - (1 - p)).abs().max() < spread
+        neighbours = (found[:, :-1] * found[:, 1:]).mean(0)
+        assert (neighbours - (1 - p) ** 2).abs().max() < 2 * spread
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (3, 0, 2), (7,), (2, 3, 5)])
+@pytest.mark.parametrize("p", [0.0, 1e-6, 0.4, 1 - 1e-6, 1.0])
+def test_dropout_of_any_size_and_probability(shape, p):
+    x = torch.randn(shape, dtype=torch.float64).transpose(0, -1).requires_grad_()
+    for drop in (Dropout(p), Dropout(p, inplace=True)):
+        y = drop(x * 1.0)
+        assert y.shape == x.shape
+        torch.testing.assert_close(y[y != 0] * (1 - p), x[y != 0], rtol=1e-4, atol=0)
+        assert p not in (0.0, 1.0) or int((y != 0).sum()) == (x.numel() if p == 0 else 0)
+    assert torch.equal(Dropout(p).eval()(x), x)
+
+
+def test_dropout_repeats_after_a_seed_and_hides_no_nan():
+    x = torch.full((1001,), torch.nan, requires_grad=True)
+    assert Dropout(0.5)(x).isnan().all()
+    x, drawn = torch.randn(1001, requires_grad=True), []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        drawn.append(Dropout(0.5)(x))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_dropout_draws_few_words():
+    x, drawn = torch.randn(4, 1001, requires_grad=True), []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if "random" in str(function) or "bernoulli" in str(function):
+                drawn.append(args[0].numel())
+            return function(*args, **(kwargs or {}))
+
+    with Watch():
+        Dropout(0.3)(x)
+    assert drawn == [1001]

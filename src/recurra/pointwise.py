@@ -55,15 +55,33 @@ class RMSNormFromOne(nn.Module):
         return rms_norm(x.to(dtype), 1 + self.weight.to(dtype), self.eps).to(x.dtype)
 
 
-def _only_backpropagated(x: Tensor, *others: Tensor) -> bool:
-    """Whether plain backpropagation is all that is asked for, on the CPU."""
+class Dropout(nn.Dropout):
+    """A `torch.nn.Dropout` that draws 16 bits for a number, where PyTorch's takes longer over its draws than a block
+    over all else but its products of matrices. So p is met to the nearest 1/65,536. Where that would be felt, near 0
+    and 1, and in place, and under what traces or transforms, it is PyTorch's own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input [...] to the same, each number zero with probability p and otherwise divided by 1 - p."""
+        close = 2**-10 <= self.p <= 1 - 2**-10
+        if not (self.training and close and not self.inplace and _only_backpropagated(input, half=True)):
+            return super().forward(input)
+        words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        drawn = words.view(torch.int16)[: input.numel()].view(input.shape)
+        dropped = round(self.p * 2**16)
+        kept = (drawn >= dropped - 2**15).to(input.dtype)
+        return input * kept.mul_(2**16 / (2**16 - dropped))
+
+
+def _only_backpropagated(x: Tensor, *others: Tensor, half: bool = False) -> bool:
+    """Whether plain backpropagation is all that is asked for, on the CPU; of half types only if they will do."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not x.numel():
         return False
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return False
     given = (x, *others)
     alike = all(type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" and t.dtype == x.dtype for t in given)
-    return alike and x.dtype in (torch.float32, torch.float64) and any(t.requires_grad for t in given)
+    fits = x.dtype in (torch.float32, torch.float64) or (half and x.dtype in (torch.bfloat16, torch.float16))
+    return alike and fits and any(t.requires_grad for t in given)
 
 
 class _ReLUSquared(torch.autograd.Function):

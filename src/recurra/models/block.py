@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recurra import check, registry
 from recurra.models.design import Design
 from recurra.nn.linear import Linear
+from recurra.pointwise import Dropout
 from recurra.state import State
 
 
@@ -46,7 +47,7 @@ class Block(nn.Module):
         self.recurrence = registry.layer(name, width, **directions, **(options or {}))
         self.gives = self.recurrence.output_width if gives is None else gives
         self.join = Linear(self.gives, width, bias=False) if self.gives != width else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.mlp = mlp
         if mlp:
             self.mlp_norm = design.make_norm(width)

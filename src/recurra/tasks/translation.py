@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from recurra.models.backbone import Backbone
 from recurra.nn.linear import Linear
+from recurra.pointwise import Dropout
 from recurra.state import State
 
 
@@ -53,7 +54,7 @@ class Translation(nn.Module):
         self.encoder, self.decoder = encoder, decoder
         self.to_gist, self.to_score = Linear(width, width), Linear(width, width, bias=False)
         self.to_output, self.to_token = Linear(2 * width, width), Linear(width, targets + 1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     @property
     def begin(self) -> int:
