@@ -150,15 +150,37 @@ QUADRANTS = [(y * a, x * b) for y, x in ((1, 1), (1, -1), (-1, 1), (-1, -1)) for
 
 @pytest.mark.parametrize("scalar", ["float", "double"])
 def test_directions(scalar):
-    """The angle of (x, y), and what division to a whole number leaves, hold for all signs and sizes."""
+    """The angle of (x, y) holds for all signs and sizes."""
     dtype = NUMPY[scalar]
     y, x = 10.0 ** np.random.default_rng().uniform(-9, 9, (2, 400)) * np.random.default_rng().choice([-1, 1], (2, 400))
     y, x = np.concatenate([np.array(QUADRANTS).T, [y, x]], 1).astype(dtype)
     got, exact = compiled("atan2", scalar, native(scalar), 2)(y, x), np.arctan2(y.astype(np.longdouble), x)
     assert (np.abs(got - exact) <= ULPS * np.spacing(np.abs(exact).astype(dtype))).all()
     np.testing.assert_array_equal(np.signbit(got), np.signbit(exact))
+
+
+@pytest.mark.parametrize("scalar", ["float", "double"])
+def test_what_division_leaves(scalar):
+    """It is exact, zeros with their signs included, for all sizes: around whole quotients, and where these are so large
+    that they are not exact."""
+    rng, dtype = np.random.default_rng(), NUMPY[scalar]
+    a, b = (10.0 ** rng.uniform(-9, 9, (2, 400)) * rng.choice([-1, 1], (2, 400))).astype(dtype)
+    n = np.round(2.0 ** rng.uniform(0, 55, 400)).astype(dtype)  # Quotients.
+    times = np.concatenate([n, n + dtype(0.5)]) * np.concatenate([b, b])
+    many = [times, np.nextafter(times, dtype(0)), np.nextafter(times, dtype(np.inf))]
+    info = np.finfo(dtype)
+    ends = [0.0, 1.0, 3.0, info.max, info.smallest_subnormal, info.smallest_normal, np.inf, np.nan]
+    corners = np.array([(s * u, v) for u in ends for v in ends for s in (1, -1)], dtype).T
+    a, b = np.concatenate([a, *many, corners[0]]), np.concatenate([b, *[b] * 6, corners[1]])
     with np.errstate(all="ignore"):
-        np.testing.assert_array_equal(compiled("fmod", scalar, native(scalar), 2)(y, x), np.fmod(y, x))
+        exact = np.fmod(a, b)
+    for width in (1, native(scalar)):
+        # A vector that holds a large quotient goes another way than its neighbours would: hence small ones alone too.
+        for chosen in (slice(None), np.abs(a) * 2.0**-20 < np.abs(b)):
+            got = compiled("fmod", scalar, width, 2)(a[chosen], b[chosen])
+            np.testing.assert_array_equal(got, exact[chosen])
+            known = ~np.isnan(got)
+            np.testing.assert_array_equal(np.signbit(got[known]), np.signbit(exact[chosen][known]))
 
 
 def far_apart(got, exact):

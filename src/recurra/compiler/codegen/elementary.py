@@ -306,6 +306,25 @@ def hypot(e: Emitter, x: Value, y: Value) -> Value:
     return e.select(is_endless, endless, result)
 
 
+def fmod(e: Emitter, a: Value, b: Value) -> Value:
+    """What dividing to a whole number leaves, with the sign of a; exact.
+
+    As long as whole quotients are exact, a rounded one is at most one too large, and then what it leaves is below zero.
+    Where a vector holds a larger one, a call per number takes the short way's place.
+    """
+    x, y = e.abs(a), e.abs(b)
+    quotient = e.div(x, y)
+    whole = e.intrinsic("trunc", x.type, quotient)
+    left = e.fma(e.neg(whole), y, x)
+    left = e.select(e.compare("olt", left, _k(e, 0.0, x)), e.add(left, y), left)
+    # Where nothing is taken away, an infinite b must not be multiplied by zero.
+    left = e.select(e.compare("oeq", whole, _k(e, 0.0, x)), x, left)
+    result = e.variable(e.copysign(left, a))
+    with e.when(e.any(e.compare("oge", quotient, _k(e, 2.0 ** (53 if _double(x) else 24), x)))):
+        e.set(result, e.remainder(a, b))
+    return e.get(result)
+
+
 ELEMENTARY = {
     "exp": exp,
     "exp2": exp2,
@@ -319,5 +338,6 @@ ELEMENTARY = {
     "erf": erf,
     "pow": power,
     "hypot": hypot,
+    "fmod": fmod,
 }
 """Operation of the graph -> function(emitter, arguments)."""

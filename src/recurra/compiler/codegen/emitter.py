@@ -161,7 +161,7 @@ class Emitter:
         return self._binary("fdiv" if a.type.is_float else "sdiv", a, b)
 
     def remainder(self, a: Value, b: Value) -> Value:
-        """What dividing floats to a whole number leaves, with the sign of a; exact."""
+        """What dividing floats to a whole number leaves, with the sign of a; exact, and a call per number."""
         return self._binary("frem", a, b)
 
     def neg(self, a: Value) -> Value:

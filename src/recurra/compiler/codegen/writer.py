@@ -243,7 +243,6 @@ INSTRUCTIONS = {
     "sub": lambda e, a, b: e.fusible("sub", a, b),
     "mul": lambda e, a, b: e.fusible("mul", a, b),
     "div": lambda e, a, b: e.div(a, b),
-    "fmod": lambda e, a, b: e.remainder(a, b),
     "maximum": lambda e, a, b: e.intrinsic("maximum", a.type, a, b),
     "minimum": lambda e, a, b: e.intrinsic("minimum", a.type, a, b),
     "lt": lambda e, a, b: e.compare("olt", a, b),
