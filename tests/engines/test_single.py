@@ -38,15 +38,28 @@ def kernel_of(module):
     return None if found is None or found.plan is None else found.plan.chain
 
 
+def settled(name, dtype, rows):
+    """A layer and inputs, drawn until rounding does not decide the result, with the reference's outputs and state.
+
+    A norm over two numbers is next to a sign: a rounding more in bfloat16 may turn it, in the reference as well.
+    """
+    for _ in range(5):
+        layer, xs = recurra.layer(name, 8).to(dtype), torch.randn(5, rows, 8, dtype=dtype)
+        expected, last = steps(layer, xs, layer.initial_state(rows), "loop")
+        precise = copy.deepcopy(layer).to(torch.float64)
+        exact, _ = steps(precise, xs.to(torch.float64), precise.initial_state(rows), "loop")
+        if (exact - expected).abs().max() < 16 * torch.finfo(dtype).eps * max(1, exact.abs().max()):
+            break
+    return layer, xs, expected, last
+
+
 @pytest.mark.parametrize(
     ("dtype", "rows"), [(torch.float64, 1), (torch.float32, 1), (torch.bfloat16, 1), (torch.float32, 3)]
 )
 @pytest.mark.parametrize("name", [n for n in recurra.layers() if n not in GROWING])
 def test_equals_the_layer(name, dtype, rows):
-    layer, xs = recurra.layer(name, 8).to(dtype), torch.randn(5, rows, 8, dtype=dtype)
-    start = layer.initial_state(rows)
-    y, end = steps(layer, xs, start)
-    expected, last = steps(layer, xs, start, "loop")
+    layer, xs, expected, last = settled(name, dtype, rows)
+    y, end = steps(layer, xs, layer.initial_state(rows))
     assert_close("y", y, expected)
     for key, value in last.items():
         assert_close(f"state {key}", end[key], value, dtype)
