@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +25,7 @@ def generate(
     seed: Annotated[int, Option(help="Of the random choice.")] = 0,
     imports: own.Imports = None,
     load: Annotated[Path | None, Option(help="Go on from a saved session instead of a prompt.")] = None,
-    save: Annotated[Path | None, Option(help="Save the session at the end.")] = None,
+    save: Annotated[Path | None, Option(help="Save the session at the end, Ctrl-C included.")] = None,
 ) -> None:
     """Write text token by token, in constant memory however long it gets.
 
@@ -37,6 +37,7 @@ def generate(
     """
     from recurra.models.files import load as load_model
     from recurra.streaming.session import Session, check_choices
+    from recurra.training.interrupt import deferred
 
     if not prompt and load is None:
         raise InputError("prompt is empty; expected at least one character")
@@ -52,14 +53,25 @@ def generate(
     if load is None:
         session.feed(typed if tokenizer is None else _tokens(tokenizer, typed))
         print(typed.decode(errors="replace"), end="")
-    stream(session.generate(count, temperature, top_k), tokenizer)
-    if save is not None:
-        session.save(save)
+    with deferred() as interrupted:
+        stream(_until(interrupted, session.generate(count, temperature, top_k)), tokenizer)
+        if save is not None:
+            session.save(save)
+    if interrupted():
+        raise typer.Exit(130)
+
+
+def _until(interrupted: Callable[[], bool], tokens: Iterator[int]) -> Iterator[int]:
+    """Tokens up to a Ctrl-C, between two of them: what has been read has been written."""
+    for token in tokens:
+        yield token
+        if interrupted():
+            return
 
 
 def stream(tokens: Iterator[int], tokenizer: Any = None) -> None:
     """Print tokens as text while they come; without a tokenizer they are bytes."""
-    for piece in _bytes_as_text(tokens) if tokenizer is None else _as_text(tokens, tokenizer):
+    for piece in as_text(tokens, tokenizer):
         sys.stdout.write(piece)
         sys.stdout.flush()
     print()
@@ -76,12 +88,17 @@ def _tokens(tokenizer: Any, prompt: bytes) -> list[int]:
         return tokenizer.encode(text).ids
 
 
+def as_text(tokens: Iterator[int], tokenizer: Any = None) -> Iterator[str]:
+    """Text as soon as it is whole; without a tokenizer the tokens are bytes."""
+    return _bytes_as_text(tokens) if tokenizer is None else _pieces(tokens, tokenizer)
+
+
 def _bytes_as_text(tokens: Iterator[int]) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     return (decoder.decode(bytes([token])) for token in tokens)
 
 
-def _as_text(tokens: Iterator[int], tokenizer: Any) -> Iterator[str]:
+def _pieces(tokens: Iterator[int], tokenizer: Any) -> Iterator[str]:
     from tokenizers.decoders import DecodeStream
 
     from recurra.models.origin import tokenizing
