@@ -54,7 +54,7 @@ def part(given, rows=slice(None), steps=slice(None)):
 def test_cut_packed_padded_and_apart(pool_name, pattern):
     model, given = drawn(pool_name, pattern), columns(2, 9)
     whole, end = model(given)
-    first, state = model(part(given, steps=slice(0, 4)))
+    first, state = model(part(given, steps=slice(0, 4)), model.initial_state(2))
     parts = [first]
     for t in range(4, 9):
         one, state = model(part(given, steps=slice(t, t + 1)), state)

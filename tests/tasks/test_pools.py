@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from recurra.errors import InputError
-from recurra.tasks.pools import POOLS, Attention, Each, Max, Mean, pool
+from recurra.tasks.inlets.trend import Trend
+from recurra.tasks.pools import POOLS, Attention, Each, LabelAttention, Max, Mean, pool
 from recurra.tasks.scaler import Scaler
 from recurra.testing.laws import check_recurrence
 from recurra.testing.tolerances import assert_close
@@ -13,7 +14,9 @@ LAWS = {
     "mean": lambda: Mean(3),
     "max": lambda: Max(3),
     "attention": lambda: Attention(6, 2),
+    "label attention": lambda: LabelAttention(4, 3),
     "scaler": lambda: Scaler(3, memory=4),
+    "trend": lambda: Trend(3, memory=4),
 }
 
 
@@ -45,6 +48,21 @@ def test_at_each_step_a_pool_has_seen_what_came_so_far(name):
     y, _ = layer(x, lengths=torch.tensor([7, 3]))
     assert not y[1, 3:].any()
     assert set(state) == set(layer.initial_state(2))
+
+
+def test_each_label_looks_where_it_likes():
+    layer, x = LabelAttention(6, 3).double(), torch.randn(2, 7, 6, dtype=torch.float64)
+    scores = layer.to_hidden(x).tanh() @ layer.to_scores.weight.T
+    seen = torch.einsum("btl,btd->bld", scores.softmax(1), x)
+    expected = (seen * layer.to_values.weight).sum(-1) + layer.to_values.bias
+    assert_close("label attention", layer(x)[0][:, -1], expected)
+
+
+def test_a_trend_and_the_rest_are_the_series():
+    x = torch.randn(2, 9, 3, dtype=torch.float64)
+    trend, rest = Trend(3, memory=100)(x)[0].chunk(2, -1)
+    assert_close("sum", trend + rest, x)
+    assert_close("trend", trend[:, 5], x[:, :6].mean(1))
 
 
 def test_there_is_no_such_pool():

@@ -12,6 +12,7 @@ from recurra import check
 from recurra.models.backbone import Backbone
 from recurra.nn.linear import Linear, linear
 from recurra.state import State
+from recurra.tasks.chain import start
 from recurra.tasks.heads.head import Around, Head
 from recurra.tasks.inlet import Encoding, Inlet, Scale
 
@@ -109,11 +110,10 @@ class Model(nn.Module):
 
     def initial_state(self, batch: int) -> State:
         """The state before the first time step."""
-        pool = self.pool.initial_state(batch)  # type: ignore[operator]
         return State(
             self.inlet.initial_state(batch).prefixed("scale")
             | self.backbone.initial_state(batch)
-            | pool.prefixed("pool")
+            | start(self.pool, batch, self.inlet.mean).prefixed("pool")
         )
 
     def read(

@@ -103,12 +103,47 @@ class Attention(Recurrence):
         return {"score": scores, "x": x.unflatten(-1, (self.heads, -1))}
 
     def step(self, highest: Tensor, weight: Tensor, sum: Tensor, score: Tensor, x: Tensor):
-        highest = torch.where(weight == 0, score, highest)
-        new = torch.maximum(highest, score)
-        keep, admit = torch.exp(highest - new), torch.exp(score - new)
-        weight = keep * weight + admit
-        sum = keep * sum + admit * x
-        return (new, weight, sum), sum / weight
+        return _attended(highest, weight, sum, score, x)
+
+
+class LabelAttention(Recurrence):
+    """A score for each of several labels, from the steps that say most of it: x [B, T, D] to y [B, T, labels].
+
+    a_i = softmax_i(u_l tanh(W x_i)),  y_t = sum_i a_i (w_l x_i) + b_l over i <= t. Lane: a label.
+
+    Source: Explainable Prediction of Medical Codes from Clinical Text, Mullenbach et al., 2018, arXiv:1802.05695, with
+    the tanh of TransICD, Biswas, Pham, Zhang, 2021, arXiv:2104.10652. What is summed are the label's own products, not
+    all of x, which gives the same.
+    """
+
+    lane = Lane.HEAD
+
+    def __init__(self, width: int, labels: int):
+        super().__init__(width)
+        self.labels = options.count("labels", labels)
+        self.to_hidden = Linear(width, width)
+        self.to_scores = Linear(width, labels, bias=False)
+        self.to_values = Linear(width, labels)
+
+    def start(self) -> dict[str, Tensor]:
+        zero = torch.zeros(self.labels)
+        return {"highest": zero, "weight": zero, "sum": zero}
+
+    def inputs(self, x: Tensor) -> dict[str, Tensor]:
+        return {"score": self.to_scores(self.to_hidden(x).tanh()), "value": self.to_values(x)}
+
+    def step(self, highest: Tensor, weight: Tensor, sum: Tensor, score: Tensor, value: Tensor):
+        return _attended(highest, weight, sum, score, value)
+
+
+def _attended(highest: Tensor, weight: Tensor, sum: Tensor, score: Tensor, value: Tensor):
+    """One step more of a streamed softmax: its new state, and the mean of values so far by their weights."""
+    highest = torch.where(weight == 0, score, highest)
+    new = torch.maximum(highest, score)
+    keep, admit = torch.exp(highest - new), torch.exp(score - new)
+    weight = keep * weight + admit
+    sum = keep * sum + admit * value
+    return (new, weight, sum), sum / weight
 
 
 POOLS = {"each": Each, "last": Each, "mean": Mean, "max": Max, "attention": Attention}
