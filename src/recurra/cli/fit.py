@@ -34,6 +34,7 @@ def fit(
         float | None, Option(help="Time to train, instead of steps.", rich_help_panel="Training")
     ] = None,
     seed: Annotated[int | None, Option(help="Of all that is random.", rich_help_panel="Training")] = None,
+    resume: Annotated[bool, Option("--resume", help="Go on from the last checkpoint, to the same weights.")] = False,
     set: asked.Set = None,
     imports: own.Imports = None,
     json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
@@ -67,9 +68,9 @@ def fit(
             course.append(now)
 
         try:
-            found.estimator.fit(found.learn, progress=progress)
+            found.estimator.fit(found.learn, progress=progress, folder=folder, resume=resume)
         except KeyboardInterrupt:
-            print("recurra: interrupted; nothing was written yet", file=sys.stderr)
+            print("recurra: interrupted; the same command with --resume goes on from here", file=sys.stderr)
             raise typer.Exit(130) from None
     found.stand()
     found.estimator.save(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -115,6 +117,11 @@ class Sequences:
     def sequence_of(self) -> Tensor:
         """[N] int64: which sequence each time step is of."""
         return torch.arange(len(self)).repeat_interleave(self.lengths)
+
+    def digest(self) -> str:
+        """The same for the same fields and values, whatever the sequences are called."""
+        fields = json.dumps([field.as_dict() for field in self.fields.values()])
+        return digest([self.offsets, *self.values.values(), *self.spellings.values()], fields)
 
     def of_role(self, *roles: str) -> list[Field]:
         """The fields of some roles, in their order."""
@@ -261,3 +268,11 @@ def _picked(values: Tensor, rows: Tensor) -> Tensor:
     blank = torch.nan if values.is_floating_point() else MISSING
     there = (rows >= 0).view(-1, *[1] * (values.dim() - 1))
     return values[rows.clamp(min=0)].where(there, blank)
+
+
+def digest(tensors: Iterable[Tensor], about: str = "") -> str:
+    """The same for the same numbers."""
+    found = hashlib.sha256(about.encode())
+    for tensor in tensors:
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()

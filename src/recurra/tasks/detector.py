@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -71,8 +72,17 @@ class Detector(Forecaster):
         )  # fmt: skip
         self.rate, self.held = rate, held
 
-    def fit(self, data: Any, progress: Progress | None = None) -> Self:
+    def fit(
+        self,
+        data: Any,
+        progress: Progress | None = None,
+        folder: str | Path | None = None,
+        resume: bool = False,
+    ) -> Self:
         """Learn from the first part of each series, take the threshold from the rest, and stand at its end.
+
+        Args:
+            folder: keeps checkpoints, from which `resume` goes on where a fit was killed, to the same weights.
 
         Raises:
             InputError: as `Forecaster.fit`; or the rest is too short for such a rate.
@@ -82,7 +92,7 @@ class Detector(Forecaster):
         options.number("held", self.held, 1e-9, 1)
         sequences = data if isinstance(data, Sequences) else self._read(data)
         first, rest = sequences.cut((sequences.lengths * (1 - self.held)).long())
-        super().fit(first, progress)
+        super().fit(first, progress, folder, resume)
         surprise = self._surprise(self._take(rest)[1])
         found = surprise[~surprise.isnan()].sort().values
         place = math.ceil((len(found) + 1) * (1 - self.rate)) - 1

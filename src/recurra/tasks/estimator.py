@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recurra import options, sealed
-from recurra.data.sequences import Field
+from recurra.data.sequences import Field, Sequences, digest
 from recurra.errors import InputError, one_line
 from recurra.files import read_json, write_atomically
 from recurra.models.backbone import Backbone
@@ -22,6 +22,7 @@ from recurra.models.pattern import parse
 from recurra.registry import Unregistered, from_a_file, origins
 from recurra.tasks.model import Model
 from recurra.training.fitting import Schedule
+from recurra.training.keeping import Kept
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -68,6 +69,24 @@ class Estimator:
     def _expect_fitted(self) -> None:
         if not hasattr(self, "model_"):
             raise InputError(f"this {type(self).__name__} has not been fitted; call fit first, or load one")
+
+    def _kept(self, folder: str | Path | None, resume: bool, *data: Sequences | Tensor) -> Kept | None:
+        """Where a fit on such data keeps its checkpoints; None if nowhere."""
+        if folder is not None:
+            digests = [each.digest() if isinstance(each, Sequences) else digest([each]) for each in data]
+            return Kept(folder, {"task": self.task, "data": digests, **self._plain_settings()}, resume)
+        if options.flag("resume", resume):
+            raise InputError("resume is True without a folder; expected that of the fit that was not finished")
+        return None
+
+    def _plain_settings(self) -> dict[str, Any]:
+        """The settings, if JSON can hold them. Raises InputError if it cannot."""
+        own = self.get_params()
+        try:
+            json.dumps(own)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self!r} cannot be saved: {one_line(error)}; name heads and the like by str") from error
+        return own
 
     def _schedule(self) -> Schedule:
         """The settings of training."""
@@ -116,20 +135,16 @@ class Estimator:
         folder = options.path("folder", folder)
         config = {
             "task": self.task,
-            "settings": self.get_params(),
+            "settings": self._plain_settings(),
             "fields": [field.as_dict() for field in self.fields_],
             "about": self._about(),
         }
         if own := origins(name for pattern in self._patterns() for name in parse(pattern)):
             config[OWN] = own
-        try:
-            text = json.dumps(config, indent=2) + "\n"
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{self!r} cannot be saved: {one_line(error)}; name heads and the like by str") from error
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"model.{name}": value for name, value in self.model_.state_dict().items()}
         sealed.write(folder / WEIGHTS, self.task, tensors | self._remembered(), {"format": "pt"})
-        write_atomically(folder / CONFIG, text)
+        write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

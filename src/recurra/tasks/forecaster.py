@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -96,8 +97,17 @@ class Forecaster(Estimator):
         self.steps, self.seconds, self.batch, self.window = steps, seconds, batch, window
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
 
-    def fit(self, data: Any, progress: Progress | None = None) -> Self:
+    def fit(
+        self,
+        data: Any,
+        progress: Progress | None = None,
+        folder: str | Path | None = None,
+        resume: bool = False,
+    ) -> Self:
         """Learn from a table, or from `Sequences`, and stand at the end of each series.
+
+        Args:
+            folder: keeps checkpoints, from which `resume` goes on where a fit was killed, to the same weights.
 
         Raises:
             InputError: a setting is out of range, or the data are not what is expected: the message names the column.
@@ -114,7 +124,12 @@ class Forecaster(Estimator):
             if (known := horizon.outlook(model).known) is not None:
                 known.fit(sequences)
             reading = Carried(sequences, self._streams(sequences), self.window, self.seed)
-            fit(model, reading, lambda batch, state: self._loss(model, sequences, batch, state), schedule, progress)
+            kept = self._kept(folder, resume, sequences)
+
+            def loss(batch: Batch, state: State | None) -> tuple[Tensor, State]:
+                return self._loss(model, sequences, batch, state)
+
+            fit(model, reading, loss, schedule, progress, kept)
         self.model_, self.fields_, self._frequency, self._kind = model, fields, frequency, type(data)
         return self._stand(sequences)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -61,8 +62,18 @@ class Labelled(Estimator):
         """The units of the answers."""
         return Around()
 
-    def fit(self, X: Any, y: Any = None, progress: Progress | None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        progress: Progress | None = None,
+        folder: str | Path | None = None,
+        resume: bool = False,
+    ) -> Self:
         """Learn from sequences and an answer for each; `y` may be left out where X has a target.
+
+        Args:
+            folder: keeps checkpoints, from which `resume` goes on where a fit was killed, to the same weights.
 
         Raises:
             InputError: a setting is out of range, or the data are not what is expected: the message names the case.
@@ -85,7 +96,8 @@ class Labelled(Estimator):
                 raw = self._raw(model, batch)
                 return model.head.loss(raw, answers[which], None, self._around()), None
 
-            fit(model, reading, loss, schedule, progress)
+            kept = self._kept(folder, resume, sequences, answers)
+            fit(model, reading, loss, schedule, progress, kept)
         self.model_, self.fields_ = model, fields
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -71,8 +72,17 @@ class Recommender(Estimator):
         self.steps, self.seconds, self.batch, self.window = steps, seconds, batch, window
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
 
-    def fit(self, events: Any, progress: Progress | None = None) -> Self:
+    def fit(
+        self,
+        events: Any,
+        progress: Progress | None = None,
+        folder: str | Path | None = None,
+        resume: bool = False,
+    ) -> Self:
         """Learn from events, and stand at the last of each user.
+
+        Args:
+            folder: keeps checkpoints, from which `resume` goes on where a fit was killed, to the same weights.
 
         Raises:
             InputError: a setting is out of range, or a column is missing or of the wrong kind.
@@ -95,7 +105,8 @@ class Recommender(Estimator):
                 following = sequences.ahead(field.name, batch.rows, 1)[..., 0]
                 return model.head.loss(raw, following), carried(model.backbone, after, len(raw))
 
-            fit(model, reading, loss, schedule, progress)
+            kept = self._kept(folder, resume, sequences)
+            fit(model, reading, loss, schedule, progress, kept)
         self.model_, self.fields_ = model, [field]
         self._often = torch.bincount(sequences.values[field.name], minlength=_names(field).unknown + 1)[:-1]
         self._ids, self._place, self._had = list(sequences.ids), Pass(model, sequences).run(), _items(sequences)

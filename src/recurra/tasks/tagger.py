@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -88,8 +89,18 @@ class Tagger(Estimator):
         self.steps, self.seconds, self.batch = steps, seconds, batch
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
 
-    def fit(self, X: Any, y: Any = None, progress: Progress | None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        progress: Progress | None = None,
+        folder: str | Path | None = None,
+        resume: bool = False,
+    ) -> Self:
         """Learn from sentences and their tags, None where one is missing; or from `Sequences` with a target.
+
+        Args:
+            folder: keeps checkpoints, from which `resume` goes on where a fit was killed, to the same weights.
 
         Raises:
             InputError: a setting is out of range, or the data are not what is expected: the message names the sentence.
@@ -108,7 +119,8 @@ class Tagger(Estimator):
                 raw, around = self._raw(model, batch)
                 return model.head.loss(raw, batch.columns[target.name], None, around), None
 
-            fit(model, reading, loss, schedule, progress)
+            kept = self._kept(folder, resume, sequences)
+            fit(model, reading, loss, schedule, progress, kept)
         self.model_, self.fields_ = model, list(sequences.fields.values())
         self._often = _most_frequent(sequences, target)
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -71,8 +72,17 @@ class Translator(Estimator):
         self.steps, self.seconds, self.batch = steps, seconds, batch
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
 
-    def fit(self, pairs: Any, progress: Progress | None = None) -> Self:
+    def fit(
+        self,
+        pairs: Any,
+        progress: Progress | None = None,
+        folder: str | Path | None = None,
+        resume: bool = False,
+    ) -> Self:
         """Learn from pairs.
+
+        Args:
+            folder: keeps checkpoints, from which `resume` goes on where a fit was killed, to the same weights.
 
         Raises:
             InputError: a setting is out of range, or a pair is none: the message names it.
@@ -91,7 +101,8 @@ class Translator(Estimator):
                 raw = model(batch.columns[fields[0].name], batch.lengths, said[:, :-1].clamp(min=0), lengths)
                 return head.loss(raw, said[:, 1:]), None
 
-            fit(model, reading, loss, schedule, progress)
+            kept = self._kept(folder, resume, pairs.source, pairs.target)
+            fit(model, reading, loss, schedule, progress, kept)
         self.model_, self.fields_ = model, fields
         self._longest = int((pairs.target.lengths.double() / pairs.source.lengths.clamp(min=1)).max().ceil())
         return self

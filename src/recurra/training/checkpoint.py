@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurra import options, sealed
 from recurra.errors import InputError, one_line
-from recurra.models.language_model import LanguageModel
 from recurra.state import State
 
 META = sealed.OWN + "run"
@@ -31,7 +30,7 @@ class Position:
     """Carried from the last window into the next."""
 
 
-def save(path: Path, run: str, model: LanguageModel, optimiser: torch.optim.Optimizer, position: Position) -> None:
+def save(path: Path, run: str, model: nn.Module, optimiser: torch.optim.Optimizer, position: Position) -> None:
     """Write weights, moments, carried state and the random state; the file is replaced as a whole.
 
     Args:
@@ -46,7 +45,7 @@ def save(path: Path, run: str, model: LanguageModel, optimiser: torch.optim.Opti
     sealed.write(path, "checkpoint", tensors, {META: json.dumps(meta)})
 
 
-def load(path: Path, run: str, model: LanguageModel, optimiser: torch.optim.Optimizer) -> Position:
+def load(path: Path, run: str, model: nn.Module, optimiser: torch.optim.Optimizer) -> Position:
     """Put a checkpoint back, the random state included.
 
     Raises InputError, with model and optimiser as they were, if the file is damaged or of another run.
@@ -83,7 +82,7 @@ def _moments(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
 
 
 def _fits(
-    saved: State, moments: Mapping[int, Mapping[str, Tensor]], model: LanguageModel, optimiser: torch.optim.Optimizer
+    saved: State, moments: Mapping[int, Mapping[str, Tensor]], model: nn.Module, optimiser: torch.optim.Optimizer
 ) -> bool:
     """Whether names, shapes and types are those of the model and of what its optimiser and the dice keep."""
     sizes = [p.shape for group in optimiser.param_groups for p in group["params"]]

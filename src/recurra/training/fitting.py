@@ -15,6 +15,9 @@ from recurra import options
 from recurra.data.reading import Batch, Reading
 from recurra.errors import RecurraError
 from recurra.state import State
+from recurra.training.checkpoint import Position
+from recurra.training.interrupt import deferred
+from recurra.training.keeping import EVERY, START, Kept
 
 Loss = Callable[[Batch, State | None], tuple[Tensor, State | None]]
 """Of a batch and the state carried into it: the loss [] and the state to carry on."""
@@ -68,30 +71,72 @@ def adamw(model: nn.Module, decay: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=fused)
 
 
-def fit(model: nn.Module, reading: Reading, loss: Loss, schedule: Schedule, progress: Progress | None = None) -> int:
+def fit(
+    model: nn.Module,
+    reading: Reading,
+    loss: Loss,
+    schedule: Schedule,
+    progress: Progress | None = None,
+    kept: Kept | None = None,
+) -> int:
     """Train a model, the state of one batch carried into the next; gives the number of updates.
 
-    Raises RecurraError if the loss is no longer finite; the model is then as it was before that update.
+    Args:
+        kept: where checkpoints are kept and it goes on from. Ctrl-C then ends it after the update at hand.
+
+    Raises:
+        RecurraError: the loss is no longer finite; the model is then as it was before that update.
+        InputError, RecurraError: as `Kept.opened` and `Kept.save`.
     """
     optimiser = adamw(model, schedule.weight_decay)
-    began, step, seconds, state = time.perf_counter(), 0, 0.0, None
     model.train()
     try:
-        while (done := schedule.done(step, seconds)) < 1:
-            for group in optimiser.param_groups:
-                group["lr"] = schedule.rate(done)
-            value, state = loss(reading.read(step), state)
-            if not math.isfinite(value.item()):
-                raise RecurraError(f"the loss became {value.item()} at step {step}: use a smaller learning_rate")
-            optimiser.zero_grad()
-            if value.requires_grad:
-                value.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
-            optimiser.step()
-            state = None if state is None else state.detach()
-            step, seconds = step + 1, time.perf_counter() - began
-            if progress:
-                progress({"step": step, "loss": value.item(), "seconds": seconds, "done": schedule.done(step, seconds)})
+        if kept is None:
+            return _updates(model, optimiser, reading, loss, schedule, progress, START).step
+        with kept.opened(model, optimiser) as at, deferred() as interrupted:
+
+            def keep(at: Position) -> None:
+                stop = interrupted()
+                if at.step % EVERY == 0 or schedule.done(at.step, at.seconds) >= 1 or stop:
+                    kept.save(model, optimiser, at)
+                if stop:
+                    raise KeyboardInterrupt
+
+            step = _updates(model, optimiser, reading, loss, schedule, progress, at, keep).step
+            if interrupted():
+                raise KeyboardInterrupt
+            return step
     finally:
         model.eval()
-    return step
+
+
+def _updates(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    reading: Reading,
+    loss: Loss,
+    schedule: Schedule,
+    progress: Progress | None,
+    at: Position,
+    keep: Callable[[Position], None] | None = None,
+) -> Position:
+    """All updates from a position on."""
+    began = time.perf_counter() - at.seconds
+    while (done := schedule.done(at.step, at.seconds)) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.rate(done)
+        value, state = loss(reading.read(at.step), at.state)
+        if not math.isfinite(value.item()):
+            raise RecurraError(f"the loss became {value.item()} at step {at.step}: use a smaller learning_rate")
+        optimiser.zero_grad()
+        if value.requires_grad:
+            value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
+        optimiser.step()
+        at = Position(at.step + 1, time.perf_counter() - began, None if state is None else state.detach())
+        if keep is not None:
+            keep(at)
+        if progress:
+            done = schedule.done(at.step, at.seconds)
+            progress({"step": at.step, "loss": value.item(), "seconds": at.seconds, "done": done})
+    return at

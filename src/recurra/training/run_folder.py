@@ -52,7 +52,7 @@ def begun(folder: Path) -> tuple[TrainConfig, str | None]:
         raise InputError(f"{str(path)!r} does not describe a training run: {one_line(error)}") from error
 
 
-def _products(found: Any, path: Path) -> dict[str, float]:
+def products_of(found: Any, path: Path) -> dict[str, float]:
     """The speeds that decide how products are computed, as a folder has them; raises InputError if they are none."""
     names = [field.name for field in fields(Speeds)]
     try:
@@ -61,6 +61,34 @@ def _products(found: Any, path: Path) -> dict[str, float]:
         raise InputError(
             f"{str(path)!r} does not describe a training run: products is {shown(found)}; expected {', '.join(names)}"
         ) from error
+
+
+def lock(folder: Path) -> int | None:
+    """Lock the folder itself, until `unlock`: that leaves no file behind, and ends with the process however it ends.
+
+    Raises InputError if another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return None
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(held)
+        raise InputError(
+            f"run folder {str(folder)!r} is in use by another run; wait until that has ended, or choose another"
+        ) from error
+    except OSError:
+        pass  # a file system without locks
+    return held
+
+
+def unlock(held: int | None) -> None:
+    """Leave a folder to others."""
+    if held is not None:
+        os.close(held)
 
 
 class RunFolder:
@@ -120,7 +148,7 @@ class RunFolder:
         if resume and not self.path.exists():
             raise nothing
         self.path.mkdir(parents=True, exist_ok=True)
-        self._take()
+        self._lock = lock(self.path)
         contents = self._contents()
         if resume and contents and "config.json" not in contents:
             raise nothing
@@ -137,25 +165,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Leave the folder to others."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    def _take(self) -> None:
-        """Lock the folder itself: that leaves no file behind, and ends with the process however it ends."""
-        try:
-            import fcntl
-        except ImportError:  # not on Windows
-            return
-        self._lock = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"run folder {str(self.path)!r} is in use by another run; wait until that has ended, or choose another"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
+        unlock(self._lock)
+        self._lock = None
 
     def _contents(self) -> list[str]:
         """Names in the folder, without what a killed process left half-written."""
@@ -170,7 +181,7 @@ class RunFolder:
             raise InputError(f"the run in {str(self.path)!r} was begun on other data: resume it on the same")
         if about.get("model") != self.about["model"]:
             raise InputError(f"the run in {str(self.path)!r} was begun by another recurra: start it anew elsewhere")
-        self.about["products"] = _products(about.get("products", ALL_TORCH), self.path / "config.json")
+        self.about["products"] = products_of(about.get("products", ALL_TORCH), self.path / "config.json")
         if self.about["data"] in (None, source):
             self.about["data"] = source
         else:
