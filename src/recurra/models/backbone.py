@@ -16,7 +16,7 @@ from recurra.engines.stepping import single
 from recurra.errors import InputError
 from recurra.models.block import Block
 from recurra.models.design import Design
-from recurra.models.pattern import depth, parse
+from recurra.models.pattern import depth, is_channel_mixer, parse, side_by_side
 from recurra.options import shown
 from recurra.problem import compute_dtype
 from recurra.state import State, joined
@@ -78,9 +78,10 @@ class Backbone(nn.Module):
         self._make_front()
         self.blocks, gives = nn.ModuleList(), dict[str, int]()
         if torch.get_default_device().type == "meta":  # an outline, which may be of anything, runs nothing
-            gives = dict.fromkeys(names, width * (1 + bidirectional))
+            gives = {name: width * (1 if is_channel_mixer(name) else 1 + bidirectional) for name in names}
+        shared = dict[str, nn.Module]()
         for name in names:  # what a layer gives is found by running it: once for all that are alike
-            block = Block(name, width, mlp, dropout, layers.get(name), self.design, bidirectional, gives.get(name))
+            block = Block(name, width, mlp, dropout, layers, self.design, bidirectional, gives.get(name), shared)
             self.blocks.append(block)
             gives[name] = block.gives
         self.norm = self.design.make_norm(width)
@@ -238,11 +239,11 @@ def _is_one_step(x: Tensor, resets: Tensor | None, lengths: Tensor | None, engin
 
 
 def _options_of_layers(layers: Any, names: list[str]) -> dict[str, dict[str, Any]]:
-    options_of = {} if layers is None else layers
+    options_of, known = {} if layers is None else layers, {one for name in names for one in side_by_side(name)}
     if not isinstance(options_of, Mapping) or not all(isinstance(own, Mapping) for own in options_of.values()):
         raise InputError(f"layers is {shown(layers)}; expected names of the pattern with their options")
-    if strange := [name for name in options_of if name not in names]:
-        raise InputError(f"layers names {strange}, which the pattern does not; it has {sorted(set(names))}")
+    if strange := [name for name in options_of if name not in known]:
+        raise InputError(f"layers names {strange}, which the pattern does not; it has {sorted(known)}")
     if both := [name for name, own in options_of.items() if own.get("bidirectional")]:
         raise InputError(
             f"layers makes {both} bidirectional; a backbone is so as a whole, and none that is to predict what comes"

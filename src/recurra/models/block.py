@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from recurra import check, registry
+from recurra import check
+from recurra.models import mixers
 from recurra.models.design import Design
 from recurra.nn.linear import Linear
 from recurra.pointwise import Dropout
@@ -17,16 +18,22 @@ from recurra.state import State
 class Block(nn.Module):
     """x + recurrence(norm(x)), then x + gated MLP(norm(x)).
 
+    The options of a recurrence may hold two that are the block's: `gain`, a factor of what the recurrence gives, and
+    `norm_at`, where its norm stands: "before", as above; "after", x + norm(recurrence(x)); "around",
+    norm(x) + recurrence(norm(x)).
+
     Args:
-        name: of the recurrence, as in the registry.
+        name: of the recurrence, as in a pattern: in the registry, a channel mixer, or several side by side.
         width: channels of x.
         mlp: hidden channels of the gated MLP; 0 leaves it out, with its norm.
         dropout: of what the block adds, while training.
-        options: of the recurrence.
+        layers: options of recurrences, by their names in the pattern.
         design: which norm, activation and biases.
         bidirectional: the recurrence stands beside one that runs backwards.
         gives: channels that the recurrence gives, if that is known. A linear map makes them as many as x has, if they
             are not.
+        shared: layers of other blocks by the names that stand for one layer wherever they stand; those of this block
+            are added.
     """
 
     def __init__(
@@ -35,17 +42,18 @@ class Block(nn.Module):
         width: int,
         mlp: int,
         dropout: float,
-        options: Mapping[str, Any] | None = None,
+        layers: Mapping[str, Mapping[str, Any]] | None = None,
         design: Design | None = None,
         bidirectional: bool = False,
         gives: int | None = None,
+        shared: dict[str, nn.Module] | None = None,
     ):
         super().__init__()
         self.design = design = design or Design()
         self.recurrence_norm = design.make_norm(width)
-        directions: dict[str, Any] = {"bidirectional": True} if bidirectional else {}
-        self.recurrence = registry.layer(name, width, **directions, **(options or {}))
-        self.gives = self.recurrence.output_width if gives is None else gives
+        self.norm_at = mixers.place_of_norm(name, layers or {})
+        self.recurrence: Any = mixers.make(name, width, layers or {}, bidirectional, {} if shared is None else shared)
+        self.gives: int = self.recurrence.output_width if gives is None else gives
         self.join = Linear(self.gives, width, bias=False) if self.gives != width else None
         self.dropout = Dropout(dropout)
         self.mlp = mlp
@@ -64,8 +72,12 @@ class Block(nn.Module):
         a layer."""
         held = check.representative(self.recurrence)
         dtype = x.dtype if held is None else held.dtype
-        y, state, *more = self.recurrence(self.recurrence_norm(x.to(dtype)), state, **options)
-        x = x + self.dropout(y if self.join is None else self.join(y))
+        read = x.to(dtype) if self.norm_at == "after" else self.recurrence_norm(x.to(dtype))
+        y, state, *more = self.recurrence(read, state, **options)
+        y = y if self.join is None else self.join(y)
+        if self.norm_at == "after":
+            y = self.recurrence_norm(y)
+        x = (read if self.norm_at == "around" else x) + self.dropout(y)
         if not self.mlp:
             return x, state, *more
         gate, value = self.mlp_in(self.mlp_norm(x.to(dtype))).chunk(2, -1)

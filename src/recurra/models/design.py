@@ -38,6 +38,8 @@ class Design:
     not reach the head. It saves memory where the vocabulary is large; over bytes, models learn much faster without."""
     soft_cap: float | None = None
     """Logits are bent into (-c, c) by c tanh(logits / c); by default they are not."""
+    head_scale: float = 1.0
+    """What logits are multiplied by, before they are bent."""
     float32_residual: bool = False
     """In a model of a half type, what flows past the blocks is float32."""
 
@@ -45,6 +47,7 @@ class Design:
         options.choice("norm", self.norm, NORMS)
         options.choice("activation", self.activation, ACTIVATIONS)
         options.number("eps", self.eps, 0)
+        options.number("head_scale", self.head_scale, -options.MOST)
         for name in ("embedding_norm", "mlp_bias", "tied", "float32_residual"):
             options.flag(name, getattr(self, name))
         for name in ("scale", "soft_cap"):

@@ -13,7 +13,7 @@ from recurra.files import inside, read_json
 from recurra.models.language_model import LanguageModel
 from recurra.models.origin import Origin
 from recurra.models.outline import misfit, outline, tensors_of, widen, write_config
-from recurra.models.pattern import parse
+from recurra.models.pattern import kinds
 from recurra.registry import origins
 
 KIND = {"model_type": "recurra", "architectures": ["RecurraForCausalLM"]}
@@ -44,7 +44,7 @@ def save(model: LanguageModel, folder: str | Path, about: Mapping[str, Any] | No
     if not isinstance(about, Mapping):
         raise InputError(f"about is {options.shown(about)}; expected a dict of data that JSON can hold")
     config = KIND | {"model": model.config} | dict(about)
-    if own := origins(parse(model.config["pattern"])):
+    if own := origins(kinds(model.config["pattern"])):
         config[OWN] = own
     if model.origin is not None:
         config["origin"] = model.origin.config

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 class Scores(Normed):
     """The last part of a language model, called as layers are: a norm, the head, a cap."""
 
-    def __init__(self, norm: nn.Module, head: nn.Module, soft_cap: float | None):
+    def __init__(self, norm: nn.Module, head: nn.Module, soft_cap: float | None, scale: float = 1.0):
         super().__init__(norm)
-        self.head, self.soft_cap = head, soft_cap
+        self.head, self.soft_cap, self.scale = head, soft_cap, scale
 
     def forward(self, x: Tensor, state: Mapping[str, Tensor], engine: str = "auto") -> tuple[Tensor, dict]:  # noqa: ARG002
         """What flows out of the blocks, [B, T, D], to logits [B, T, vocabulary] and no state."""
@@ -43,7 +43,7 @@ class Scores(Normed):
 
     def scored(self, normed: Tensor) -> Tensor:
         """Logits [B, T, vocabulary] of what `normed` gives."""
-        logits = self.head(normed)
+        logits = self.head(normed) if self.scale == 1 else self.scale * self.head(normed)
         return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
 
 
@@ -213,7 +213,7 @@ class LanguageModel(Backbone):
         known = vars(self).get("_head", (None,))[0]
         head = self._tied(known) if self.design.tied else self.head
         if known is None or known.norm is not self.norm or known.head is not head:
-            known = Scores(self.norm, head, self.design.soft_cap)
+            known = Scores(self.norm, head, self.design.soft_cap, self.design.head_scale)
             vars(self)["_head"] = (known,)
         return known
 

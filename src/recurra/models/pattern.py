@@ -1,4 +1,9 @@
-"""The short language in which layers of a model are named: `mamba*3+lstm` is three Mamba layers, then an LSTM."""
+"""The short language in which layers of a model are named.
+
+`mamba*3+lstm` is three Mamba layers, then an LSTM; `mamba2|attention` are two side by side, whose outputs are added.
+`attention@far` is an attention with options of its own, under that very name in `layers`; wherever a model names it
+again stands the same layer, weights and all. Besides recurrences a model may hold channel mixers: see `mixers.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +13,58 @@ from typing import Any
 
 from recurra.errors import InputError
 from recurra.options import LAYERS, count, shown
-from recurra.registry import layer_class
+from recurra.registry import OWN, layer_class
+
+CHANNEL_MIXERS = ("mlp", "experts")
+"""Names that stand for no recurrence, unless one was registered under them."""
+
+LAYER = r"(?:[\w-]+|[\w.]+:[\w.]+)(?:@[\w-]+)?"
+PART = re.compile(rf"\s*({LAYER}(?:\s*\|\s*{LAYER})*)\s*(?:\*\s*([0-9]{{1,9}}))?\s*")
 
 
 def parse(pattern: str) -> list[str]:
-    """The layer names of a pattern, in order. Raises InputError if it cannot be read or names an unknown layer."""
+    """What each block of a pattern holds, in order: a layer, or `a|b` of layers side by side.
+
+    Raises InputError if it cannot be read or names an unknown layer.
+    """
     if not isinstance(pattern, str) or not pattern.strip():
         raise InputError(f"pattern is {shown(pattern)}; expected layer names, such as 'mamba*3+lstm'")
     names: list[str] = []
     for part in pattern.split("+"):
-        match = re.fullmatch(r"\s*([\w-]+|[\w.]+:[\w.]+)\s*(?:\*\s*([0-9]{1,9}))?\s*", part)
+        match = PART.fullmatch(part)
         if not match:
-            raise InputError(f"pattern {shown(pattern)}: {shown(part.strip())} is not NAME or NAME*COUNT")
-        layer_class(match[1])
+            raise InputError(f"pattern {shown(pattern)}: {shown(part.strip())} is not NAME, NAME|NAME or NAME*COUNT")
+        name = re.sub(r"\s", "", match[1])
+        for one in side_by_side(name):
+            if not is_channel_mixer(one):
+                layer_class(kind(one))
         times = int(match[2] or 1)
         if not 1 <= times < LAYERS - len(names):
             raise InputError(
                 f"pattern {shown(pattern)}: {shown(part.strip())}; expected 1 to {LAYERS - 1} layers in all"
             )
-        names += [match[1]] * times
+        names += [name] * times
     return names
+
+
+def side_by_side(name: str) -> list[str]:
+    """The layers that stand side by side in a block."""
+    return name.split("|")
+
+
+def kind(one: str) -> str:
+    """The layer's own name, without what tells it from others of its kind."""
+    return one.split("@")[0]
+
+
+def is_channel_mixer(one: str) -> bool:
+    """Whether it mixes channels and no time."""
+    return kind(one) in CHANNEL_MIXERS and kind(one) not in OWN
+
+
+def kinds(pattern: str) -> set[str]:
+    """The layers that a pattern names, each once, by their own names; channel mixers are none."""
+    return {kind(one) for name in parse(pattern) for one in side_by_side(name) if not is_channel_mixer(one)}
 
 
 def depth(names: list[str], layers: Mapping[str, Mapping[str, Any]]) -> int:
@@ -35,7 +72,9 @@ def depth(names: list[str], layers: Mapping[str, Mapping[str, Any]]) -> int:
 
     Raises InputError if there are more than a model may have.
     """
-    total = sum(count("num_layers", layers.get(name, {}).get("num_layers", 1)) for name in names)
+    total = sum(
+        count("num_layers", layers.get(one, {}).get("num_layers", 1)) for name in names for one in side_by_side(name)
+    )
     if total >= LAYERS:
         raise InputError(f"pattern and num_layers ask for {total} layers; expected at most {LAYERS - 1}")
     return total

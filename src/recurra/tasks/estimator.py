@@ -18,7 +18,7 @@ from recurra.files import read_json, write_atomically
 from recurra.models.backbone import Backbone
 from recurra.models.files import OWN
 from recurra.models.outline import misfit
-from recurra.models.pattern import parse
+from recurra.models.pattern import kinds
 from recurra.registry import Unregistered, from_a_file, origins
 from recurra.tasks.model import Model
 from recurra.training.fitting import Schedule
@@ -139,7 +139,7 @@ class Estimator:
             "fields": [field.as_dict() for field in self.fields_],
             "about": self._about(),
         }
-        if own := origins(name for pattern in self._patterns() for name in parse(pattern)):
+        if own := origins(name for pattern in self._patterns() for name in kinds(pattern)):
             config[OWN] = own
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"model.{name}": value for name, value in self.model_.state_dict().items()}

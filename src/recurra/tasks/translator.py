@@ -18,7 +18,7 @@ from recurra.data.words import Pairs, from_pairs
 from recurra.errors import InputError
 from recurra.metrics.strings import bleu, error_rate, exact_error
 from recurra.models.backbone import Backbone
-from recurra.models.pattern import parse
+from recurra.models.pattern import parse, side_by_side
 from recurra.state import State
 from recurra.tasks.beam import beam
 from recurra.tasks.estimator import Dice, Estimator
@@ -117,7 +117,8 @@ class Translator(Estimator):
         return Translation(source.unknown, target.unknown, encoder, decoder, self.dropout)
 
     def _side(self, pattern: str, bidirectional: bool) -> Backbone:
-        layers = {name: own for name, own in (self.layers or {}).items() if name in parse(pattern)}
+        known = {one for name in parse(pattern) for one in side_by_side(name)}
+        layers = {name: own for name, own in (self.layers or {}).items() if name in known}
         return Backbone(
             self.width, pattern, mlp=self.mlp, dropout=self.dropout, layers=layers, bidirectional=bidirectional
         )

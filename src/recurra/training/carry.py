@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from recurra.contract import Layer
 from recurra.models.backbone import Backbone
-from recurra.models.stacked import Stacked
+from recurra.models.mixers import layers_of
 from recurra.state import State
 
 
@@ -15,8 +14,7 @@ def carried(model: Backbone, state: State, batch: int) -> State:
     """
     kept = State(state)
     for number, block in enumerate(model.blocks):
-        layer = block.recurrence
-        assert isinstance(layer, Layer | Stacked)
-        if layer.endless:
-            kept |= layer.initial_state(batch).prefixed(f"blocks.{number}")
+        for own, layer in layers_of(block.recurrence).items():
+            if layer.endless:
+                kept |= layer.initial_state(batch).prefixed(f"blocks.{number}{own}")
     return State(kept)

@@ -18,7 +18,7 @@ from recurra.engines.rates import Speeds
 from recurra.errors import InputError, one_line
 from recurra.files import expect_file, read_json, write_atomically
 from recurra.models.files import OWN
-from recurra.models.pattern import parse
+from recurra.models.pattern import kinds
 from recurra.options import shown
 from recurra.registry import Unregistered, from_a_file, origins
 from recurra.training.config import TrainConfig
@@ -112,7 +112,7 @@ class RunFolder:
             "data_sha256": hashlib.sha256(data).hexdigest(),
             "products": asdict(speeds()),
         }
-        if own := origins(parse(training.pattern)):
+        if own := origins(kinds(training.pattern)):
             self.about[OWN] = own
         self._lock: int | None = None
 
