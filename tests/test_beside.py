@@ -1,6 +1,7 @@
 """Inputs beside x, outputs beside y, time elapsed between steps, packed sequences."""
 
 import copy
+import itertools
 import warnings
 from functools import partial
 
@@ -18,6 +19,13 @@ from recurra.models.stacked import Stacked
 from recurra.problem import StepInput
 from recurra.testing.laws import LAWS, check_recurrence
 
+HOLDING = ("s4d", "s5", "dss", "lmu", "ema")
+"""Layers whose steps are exact for an x that stands still."""
+EXPLICIT = {
+    "antisymmetric-rnn": {}, "lipschitz-rnn": {}, "co-rnn": {}, "unicornn": {}, "lem": {"dt": 0.5}, "linoss": {},
+    "ltc": {}, "mamba": {"kernel": 1}, "falcon-mamba": {"kernel": 1}, "mamba2": {"kernel": 1},
+}  # fmt: skip
+"""Layers whose steps tend to a differential equation as they become short, with options for an x that stands still."""
 TIMED = [name for name in recurra.layers() if "elapsed" in recurra.layer(name, 8).beside]
 
 
@@ -103,7 +111,7 @@ def test_layers_with_a_step_size_keep_the_laws_of_inputs_beside_x(name):
 
 
 def test_which_layers_have_a_step_size():
-    assert {"s4d", "s5", "dss", "lru", "mamba", "mamba2", "falcon-mamba"} <= set(TIMED)
+    assert {*HOLDING, *EXPLICIT, "lru", "cfc", "phased-lstm", "ode-rnn", "gru-d"} <= set(TIMED)
     with pytest.raises(InputError, match="GRU was given 'elapsed'; it takes nothing beside x, and has no step"):
         recurra.layer("gru", 4)(torch.randn(1, 2, 4), elapsed=torch.ones(1, 2))
 
@@ -114,15 +122,29 @@ def test_time_that_goes_on_as_usual_changes_nothing(name):
     torch.testing.assert_close(layer(x, elapsed=torch.ones(2, 7))[0], layer(x)[0])
 
 
-@pytest.mark.parametrize("name", ["s4d", "s5", "dss"])
+def at_rate(layer, x, rate):
+    """y at the time steps of x, and the state after them, of x read `rate` times as often in as much time."""
+    often = x.repeat_interleave(rate, 1)
+    y, state = layer(often, elapsed=torch.full(often.shape[:2], 1 / rate))
+    return torch.cat([y[:, rate - 1 :: rate].flatten(), *(value.flatten() for value in state.values())])
+
+
+@pytest.mark.parametrize("name", HOLDING)
 def test_half_the_step_at_twice_the_rate(name):
     """What holds still in between is read twice, half as long each time: to the same states."""
     layer, x = recurra.layer(name, 8).double(), torch.randn(2, 6, 8).double()
-    twice = x.repeat_interleave(2, 1)
-    y, state = layer(twice, elapsed=torch.full((2, 12), 0.5))
-    expected, end = layer(x)
-    torch.testing.assert_close(y[:, 1::2], expected)
-    torch.testing.assert_close(state["h"], end["h"])
+    torch.testing.assert_close(at_rate(layer, x, 2), at_rate(layer, x, 1))
+
+
+@pytest.mark.parametrize("name", EXPLICIT)
+def test_steps_half_as_long_are_half_as_far_off(name):
+    """At twice the rate nearly the same comes out, and what is left of the difference halves with every doubling."""
+    layer, x = recurra.layer(name, 8, **EXPLICIT[name]).double(), torch.randn(2, 4, 8).double()
+    found = [at_rate(layer, x, 2**k) for k in range(5, 9)]
+    change = [(a - b).abs().max().item() for a, b in itertools.pairwise(found)]
+    assert 0 < change[0] < 0.1
+    for longer, shorter in itertools.pairwise(change):
+        assert 0.4 < shorter / longer < 0.6, change
 
 
 def test_a_gap_is_as_many_steps_without_input():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_atlas import HELD as ATLAS
 from test_classic import HELD as CLASSIC
+from test_continuous import HELD as CONTINUOUS
 from test_delta_rule import HELD as DELTA_RULE
 from test_linear_attention import HELD as LINEAR_ATTENTION
 from test_newer_memories import EQUATIONS as NEWER
@@ -229,7 +230,7 @@ def test_every_layer_is_held_to_something():
         | {name for name, *_ in TORCHRECURRENT.values()}
         | CLASSIC
     )
-    held |= NEWER.keys() | ATLAS | DELTA_RULE | LINEAR_ATTENTION | STATE_SPACES
+    held |= NEWER.keys() | ATLAS | CONTINUOUS | DELTA_RULE | LINEAR_ATTENTION | STATE_SPACES
     assert held == {name for name, kind in recurra.layers().items() if issubclass(kind, recurra.Recurrence)}
 
 

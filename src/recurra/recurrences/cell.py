@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from recurra import options
 from recurra.nn.linear import Linear
+from recurra.problem import StepInput
 from recurra.recurrence import Recurrence
+from recurra.recurrences.discretisation import lengthened
 
 
 class Cell(Recurrence):
@@ -30,5 +32,16 @@ class Cell(Recurrence):
     def start(self) -> dict[str, Tensor]:
         return {name: torch.zeros(self.hidden) for name in self.states}
 
-    def inputs(self, x: Tensor) -> dict[str, Tensor]:
+    def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
         return {"x": self.to_gates(x)}
+
+
+class TimedCell(Cell):
+    """A cell whose states go a step of size `dt` along a differential equation; the time `elapsed` multiplies `dt`."""
+
+    def __init__(self, width: int, hidden: int | None, dt: float):
+        super().__init__(width, hidden)
+        self.dt = options.number("dt", dt, 0)
+
+    def inputs(self, x: Tensor, *, elapsed: Tensor | None = None) -> dict[str, Tensor | StepInput]:
+        return {"x": self.to_gates(x)} | lengthened(x, elapsed)

@@ -5,16 +5,17 @@ from torch import Tensor, nn
 
 from recurra import options
 from recurra.nn.linear import Linear
-from recurra.problem import Lane
+from recurra.problem import Lane, StepInput
 from recurra.recurrence import Paper, Recurrence
+from recurra.recurrences.discretisation import lengthened
 
 
 class CfC(Recurrence):
     """s = 1.7159 tanh(0.666 (W x_t + b + U h_{t-1})),  f, g = tanh(.), a, b = . of V s + v
-    w = sigmoid(a + b),  h_t = (1 - w) f + w g,  y_t = h_t.
+    w = sigmoid(a dt + b),  h_t = (1 - w) f + w g,  y_t = h_t.
 
-    Lane: the layer, h: [H], s: [S] with S = `backbone`; U: [S, H]; `heads` is V, for f, g, a, b: [4 H, S]. Time steps
-    are one apart: a is what a gap would be multiplied by. Initialisation: Xavier's.
+    Lane: the layer, h: [H], s: [S] with S = `backbone`; U: [S, H]; `heads` is V, for f, g, a, b: [4 H, S]. dt is
+    `elapsed`, the time since the step before, 1 if nothing is said. Initialisation: Xavier's.
 
     Source: Closed-form Continuous-time Neural Networks, Hasani et al., 2021, arXiv:2106.13898.
     """
@@ -37,12 +38,12 @@ class CfC(Recurrence):
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.hidden)}
 
-    def inputs(self, x: Tensor) -> dict[str, Tensor]:
-        return {"x": self.to_backbone(x)}
+    def inputs(self, x: Tensor, *, elapsed: Tensor | None = None) -> dict[str, Tensor | StepInput]:
+        return {"x": self.to_backbone(x)} | lengthened(x, elapsed)
 
-    def step(self, h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, h: Tensor, x: Tensor, elapsed: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
         s = 1.7159 * torch.tanh(0.666 * (x + self.recurrent @ h))
         f, g, a, b = (self.heads @ s + self.bias).chunk(4)
         f, g = torch.tanh(f), torch.tanh(g)
-        h = f + torch.sigmoid(a + b) * (g - f)
+        h = f + torch.sigmoid(elapsed * a + b) * (g - f)
         return h, h

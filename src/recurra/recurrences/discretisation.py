@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recurra import options
 from recurra.errors import InputError
-from recurra.problem import StepInput, cast, compute_dtype
+from recurra.problem import StepInput, cast, compute_dtype, shared
 
 Rule = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -42,6 +42,11 @@ def discretise(
     found = rule(torch.complex(-decay, frequency), dt)
     step, gain = (StepInput(cast(part, dt_log.dtype), per_time=elapsed is not None) for part in found)
     return step, gain
+
+
+def lengthened(x: Tensor, elapsed: Tensor | None) -> dict[str, Tensor | StepInput]:
+    """What a step reads of the time `elapsed` [B, T] that lengthens it, in the type of x: nothing if nobody says it."""
+    return {} if elapsed is None else {"elapsed": shared(elapsed.to(x.dtype))}
 
 
 def log_steps(count: int, dt_min: float, dt_max: float) -> Tensor:

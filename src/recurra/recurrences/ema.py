@@ -14,7 +14,8 @@ class EMA(Recurrence):
     """h_t = (1 - p a) h_{t-1} + p b x_t,  y_t = sum over n of c h_t / sqrt(N) + d x_t,  p = sigmoid(P), a = sigmoid(A).
 
     Lane: a channel, h, p, a, b, c: [N], d: a number; N = `state_size` averages with decays of their own. The layer is
-    silu(y). Initialisation: P and A normal with deviation 0.2, b 1 and -1 in turn, c and d standard normal.
+    silu(y). After a time `elapsed` between two steps, all is as if x had stood still for it.
+    Initialisation: P and A normal with deviation 0.2, b 1 and -1 in turn, c and d standard normal.
 
     Source: Mega: Moving Average Equipped Gated Attention, Ma et al., 2022, arXiv:2209.10655: its moving average alone.
     Departure: b has no small noise.
@@ -33,11 +34,16 @@ class EMA(Recurrence):
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.P.shape)}
 
-    def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
-        p = torch.sigmoid(self.P)
+    def inputs(self, x: Tensor, *, elapsed: Tensor | None = None) -> dict[str, Tensor | StepInput]:
+        p, a = torch.sigmoid(self.P), torch.sigmoid(self.A)
+        decay, b = constant(1 - p * a), constant(p * self.B)
+        if elapsed is not None:
+            # h goes towards B x / a, in one time step p a of the way.
+            left = elapsed.to(x.dtype)[..., None, None] * torch.log1p(-p * a)
+            way, least = -torch.expm1(left), torch.finfo(a.dtype).tiny
+            decay, b = StepInput(1 - way), StepInput(way / a.clamp(min=least) * self.B)
         c = self.C / math.sqrt(self.C.shape[1])
-        weights = {"decay": 1 - p * torch.sigmoid(self.A), "b": p * self.B, "c": c, "d": self.D}
-        return {"x": x} | {name: constant(weight) for name, weight in weights.items()}
+        return {"x": x, "decay": decay, "b": b, "c": constant(c), "d": constant(self.D)}
 
     def step(self, h: Tensor, x: Tensor, decay: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
         h = decay * h + b * x

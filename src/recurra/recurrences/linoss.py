@@ -1,5 +1,7 @@
 """LinOSS: forced harmonic oscillators, discretised so that they are stable whatever their frequency."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ class LinOSS(Recurrence):
     im:   z_t = z_{t-1} + dt (B x_t - a y_t),      y_t = y_{t-1} + dt z_t: loses some at every step.
 
     Lane: an oscillator, y and z are numbers; N = `state_size` of them. B: [N, D], C: [D, N], d: [D]; a = relu(A),
-    dt = sigmoid(`log_step`): [N]. Initialisation: A and sigmoid(`log_step`) uniform in [0, 1].
+    dt = sigmoid(`log_step`): [N]; `elapsed` multiplies it. Initialisation: A and sigmoid(`log_step`) uniform in [0, 1].
 
     Source: Oscillatory State-Space Models, Rusch, Rus, 2024, arXiv:2410.03943. The paper's blocks put GLU after it.
     """
@@ -35,11 +37,13 @@ class LinOSS(Recurrence):
     def start(self) -> dict[str, Tensor]:
         return {"y": torch.zeros(self.state_size), "z": torch.zeros(self.state_size)}
 
-    def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
+    def inputs(self, x: Tensor, *, elapsed: Tensor | None = None) -> dict[str, Tensor | StepInput]:
         dt, a = torch.sigmoid(self.log_step), torch.relu(self.A)
+        dt = dt if elapsed is None else elapsed.to(x.dtype)[..., None] * dt
         # Solved for z_t, the implicit scheme is the other one with what is added to z divided.
         share = 1 / (1 + dt * dt * a) if self.scheme == "im" else torch.ones_like(dt)
-        return {"force": self.to_force(x), "dt": constant(dt), "a": constant(a), "share": constant(share)}
+        timed = partial(StepInput, per_time=elapsed is not None)
+        return {"force": self.to_force(x), "dt": timed(dt), "a": constant(a), "share": timed(share)}
 
     def step(self, y: Tensor, z: Tensor, force: Tensor, dt: Tensor, a: Tensor, share: Tensor):
         z = share * (z + dt * (force - a * y))

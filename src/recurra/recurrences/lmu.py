@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from recurra import options
 from recurra.errors import InputError
 from recurra.nn.linear import Linear
-from recurra.problem import Lane
+from recurra.problem import Lane, StepInput, shared
 from recurra.recurrence import Paper, Recurrence
 
 
@@ -21,6 +21,7 @@ class LMU(Recurrence):
     Source: Legendre Memory Units: Continuous-Time Representation in Recurrent Neural Networks, Voelker, Kajić,
     Eliasmith, NeurIPS 2019. As in Parallelizing Legendre Memory Unit Training, Chilkuri, Eliasmith, 2021,
     arXiv:2102.11417, u and y do not see the state before; u without nonlinearity and y with tanh are as in 2019.
+    `elapsed` divides theta: that takes an exponential for each time step.
     The matrix is kept as its difference from I, which alone has digits to spare in short types when theta is long.
     """
 
@@ -32,7 +33,8 @@ class LMU(Recurrence):
     def __init__(self, width: int, memory: int = 16, theta: float = 100.0, signals: int | None = None):
         super().__init__(width)
         options.count("memory", memory)
-        if not options.number("theta", theta, 0):
+        self.theta = options.number("theta", theta, 0)
+        if not theta:
             raise InputError(f"theta is {theta!r}; expected a positive number of time steps")
         self.signals = width if signals is None else options.count("signals", signals)
         A, B = legendre_window(memory, theta)
@@ -44,23 +46,28 @@ class LMU(Recurrence):
     def start(self) -> dict[str, Tensor]:
         return {"m": torch.zeros(self.signals, len(self.B))}
 
-    def inputs(self, x: Tensor) -> dict[str, Tensor]:
-        return {"u": self.to_signal(x)}
+    def inputs(self, x: Tensor, *, elapsed: Tensor | None = None) -> dict[str, Tensor | StepInput]:
+        u = self.to_signal(x)
+        if elapsed is None:
+            return {"u": u}
+        A, B = legendre_window(len(self.B), self.theta, elapsed)
+        return {"u": u, "change": shared((A - torch.eye(len(self.B)).to(A)).to(u.dtype)), "B": shared(B.to(u.dtype))}
 
-    def step(self, m: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        m = m + (self.change @ m + self.B * u)
+    def step(self, m: Tensor, u: Tensor, change: Tensor | None = None, B: Tensor | None = None):
+        m = m + ((self.change if change is None else change) @ m + (self.B if B is None else B) * u)
         return m, m
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         return torch.tanh(self.to_output(torch.cat([x, y.flatten(2)], -1)))
 
 
-def legendre_window(size: int, theta: float) -> tuple[Tensor, Tensor]:
-    """exp(A/theta) [N, N] and A^-1 (exp(A/theta) - I) B [N], in float64."""
+def legendre_window(size: int, theta: float, elapsed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """exp(A/theta) [..., N, N] and A^-1 (exp(A/theta) - I) B [..., N], in float64; `elapsed` [...] divides theta."""
     i = torch.arange(size, dtype=torch.float64)
     distance = i[:, None] - i
     A = (2 * i[:, None] + 1) * torch.where(distance < 0, -1.0, (-1.0) ** (distance + 1))
     B = (2 * i + 1) * (-1.0) ** i
     # Both at once: the exponential of [[A, B], [0, 0]] holds them in its upper rows.
-    both = torch.matrix_exp(nn.functional.pad(torch.cat([A, B[:, None]], 1), (0, 0, 0, 1)) / theta)
-    return both[:size, :size], both[:size, size]
+    rate = nn.functional.pad(torch.cat([A, B[:, None]], 1), (0, 0, 0, 1)) / theta
+    both = torch.matrix_exp(rate if elapsed is None else elapsed.double()[..., None, None] * rate.to(elapsed.device))
+    return both[..., :size, :size], both[..., :size, size]

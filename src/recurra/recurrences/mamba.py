@@ -9,6 +9,7 @@ from recurra import options
 from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant, shared
 from recurra.recurrence import Paper, Recurrence
+from recurra.recurrences.discretisation import lengthened
 from recurra.windows import Past
 
 
@@ -68,8 +69,7 @@ class Mamba(Recurrence):
         signal, gate = self.to_inner(x).chunk(2, -1)
         u = past.convolve("conv", signal, self.conv_weight, self.conv_bias, silu=True)
         dt, B, C = self.selection(u)
-        timed: dict[str, Tensor | StepInput] = {} if elapsed is None else {"elapsed": shared(elapsed.to(x.dtype))}
-        return timed | {
+        return lengthened(x, elapsed) | {
             "u": u,
             "dt": self.to_dt(dt),
             "gate": gate,

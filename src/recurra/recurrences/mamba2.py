@@ -10,6 +10,7 @@ from recurra.nn.linear import Linear
 from recurra.pointwise import rms_norm
 from recurra.problem import DeltaRule, Lane, StepInput, constant, shared
 from recurra.recurrence import Paper, Recurrence
+from recurra.recurrences.discretisation import lengthened
 from recurra.windows import Past
 
 
@@ -73,8 +74,7 @@ class Mamba2(Recurrence):
         gate, signal, dt = self.to_inner(x).split(self.split, -1)
         signal = past.convolve("conv", signal, self.conv_weight, self.conv_bias, silu=True)
         u, B, C = signal.split([heads * size, self.groups * n, self.groups * n], -1)
-        timed: dict[str, Tensor | StepInput] = {} if elapsed is None else {"elapsed": shared(elapsed.to(x.dtype))}
-        return timed | {
+        return lengthened(x, elapsed) | {
             "u": u.unflatten(-1, (heads, size)),
             "gate": gate.unflatten(-1, (heads, size)),
             "dt": dt + self.dt_bias,

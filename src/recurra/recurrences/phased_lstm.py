@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
-from recurra.problem import Lane
+from recurra.problem import Lane, StepInput
 from recurra.recurrence import Paper
 from recurra.recurrences.cell import Cell
+from recurra.recurrences.discretisation import lengthened
 
 
 class PhasedLSTM(Cell):
@@ -16,10 +17,10 @@ class PhasedLSTM(Cell):
     i, f = sigmoid(. + p c_{t-1}), g = tanh(.) of W x_t + b + U h_{t-1};  c' = f c_{t-1} + i g;  o = sigmoid(. + p_o c')
     c_t = k c' + (1 - k) c_{t-1},  h_t = k o tanh(c') + (1 - k) h_{t-1},  y_t = h_t.
 
-    Lane: the layer, h and c: [H], and t, the time step; `recurrent` is U_i, U_f, U_g, U_o, `peepholes` [3, H]. The
-    period tau = exp(`log_period`) and the shift s are [H]; r = `open` is the part of a period in which a unit is open.
-    In training `leak`, alpha, lets gradients through the rest. Initialisation: tau log-uniform in [1, `longest`], s
-    uniform in [0, tau].
+    Lane: the layer, h and c: [H], and t, the time: 0 at first, and each step `elapsed` later than the one before.
+    `recurrent` is U_i, U_f, U_g, U_o, `peepholes` [3, H]. The period tau = exp(`log_period`) and the shift s are [H];
+    r = `open` is the part of a period in which a unit is open. In training `leak`, alpha, lets gradients through the
+    rest. Initialisation: tau log-uniform in [1, `longest`], s uniform in [0, tau].
 
     Source: Phased LSTM: Accelerating Recurrent Network Training for Long or Event-based Sequences, Neil, Pfeiffer, Liu,
     2016, arXiv:1610.09513. Departure: alpha acts while evaluating as well.
@@ -47,7 +48,11 @@ class PhasedLSTM(Cell):
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.hidden), "c": torch.zeros(self.hidden), "t": torch.zeros(())}
 
-    def step(self, h: Tensor, c: Tensor, t: Tensor, x: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    def inputs(self, x: Tensor, *, elapsed: Tensor | None = None) -> dict[str, Tensor | StepInput]:
+        return super().inputs(x) | lengthened(x, elapsed)
+
+    def step(self, h: Tensor, c: Tensor, t: Tensor, x: Tensor, elapsed: Tensor | None = None):
+        t = t if elapsed is None else t + (elapsed - 1)
         turns = (t - self.shift) / torch.exp(self.log_period)
         phase, half = turns - torch.floor(turns), self.open / 2
         k = torch.where(phase < 2 * half, 2 - phase / half, self.leak * phase)

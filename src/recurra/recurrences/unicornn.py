@@ -12,7 +12,8 @@ from recurra.recurrence import Paper, Recurrence
 class UnICORNN(Recurrence):
     """z_t = z_{t-1} - d (tanh(w y_{t-1} + V x_t + b) + alpha y_{t-1}),  y_t = y_{t-1} + d z_t,  d = dt sigmoid(c).
 
-    Lane: a channel, y and z are scalars; w, c: [H]. Initialisation: w uniform in [0, 1], c in [-0.1, 0.1].
+    Lane: a channel, y and z are scalars; w, c: [H]. `elapsed` multiplies dt.
+    Initialisation: w uniform in [0, 1], c in [-0.1, 0.1].
 
     Source: UnICORNN: A recurrent model for learning very long time dependencies, Rusch, Mishra, 2021, arXiv:2103.05487.
     """
@@ -33,9 +34,10 @@ class UnICORNN(Recurrence):
     def start(self) -> dict[str, Tensor]:
         return {"y": torch.zeros(self.hidden), "z": torch.zeros(self.hidden)}
 
-    def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
+    def inputs(self, x: Tensor, *, elapsed: Tensor | None = None) -> dict[str, Tensor | StepInput]:
         d = self.dt * torch.sigmoid(self.pace)
-        return {"x": self.to_hidden(x), "w": constant(self.recurrent), "d": constant(d)}
+        steps = constant(d) if elapsed is None else StepInput(elapsed.to(x.dtype)[..., None] * d)
+        return {"x": self.to_hidden(x), "w": constant(self.recurrent), "d": steps}
 
     def step(self, y: Tensor, z: Tensor, x: Tensor, w: Tensor, d: Tensor):
         z = z - d * (torch.tanh(w * y + x) + self.alpha * y)
