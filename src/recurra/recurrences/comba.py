@@ -19,8 +19,9 @@ class Comba(Recurrence):
     a_t = exp(-exp(A_log) softplus(w_a x_t + dt_bias)),  beta_t = sigmoid(w_b x_t).
 
     Lane: a head, S: [V, K], V = 2 K by default (`expand`), K = D / heads, 256 at most by default; d, D, A_log, dt_bias:
-    a number per head, D = `correction` at first. q~, k~ = silu(conv(..)), v = silu(conv(..)) of linear maps of x. The
-    result is W_o (rmsnorm(o) * sigmoid(W_g x)), the norm within each head.
+    a number per head, D = `correction` at first; beta is twice as large with `negative_eigenvalues`.
+    q~, k~ = silu(conv(..)), v = silu(conv(..)) of linear maps of x. The result is
+    W_o (rmsnorm(o) * sigmoid(W_g x)), the norm within each head.
     Initialisation: exp(A_log) uniform in (0, 16], softplus(dt_bias) log-uniform in [0.001, 0.1], d = 1.
 
     Source: Comba: Improving Bilinear RNNs with Closed-loop Control, Hu, Pan, Du, Lan, Tang, Wen, Liang, Sun, 2025,
@@ -31,10 +32,19 @@ class Comba(Recurrence):
     lane = Lane.HEAD
     paper = Paper("Comba: Improving Bilinear RNNs with Closed-loop Control", "Hu et al.", 2025, "2506.02475")
 
-    def __init__(self, width: int, heads: int | None = None, expand: int = 2, kernel: int = 4, correction: float = 1.0):
+    def __init__(
+        self,
+        width: int,
+        heads: int | None = None,
+        expand: int = 2,
+        kernel: int = 4,
+        correction: float = 1.0,
+        negative_eigenvalues: bool = False,
+    ):
         super().__init__(width)
         heads = self.heads = head_count(heads, width, 256)
         self.size, inner = width // heads, options.count("expand", expand) * width
+        self.largest_beta = 2.0 if options.flag("negative_eigenvalues", negative_eigenvalues) else 1.0
         self.parts = [width, width, inner]
         self.windows = {"conv": (sum(self.parts), options.count("kernel", kernel) - 1)}
         self.to_qkv = Linear(width, sum(self.parts), bias=False)
@@ -63,7 +73,7 @@ class Comba(Recurrence):
             "p": unit(p),
             "v": v,
             "log_decay": -torch.exp(self.A_log) * nn.functional.softplus(a + self.dt_bias),
-            "beta": torch.sigmoid(b),
+            "beta": self.largest_beta * torch.sigmoid(b),
         }
 
     def step(self, S: Tensor, r: Tensor, k: Tensor, p: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor):

@@ -23,7 +23,8 @@ class GatedDeltaNet(Recurrence):
     v = silu(conv(..)) of linear maps of x, as are the gate z: [V] and a, b. The result is W_o (rmsnorm(o) * silu(z)),
     the norm within each head. `key_heads`, a divisor of `heads`, says how many different q and k there are: value head
     h reads number h // (heads / key_heads). K = `key_size`, by default 3/4 of D / heads, rounded up;
-    V = `value_size`, by default 2 K. By default there are as many heads as keep K at 256 or less, two at least.
+    V = `value_size`, by default 2 K. By default there are as many heads as keep K at 256 or less, two at least. beta is
+    twice as large with `negative_eigenvalues`.
     Initialisation: exp(A_log) uniform in (0, 16], softplus(dt_bias) log-uniform in [0.001, 0.1].
 
     Source: Gated Delta Networks: Improving Mamba2 with Delta Rule, Yang, Kautz, Hatamizadeh, 2024, arXiv:2412.06464.
@@ -46,12 +47,14 @@ class GatedDeltaNet(Recurrence):
         value_size: int | None = None,
         kernel: int = 4,
         norm_eps: float = 1e-5,
+        negative_eigenvalues: bool = False,
     ):
         super().__init__(width)
         heads = self.heads = head_count(None, width, 341) if heads is None else options.count("heads", heads)
         self.key_heads = heads if key_heads is None else options.divisor("key_heads", key_heads, heads, "heads")
         self.K = math.ceil(0.75 * width / heads) if key_size is None else options.count("key_size", key_size)
         self.V = 2 * self.K if value_size is None else options.count("value_size", value_size)
+        self.largest_beta = 2.0 if options.flag("negative_eigenvalues", negative_eigenvalues) else 1.0
         self.norm_eps = options.number("norm_eps", norm_eps, 0)
         keys, values = self.key_heads * self.K, heads * self.V
         self.parts = [keys, keys, values]
@@ -80,7 +83,7 @@ class GatedDeltaNet(Recurrence):
             "k": k.repeat_interleave(group, 2),
             "v": v.unflatten(-1, (self.heads, -1)),
             "log_decay": -torch.exp(self.A_log) * nn.functional.softplus(a + self.dt_bias),
-            "beta": torch.sigmoid(b),
+            "beta": self.largest_beta * torch.sigmoid(b),
         }
 
     def step(self, S: Tensor, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor):

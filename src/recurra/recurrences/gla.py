@@ -16,6 +16,7 @@ class GLA(Recurrence):
 
     Lane: a head with S: [K, V] and q, k, a: [K], linear in x, v: [V]; V = D / heads, K = `key_width` / heads, by
     default V / 2. W_1: [rank, D]. The result is W_o (norm(y) * silu(W_r x + b_r)), norm over each head.
+    With `negative_eigenvalues` S_{t-1} is multiplied by 2 a_t - 1, in (-1, 1) (Grazzi et al., 2024, arXiv:2411.12537).
     Initialisation: Xavier uniform with gain 2^-2.5.
 
     Source: Gated Linear Attention Transformers with Hardware-Efficient Training, Yang, Wang, Shen, Panda, Kim, 2023,
@@ -29,7 +30,13 @@ class GLA(Recurrence):
     )
 
     def __init__(
-        self, width: int, heads: int = 4, key_width: int | None = None, rank: int = 16, temperature: float = 16.0
+        self,
+        width: int,
+        heads: int = 4,
+        key_width: int | None = None,
+        rank: int = 16,
+        temperature: float = 16.0,
+        negative_eigenvalues: bool = False,
     ):
         super().__init__(width)
         keys = max(1, width // 2) if key_width is None else options.count("key_width", key_width)
@@ -37,6 +44,9 @@ class GLA(Recurrence):
         self.heads = options.divisor("heads", heads, keys, "key width")
         self.keys = keys // heads
         self.temperature = options.number("temperature", temperature, 1e-6)
+        self.negative_eigenvalues = options.flag("negative_eigenvalues", negative_eigenvalues)
+        if self.negative_eigenvalues:  # in chunks a factor is a logarithm, which has no slope where it passes zero
+            self.as_delta_rule = None  # type: ignore[assignment, method-assign]
         self.to_query = Linear(width, keys, bias=False)
         self.to_key = Linear(width, keys, bias=False)
         self.to_value = Linear(width, width, bias=False)
@@ -59,6 +69,7 @@ class GLA(Recurrence):
 
     def step(self, S: Tensor, q: Tensor, k: Tensor, v: Tensor, forget: Tensor) -> tuple[Tensor, Tensor]:
         decay = torch.exp(-nn.functional.softplus(-forget) / self.temperature)
+        decay = 2 * decay - 1 if self.negative_eigenvalues else decay
         S = decay[:, None] * S + torch.outer(k, v)
         return S, S.T @ q * self.keys**-0.5
 

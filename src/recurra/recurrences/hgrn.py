@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
-from recurra.errors import InputError
 from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
@@ -17,6 +16,8 @@ class HGRN(Recurrence):
     Lane: a channel, h and c are one complex number; D of them. theta: [D] is learned, low = `lower_bound`. The result
     is W_o norm(g * [Re h, Im h]) + b_o with g = sigmoid(W_g x + b_g): [2 D] and a layer norm over all of it.
     `rotate=False` is the real variant of the published code: theta = 0, h and c are real, g: [D].
+    With `negative_eigenvalues` h_{t-1} is multiplied by 2 f_t - 1 in the place of f_t (Grazzi et al., 2024,
+    arXiv:2411.12537).
     Initialisation: theta_j = 10000^(-2 j / D).
 
     Source: Hierarchically Gated Recurrent Neural Network for Sequence Modeling, Qin, Yang, Zhong, 2023,
@@ -27,12 +28,11 @@ class HGRN(Recurrence):
     lane = Lane.CHANNEL
     paper = Paper("Hierarchically Gated Recurrent Neural Network", "Qin, Yang, Zhong", 2023, "2311.04823")
 
-    def __init__(self, width: int, lower_bound: float = 0.0, rotate: bool = True):
+    def __init__(self, width: int, lower_bound: float = 0.0, rotate: bool = True, negative_eigenvalues: bool = False):
         super().__init__(width)
         self.lower_bound = options.number("lower_bound", lower_bound, 0, 1)
-        if not isinstance(rotate, bool):
-            raise InputError(f"rotate is {rotate!r}; expected True or False")
-        self.rotate = rotate
+        self.rotate = options.flag("rotate", rotate)
+        self.most = 2.0 if options.flag("negative_eigenvalues", negative_eigenvalues) else 1.0
         inner = (2 if rotate else 1) * width
         self.to_input = Linear(width, inner)
         self.to_forget = Linear(width, width)
@@ -58,10 +58,10 @@ class HGRN(Recurrence):
         rest = (1 - self.lower_bound) * torch.sigmoid(-forget)
         c = rest * nn.functional.silu(c)
         if not self.rotate:
-            h = (1 - rest) * h + c
+            h = (1 - self.most * rest) * h + c
             return h, h
         turn = torch.complex(torch.cos(theta), torch.sin(theta))
-        h = (1 - rest) * turn * h + torch.complex(c[0], c[1])
+        h = (1 - self.most * rest) * turn * h + torch.complex(c[0], c[1])
         return h, torch.stack([h.real, h.imag])
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ class HGRN2(Recurrence):
 
     Lane: a head with S: [K, K] and f, i, o: [K], K = `head_size`, by default the largest divisor of 128, the published
     size, that fits D. low = `lower_bound`. The result is W_o norm(y) + b_o, a layer norm over all of D.
+    With `negative_eigenvalues` S_{t-1} is multiplied by 2 f_t - 1 in the place of f_t (Grazzi et al., 2024,
+    arXiv:2411.12537).
 
     Source: HGRN2: Gated Linear RNNs with State Expansion, Qin, Yang, Sun, Shen, Li, Sun, Zhong, 2024, arXiv:2404.07904.
     Activations and norm are those of its published code. There low is learned for all layers of a model together, a
@@ -26,11 +28,20 @@ class HGRN2(Recurrence):
     lane = Lane.HEAD
     paper = Paper("HGRN2: Gated Linear RNNs with State Expansion", "Qin et al.", 2024, "2404.07904")
 
-    def __init__(self, width: int, head_size: int | None = None, lower_bound: float = 0.0):
+    def __init__(
+        self,
+        width: int,
+        head_size: int | None = None,
+        lower_bound: float = 0.0,
+        negative_eigenvalues: bool = False,
+    ):
         super().__init__(width)
         size = math.gcd(128, width) if head_size is None else head_size
         self.size = options.divisor("head_size", size, width, "width")
         self.lower_bound = options.number("lower_bound", lower_bound, 0, 1)
+        self.most = 2.0 if options.flag("negative_eigenvalues", negative_eigenvalues) else 1.0
+        if negative_eigenvalues:  # in chunks a factor is a logarithm, which has no slope where it passes zero
+            self.as_delta_rule = None  # type: ignore[assignment, method-assign]
         self.to_forget = Linear(width, width)
         self.to_input = Linear(width, width)
         self.to_query = Linear(width, width)
@@ -47,7 +58,7 @@ class HGRN2(Recurrence):
     def step(self, S: Tensor, forget: Tensor, admit: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         # 1 - f by itself: near f = 1 the difference would lose its digits.
         rest = (1 - self.lower_bound) * torch.sigmoid(-forget)
-        S = (1 - rest)[:, None] * S + torch.outer(rest, nn.functional.silu(admit))
+        S = (1 - self.most * rest)[:, None] * S + torch.outer(rest, nn.functional.silu(admit))
         return S, S.T @ torch.sigmoid(query)
 
     def as_delta_rule(self, S: Tensor, forget: Tensor, admit: Tensor, query: Tensor) -> DeltaRule:

@@ -20,11 +20,13 @@ class Mamba(Recurrence):
     C_t: [N], linear in u, shared between channels; A: [E, N] negative. The result is W_o (y * silu(W_g x)). With
     `bias`, W_u, W_g and W_o have one; without `conv_bias` the convolution has none.
 
-    `elapsed` multiplies dt.
+    `elapsed` multiplies dt. With `negative_eigenvalues` h_{t-1} is multiplied by 2 exp(dt_t A) - 1, in (-1, 1).
 
     W_u above W_g is the published `in_proj`, one matrix here too.
 
-    Source: Mamba: Linear-Time Sequence Modeling with Selective State Spaces, Gu, Dao, 2023, arXiv:2312.00752.
+    Source: Mamba: Linear-Time Sequence Modeling with Selective State Spaces, Gu, Dao, 2023, arXiv:2312.00752;
+    factors below zero: Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues, Grazzi, Siems, Zela,
+    Franke, Hutter, Pontil, 2024, arXiv:2411.12537.
     """
 
     lane = Lane.CHANNEL
@@ -39,9 +41,11 @@ class Mamba(Recurrence):
         rank: int | None = None,
         bias: bool = False,
         conv_bias: bool = True,
+        negative_eigenvalues: bool = False,
     ):
         super().__init__(width)
         options.flag("bias", bias)
+        self.negative_eigenvalues = options.flag("negative_eigenvalues", negative_eigenvalues)
         inner, kernel = options.count("expand", expand) * width, options.count("kernel", kernel)
         rank = math.ceil(width / 16) if rank is None else options.count("rank", rank)
         options.count("state_size", state_size)
@@ -89,7 +93,8 @@ class Mamba(Recurrence):
     ):  # fmt: skip
         dt = nn.functional.softplus(dt)
         dt = dt if elapsed is None else elapsed * dt
-        h = torch.exp(dt * A) * h + dt * u * B
+        decay = torch.exp(dt * A)
+        h = (2 * decay - 1 if self.negative_eigenvalues else decay) * h + dt * u * B
         return h, ((C * h).sum() + D * u) * nn.functional.silu(gate)
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002

@@ -21,11 +21,12 @@ class Mamba2(Recurrence):
     A < 0 and D are one number per head. u: [H P], B and C: [groups N] are silu(conv(W_s x)), in that order; H / groups
     heads read the same B_t, C_t: [N]. The result is W_o (w * norm(y * silu(W_g x))), where norm divides by the root
     mean square (plus `eps`) over each group's H P / groups channels. Without `conv_bias` the convolution has none.
-    `elapsed` multiplies dt.
+    `elapsed` multiplies dt. With `negative_eigenvalues` S_{t-1} is multiplied by 2 exp(dt_t A) - 1, in (-1, 1).
     Initialisation: A uniform in [-16, -1], dt log-uniform in [0.001, 0.1].
 
     Source: Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State Space Duality,
     Dao, Gu, 2024, arXiv:2405.21060. The published P is 64; here it is the largest divisor of it that fits D by default.
+    Factors below zero are those of Grazzi et al., 2024, arXiv:2411.12537.
     W_g, W_s and W_dt stacked are the published `in_proj`, one matrix here too.
     """
 
@@ -42,9 +43,13 @@ class Mamba2(Recurrence):
         kernel: int = 4,
         conv_bias: bool = True,
         eps: float = 1e-5,
+        negative_eigenvalues: bool = False,
     ):
         super().__init__(width)
         self.eps = options.number("eps", eps, 0)
+        self.negative_eigenvalues = options.flag("negative_eigenvalues", negative_eigenvalues)
+        if self.negative_eigenvalues:  # in chunks a factor is a logarithm, which has no slope where it passes zero
+            self.as_delta_rule = None  # type: ignore[assignment, method-assign]
         inner = options.count("expand", expand) * width
         size = math.gcd(64, inner) if head_size is None else head_size
         size = options.divisor("head_size", size, inner, "inner width")
@@ -97,7 +102,8 @@ class Mamba2(Recurrence):
     ):  # fmt: skip
         dt = nn.functional.softplus(dt)
         dt = dt if elapsed is None else elapsed * dt
-        S = torch.exp(dt * A) * S + torch.outer(dt * u, B)
+        decay = torch.exp(dt * A)
+        S = (2 * decay - 1 if self.negative_eigenvalues else decay) * S + torch.outer(dt * u, B)
         return S, (S @ C + D * u) * nn.functional.silu(gate)
 
     def as_delta_rule(
