@@ -34,7 +34,7 @@ def parted(data):
 
 def scores(found, user):
     with torch.no_grad():
-        return found.model_.outlook(read_of(found._place.rows([found._ids.index(user)])).y[0, 0])
+        return found.model_.outlook(read_of(found._standing.place.rows([found._standing.ids.index(user)])).y[0, 0])
 
 
 def test_updates_are_reading_the_whole():
@@ -46,8 +46,8 @@ def test_updates_are_reading_the_whole():
         found.update((str(user), str(item)))
     whole.update(last)
     again = recommender().fit(before)
-    again._place = start(again.model_, 0)
-    again._ids, again._had = [], []
+    again._stand_at([], start(again.model_, 0))
+    again._had = []
     again.update(other)
     for user in dict.fromkeys(data["user_id"]):
         assert_close(user, scores(found, user), scores(whole, user))

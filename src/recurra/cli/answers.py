@@ -68,14 +68,14 @@ def _next(estimator: Any, data: Any, users: list[str] | None = None) -> dict[str
     """The ten items that each user most likely takes next; of all users, by default."""
     if data is not None:
         raise InputError("a model to recommend predicts for the users it has read of; take in new events by update")
-    found = [(user, estimator.predict(user)) for user in users or estimator._ids]
+    found = [(user, estimator.predict(user)) for user in users or estimator._standing.ids]
     rows = [(user, rank, item) for user, items in found for rank, item in enumerate(items, 1)]
     return dict(zip(("user", "rank", "item"), map(list, zip(*rows, strict=True)), strict=True))
 
 
-def take_in(estimator: Any, rows: Any) -> Any:
-    """What is said of new rows; of events, what their users may take next."""
-    told = estimator.update(rows)
+def take_in(estimator: Any, rows: Any, learn: bool = False) -> Any:
+    """What is said of new rows, from which it may learn; of events, what their users may take next."""
+    told = estimator.update(rows, learn)
     if estimator.task != "recommend":
         return told
     return _next(estimator, None, [user for user in dict.fromkeys(rows.names(estimator.user)) if user is not None])

@@ -18,6 +18,7 @@ def update(
     data: Annotated[Path | None, typer.Argument(help="New rows.")] = None,
     out: Annotated[Path | None, Option(help="A file to write: .csv, .jsonl or .parquet.")] = None,
     follow: Annotated[bool, Option("--follow", help="Read rows from standard input, answer each in a line.")] = False,
+    learn: Annotated[bool, Option("--learn", help="Also take one step of learning on them.")] = False,
     imports: own.Imports = None,
     json: Annotated[bool, Option("--json", help="Print lines of JSON instead of CSV.")] = False,
 ) -> None:
@@ -38,10 +39,10 @@ def update(
     if not hasattr(estimator, "update"):
         raise InputError(f"run {str(run)!r} is a model to {estimator.task}; expected one that goes on, to forecast")
     if not follow:
-        runs.put(take_in(estimator, runs.given(run, estimator, data)), out, json)
+        runs.put(take_in(estimator, runs.given(run, estimator, data), learn), out, json)
         estimator.save(run)
         return
     try:
-        runs.follow(lambda row: take_in(estimator, row))
+        runs.follow(lambda row: take_in(estimator, row, learn))
     finally:
         estimator.save(run)

@@ -104,11 +104,12 @@ class Detector(Forecaster):
         self.threshold_ = float(found[place])
         return self
 
-    def update(self, rows: Any) -> Any:
-        """As `Forecaster.update`, with a column `anomaly`: whether a row is more surprising than the threshold."""
+    def update(self, rows: Any, learn: bool = False) -> Any:
+        """As `Forecaster.update`, with a column `anomaly`: whether a row is more surprising than the threshold, which
+        `learn` leaves as it is."""
         self._expect_fitted()
         sequences = self._like(rows)
-        expected, surprise = self._take(sequences)
+        expected, surprise = self._take(sequences, learn)
         return as_table(type(rows), self._flagged(sequences, expected, surprise))
 
     def predict(self, data: Any) -> Any:

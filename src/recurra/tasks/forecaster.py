@@ -20,20 +20,22 @@ from recurra.state import State
 from recurra.tasks import horizon
 from recurra.tasks.answers import as_table, described
 from recurra.tasks.calendar import YEAR, Calendar, holidays_of
-from recurra.tasks.estimator import Dice, Estimator
+from recurra.tasks.estimator import Dice
 from recurra.tasks.following import Following
 from recurra.tasks.future import Future, ends_of, stamps
 from recurra.tasks.heads.names import number_head
 from recurra.tasks.inlet import Encoding, Inlet, channels
 from recurra.tasks.model import Model, Outlook
-from recurra.tasks.passing import Pass, read_of, start, together
+from recurra.tasks.news import followed, missed
+from recurra.tasks.passing import Pass, read_of, start
 from recurra.tasks.pools import pool
+from recurra.tasks.standing import GoesOn
 from recurra.tasks.walk import Report, evaluate
 from recurra.training.carry import carried
 from recurra.training.fitting import Progress, fit
 
 
-class Forecaster(Estimator):
+class Forecaster(GoesOn):
     """Forecasts of the next `horizon` steps of any number of series, from every step of each at once.
 
     A table has a row for each series and time: `unique_id` (or `id`), `ds` (or `time`), the target, other columns.
@@ -192,8 +194,8 @@ class Forecaster(Estimator):
 
     def _stand(self, sequences: Sequences) -> Self:
         """Read series from their beginning, and remember where each ends."""
-        self._place = Pass(self.model_, sequences).run()
-        self._ids, self._ends = list(sequences.ids), ends_of(sequences)
+        self._stand_at(sequences.ids, Pass(self.model_, sequences).run())
+        self._ends = ends_of(sequences)
         return self
 
     def predict(
@@ -232,8 +234,8 @@ class Forecaster(Estimator):
     def _predict(
         self, kind: type, known: Any, level: Iterable[float], quantiles: Iterable[float], samples: int, seed: int
     ) -> Any:
-        model, read = self.model_, read_of(self._place)
-        future = Future.of(self._ids, self._ends, self.fields_, self._frequency, self.horizon)
+        model, read = self.model_, read_of(self._standing.place)
+        future = Future.of(self._standing.ids, self._ends, self.fields_, self._frequency, self.horizon)
         raw = horizon.raw(model, read, future.known(horizon.outlook(model).known, self.fields_, known, self.id))
         names = self._targets
         with Dice(seed):
@@ -244,7 +246,8 @@ class Forecaster(Estimator):
         """The same model, which has read nothing."""
         other = self.clone()
         other.model_, other.fields_, other._frequency = self.model_, self.fields_, self._frequency
-        other._ids, other._ends, other._place = [], torch.empty(0, dtype=torch.float64), start(self.model_, 0)
+        other._stand_at([], start(self.model_, 0))
+        other._ends = torch.empty(0, dtype=torch.float64)
         return other
 
     @property
@@ -253,8 +256,12 @@ class Forecaster(Estimator):
         fields = [field for field in self.fields_ if field.role == "target"]
         return [f.name if channels(f) == 1 else f"{f.name}-{n}" for f in fields for n in range(channels(f))]
 
-    def update(self, rows: Any) -> Any:
+    def update(self, rows: Any, learn: bool = False) -> Any:
         """Take new rows of any series, old or new, at the cost of one step each, whatever lies behind.
+
+        Args:
+            learn: also take one step of gradient descent, as small as those that `fit` began with, on the forecasts
+                that these rows have fulfilled. Gradients flow through the rows that are given together.
 
         Returns:
             a table of the rows: the id, the time, the target, what had been `expected` of it and its `surprise`, minus
@@ -262,22 +269,26 @@ class Forecaster(Estimator):
 
         Raises:
             InputError: the columns are others, or a row is not later than those before; nothing is then changed.
+            RecurraError: the loss of these rows is not finite, likewise.
         """
         self._expect_fitted()
         sequences = self._like(rows)
-        expected, surprise = self._take(sequences)
+        expected, surprise = self._take(sequences, learn)
         return as_table(type(rows), self._told(sequences, expected, surprise))
 
-    def _take(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
+    def _take(self, sequences: Sequences, learn: bool = False) -> tuple[Tensor, Tensor]:
         """Go on by new rows: what had been expected of each, and its surprise, [N, targets]."""
-        places = {name: number for number, name in enumerate(self._ids)}
-        old = [places.get(name, -1) for name in sequences.ids]
+        old = self._standing.numbers(sequences.ids)
+        known = torch.tensor(old) >= 0
         self._expect_later(sequences, old)
-        fresh = start(self.model_, 1)
-        begin = together([self._place.rows([n]) if n >= 0 else fresh for n in old])
+        begin = self._standing.begin(self.model_, old)
+        if options.flag("learn", learn) and sequences.steps:
+            self._learner.slope(missed(self.model_, sequences, begin, known))
         way = Pass(self.model_, sequences, begin)
-        expected, surprise = self._followed(sequences, way, torch.tensor(old) >= 0)
+        expected, surprise = followed(self.model_, sequences, way, known)
         self._go_on(sequences, old, way.end)
+        if learn and sequences.steps:
+            self._learner.step()
         return expected, surprise
 
     def stream(self, id: str | None = None) -> Following:
@@ -287,30 +298,22 @@ class Forecaster(Estimator):
         Raises InputError if nothing was fitted, or no `id` is given and there are several series.
         """
         self._expect_fitted()
-        if id is None and len(self._ids) != 1:
+        if id is None and len(self._standing.ids) != 1:
             raise InputError(
-                f"id is None, and there are {len(self._ids)} series; expected one of their names, or a new one"
+                f"id is None, and there are {len(self._standing.ids)} series; expected one of their names, or a new one"
             )
-        name = self._ids[0] if id is None else id
-        if name not in self._ids:
+        name = self._standing.ids[0] if id is None else id
+        if name not in self._standing.ids:
             return Following(self.model_, self.fields_, start(self.model_, 1), -math.inf)
-        number = self._ids.index(name)
-        return Following(self.model_, self.fields_, self._place.rows([number]), float(self._ends[number]))
+        number = self._standing.ids.index(name)
+        return Following(self.model_, self.fields_, self._standing.place.rows([number]), float(self._ends[number]))
 
     def _go_on(self, sequences: Sequences, old: list[int], end: State) -> None:
-        """Stand at the end of new rows: of known series where they stood, of others behind them."""
+        """Stand at the end of new rows."""
         ends = ends_of(sequences)
         if sequences.time is None:
             ends = ends + torch.tensor([float(self._ends[n]) + 1 if n >= 0 else 0.0 for n in old])
-        both, known = together([self._place, end]), len(self._ids)
-        order = list(range(known))
-        for n, before in enumerate(old):
-            if before >= 0:
-                order[before] = known + n
-            else:
-                order.append(known + n)
-                self._ids.append(sequences.ids[n])
-        self._place = both.rows(order)
+        order = self._standing.go_on(sequences.ids, old, end)
         self._ends = torch.cat([self._ends, ends])[order]
 
     def _expect_later(self, sequences: Sequences, old: list[int]) -> None:
@@ -322,23 +325,6 @@ class Forecaster(Estimator):
                 raise InputError(
                     f"series {sequences.ids[n]!r} begins no later than what was read of it before; expected new rows"
                 )
-
-    @torch.no_grad()
-    def _followed(self, sequences: Sequences, way: Pass, known: Tensor) -> tuple[Tensor, Tensor]:
-        """What had been expected of each row one step before, and its surprise, [N, targets]."""
-        model, names = self.model_, self._targets
-        expected, surprise = torch.full((2, sequences.steps, len(names)), torch.nan)
-        reads = horizon.reads_ahead(model)
-        for piece in way:
-            rows, read = piece.rows, piece.read.after(piece.before)
-            raw = horizon.raw(model, read, {name: sequences.take(name, rows)[:, :, None] for name in reads}, 1)
-            around, truth = read.around(len(names)), horizon.values(sequences, rows)[:, :, None]
-            told = torch.where(truth.isnan(), torch.nan, model.head.surprise(raw, truth, around))
-            first = rows == sequences.offsets[piece.which, None]
-            there = (rows >= 0) & (known[piece.which, None] | ~first)
-            expected[rows[there]] = model.head.predict(raw, around)[:, :, 0][there]
-            surprise[rows[there]] = told[:, :, 0][there]
-        return expected, surprise
 
     def _told(self, sequences: Sequences, expected: Tensor, surprise: Tensor) -> dict[str, Any]:
         times = torch.arange(sequences.steps).double() if sequences.time is None else None
@@ -378,14 +364,14 @@ class Forecaster(Estimator):
         return evaluate(self.model_, self._like(data), windows, stride, season, list(level))
 
     def _about(self) -> dict[str, Any]:
-        return _plain(self._frequency) | {"ids": self._ids}
+        return super()._about() | _plain(self._frequency)
 
     def _remembered(self) -> dict[str, Tensor]:
-        return State(self._place.prefixed("place") | {"ends": self._ends})
+        return super()._remembered() | {"ends": self._ends}
 
     def _remember(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        self._frequency = Frequency(about["months"], about["seconds"])
-        self._ids, self._ends, self._place = list(about["ids"]), tensors["ends"], State(tensors).under("place")
+        super()._remember(about, tensors)
+        self._frequency, self._ends = Frequency(about["months"], about["seconds"]), tensors["ends"]
 
 
 def _plain(frequency: Frequency) -> dict[str, Any]:

@@ -35,6 +35,18 @@ def truth(model: Model, sequences: Sequences, rows: Tensor) -> Tensor:
     return numbers(fields, {field.name: sequences.ahead(field.name, rows, steps) for field in fields}, rows.dim() + 1)
 
 
+def onwards(sequences: Sequences, name: str, rows: Tensor, steps: int) -> Tensor:
+    """[..., steps, *width]: a column at each flat row [...] and those that follow it in its sequence."""
+    here = sequences.take(name, rows).unsqueeze(rows.dim())
+    return torch.cat([here, sequences.ahead(name, rows, steps - 1)], rows.dim())
+
+
+def came(model: Model, sequences: Sequences, rows: Tensor) -> Tensor:
+    """The targets at flat rows [...] and of those that follow: [..., horizon, targets]."""
+    fields, steps = sequences.of_role("target"), outlook(model).horizon
+    return numbers(fields, {f.name: onwards(sequences, f.name, rows, steps) for f in fields}, rows.dim() + 1)
+
+
 def values(sequences: Sequences, rows: Tensor | None = None) -> Tensor:
     """The targets of flat rows [...], by default of all: [..., targets]."""
     rows = torch.arange(sequences.steps) if rows is None else rows

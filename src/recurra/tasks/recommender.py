@@ -19,17 +19,19 @@ from recurra.errors import InputError
 from recurra.metrics.ranking import hit_rate, ndcg, ranks
 from recurra.nn.linear import Linear
 from recurra.state import State
-from recurra.tasks.estimator import Dice, Estimator
+from recurra.tasks.estimator import Dice
 from recurra.tasks.heads.categorical import Categorical
 from recurra.tasks.inlet import Inlet
 from recurra.tasks.model import Model
-from recurra.tasks.passing import Pass, read_of, start, together
+from recurra.tasks.news import foreseen
+from recurra.tasks.passing import Pass, read_of
 from recurra.tasks.pools import pool
+from recurra.tasks.standing import GoesOn
 from recurra.training.carry import carried
 from recurra.training.fitting import Progress, fit
 
 
-class Recommender(Estimator):
+class Recommender(GoesOn):
     """The next item of each user. Events are a table of a row for each user, item and time, or `Sequences` of items.
 
     Args:
@@ -109,7 +111,8 @@ class Recommender(Estimator):
             fit(model, reading, loss, schedule, progress, kept)
         self.model_, self.fields_ = model, [field]
         self._often = torch.bincount(sequences.values[field.name], minlength=_names(field).unknown + 1)[:-1]
-        self._ids, self._place, self._had = list(sequences.ids), Pass(model, sequences).run(), _items(sequences)
+        self._stand_at(sequences.ids, Pass(model, sequences).run())
+        self._had = _items(sequences)
         return self
 
     def _read(self, events: Any, like: Sequence[Field] | None = None) -> Sequences:
@@ -129,10 +132,10 @@ class Recommender(Estimator):
         """
         self._expect_fitted()
         options.count("k", k)
-        if user not in self._ids:
+        if user not in self._standing.ids:
             raise InputError(f"user is {options.shown(user)}; expected one that was read of, by fit or update")
-        number = self._ids.index(user)
-        scores = self._scores(read_of(self._place.rows([number])).y[0], [self._had[number]])[0]
+        number = self._standing.ids.index(user)
+        scores = self._scores(read_of(self._standing.place.rows([number])).y[0], [self._had[number]])[0]
         best = scores.topk(min(k, int((scores > -torch.inf).sum()))).indices
         return [name for name in _names(self.fields_[0]).decode(best) if name is not None]
 
@@ -148,10 +151,16 @@ class Recommender(Estimator):
                 row[items] = -torch.inf
         return scores
 
-    def update(self, events: Any) -> None:
+    def update(self, events: Any, learn: bool = False) -> None:
         """Take new events, of users old or new, at the cost of one step each: a table, or one (user, item).
 
-        Raises InputError if columns are missing, or an item was never seen while fitting; nothing is then changed.
+        Args:
+            learn: also take one step of gradient descent, as small as those that `fit` began with, on what these
+                events say should have been expected. Gradients flow through the events that are given together.
+
+        Raises:
+            InputError: columns are missing, or an item was never seen while fitting; nothing is then changed.
+            RecurraError: the loss of these events is not finite, likewise.
         """
         self._expect_fitted()
         if isinstance(events, tuple):
@@ -161,21 +170,23 @@ class Recommender(Estimator):
             sequences = from_events(one, user=self.user, item=self.item, like=self.fields_)
         else:
             sequences = self._read(events, self.fields_)
-        places = {name: number for number, name in enumerate(self._ids)}
-        old = [places.get(name, -1) for name in sequences.ids]
-        fresh = start(self.model_, 1)
-        begin = together([self._place.rows([n]) if n >= 0 else fresh for n in old])
-        both = together([self._place, Pass(self.model_, sequences, begin).run()])
-        order = list(range(len(self._ids)))
-        for n, (before, items) in enumerate(zip(old, _items(sequences), strict=True)):
-            if before >= 0:
-                order[before] = len(places) + n
-                self._had[before] = torch.cat([self._had[before], items])
-            else:
-                order.append(len(places) + n)
-                self._ids.append(sequences.ids[n])
-                self._had.append(items)
-        self._place = both.rows(order)
+        old = self._standing.numbers(sequences.ids)
+        begin = self._standing.begin(self.model_, old)
+        if options.flag("learn", learn):
+            self._learner.slope(self._missed(sequences, begin, torch.tensor(old) >= 0))
+        order = self._standing.go_on(sequences.ids, old, Pass(self.model_, sequences, begin).run())
+        both = self._had + _items(sequences)
+        more = {before: [self._had[before]] for before in old if before >= 0}
+        self._had = [torch.cat([*more.get(place, []), both[number]]) for place, number in enumerate(order)]
+        if learn:
+            self._learner.step()
+
+    def _missed(self, sequences: Sequences, begin: State, known: Tensor) -> Tensor:
+        """The loss of what was expected before each event."""
+        rows, read = foreseen(self.model_, sequences, begin)
+        came = sequences.take(_item(sequences).name, rows)
+        came[~known, 0] = -1  # nothing was read before the first event of a new user
+        return self.model_.head.loss(self.model_.outlook(read.y), came)
 
     @torch.no_grad()
     def evaluate(self, events: Any, *, k: int = 10) -> dict[str, Any]:
@@ -205,16 +216,13 @@ class Recommender(Estimator):
             "seconds": time.perf_counter() - began,
         }
 
-    def _about(self) -> dict[str, Any]:
-        return {"ids": self._ids}
-
     def _remembered(self) -> dict[str, Tensor]:
         sizes = torch.tensor([len(items) for items in self._had])
         own = {"often": self._often, "had": torch.cat(self._had), "sizes": sizes}
-        return State(self._place.prefixed("place") | own)
+        return super()._remembered() | own
 
     def _remember(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        self._ids, self._place = list(about["ids"]), State(tensors).under("place")
+        super()._remember(about, tensors)
         self._often, self._had = tensors["often"], list(tensors["had"].split(tensors["sizes"].tolist()))
 
 

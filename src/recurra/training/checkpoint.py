@@ -56,23 +56,23 @@ def load(path: Path, run: str, model: nn.Module, optimiser: torch.optim.Optimize
         meta = json.loads(facts[META])
         whose, step = meta["run"], options.whole("step", meta["step"])
         seconds = options.number("seconds", meta["seconds"], 0)
-        moments = _moments(saved.under("optimiser"))
+        held = moments(saved.under("optimiser"))
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"checkpoint {str(path)!r} is none of ours: {one_line(error)}") from error
     if whose != run:
         raise InputError(f"checkpoint {str(path)!r} is of another run; put the right one back, or start anew elsewhere")
-    if not _fits(saved, moments, model, optimiser):
+    if not _fits(saved, held, model, optimiser):
         raise InputError(f"checkpoint {str(path)!r} was written by another version of recurra; start anew elsewhere")
     try:
         torch.set_rng_state(saved["random"])
     except RuntimeError as error:
         raise InputError(f"checkpoint {str(path)!r} is none of ours: {one_line(error)}") from error
     model.load_state_dict(saved.under("model"))
-    optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+    optimiser.load_state_dict({"state": held, "param_groups": optimiser.state_dict()["param_groups"]})
     return Position(step, seconds, saved.under("state") or None)
 
 
-def _moments(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+def moments(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     """What an optimiser keeps, by the number of the parameter and the name of the moment."""
     found: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
