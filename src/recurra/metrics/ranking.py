@@ -29,3 +29,17 @@ def ndcg(places: Tensor, k: int) -> float:
     """NDCG@k of one right item each: 1 / log2(rank + 2) where the rank is below k, else 0; the mean."""
     options.count("k", k)
     return float((1 / (places.double() + 2).log2()).where(places < k, 0.0).mean())
+
+
+def auc(actual: Tensor, scores: Tensor) -> float:
+    """The chance that a yes scores higher than a no, ties counted half: the area under the ROC curve. NaN if either is
+    missing; actual and scores are [n]."""
+    if actual.shape != scores.shape:
+        raise InputError(f"scores are {list(scores.shape)}; expected {list(actual.shape)}, as actual is")
+    yes, levels = actual.bool(), scores.unique(return_inverse=True)[1]
+    places = torch.bincount(levels).double()
+    middle = places.cumsum(0) - (places - 1) / 2  # the mean rank of those that tie, from 1
+    count = int(yes.sum())
+    above = float(middle[levels[yes]].sum()) - count * (count + 1) / 2
+    rest = count * (len(yes) - count)
+    return above / rest if rest else float("nan")

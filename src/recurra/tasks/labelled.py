@@ -21,6 +21,7 @@ from recurra.tasks.heads.head import Around, Head
 from recurra.tasks.inlet import Inlet
 from recurra.tasks.model import Model
 from recurra.tasks.pools import pool
+from recurra.tasks.transfer import take_over
 from recurra.training.fitting import Progress, fit
 
 TOGETHER = 64
@@ -69,10 +70,13 @@ class Labelled(Estimator):
         progress: Progress | None = None,
         folder: str | Path | None = None,
         resume: bool = False,
+        start: Estimator | None = None,
     ) -> Self:
         """Learn from sequences and an answer for each; `y` may be left out where X has a target.
 
         Args:
+            start: an estimator of any task and of the same width: what its inlet and its backbone have learned is what
+                this one begins with, as `recurra.tasks.transfer.take_over` has it.
             folder: keeps checkpoints, from which `resume` goes on where a fit was killed, to the same weights.
 
         Raises:
@@ -89,6 +93,9 @@ class Labelled(Estimator):
         with Dice(self.get_params()["seed"]):
             model = self._build(fields, {}, {})
             model.inlet.fit(sequences)
+            if start is not None:
+                start._expect_fitted()
+                take_over(model, start.model_)
             reading = Padded(sequences, batch, self.get_params()["seed"])
 
             def loss(batch: Batch, _: State | None) -> tuple[Tensor, None]:
@@ -96,7 +103,8 @@ class Labelled(Estimator):
                 raw = self._raw(model, batch)
                 return model.head.loss(raw, answers[which], None, self._around()), None
 
-            kept = self._kept(folder, resume, sequences, answers)
+            begun = [] if start is None else start.model_.parameters()
+            kept = self._kept(folder, resume, sequences, answers, *begun)
             fit(model, reading, loss, schedule, progress, kept)
         self.model_, self.fields_ = model, fields
         return self

@@ -21,6 +21,7 @@ from recurra.training.keeping import EVERY, START, Kept
 
 Loss = Callable[[Batch, State | None], tuple[Tensor, State | None]]
 """Of a batch and the state carried into it: the loss [] and the state to carry on."""
+CLIPPED = ("together", "each", "number")
 Progress = Callable[[dict[str, float]], None]
 """Called after every update with its metrics."""
 
@@ -41,12 +42,16 @@ class Schedule:
     weight_decay: float = 0.05
     clip: float = 1.0
     """Largest norm of the gradient."""
+    clipped: str = "together"
+    """What `clip` bounds: the norm of all gradients "together", that of "each" parameter's, or every single "number".
+    """
 
     def __post_init__(self) -> None:
         options.count("steps", self.steps)
         options.number("learning_rate", self.learning_rate, 0)
         options.number("weight_decay", self.weight_decay, 0)
         options.number("clip", self.clip, 0)
+        options.choice("clipped", self.clipped, CLIPPED)
         if self.seconds is not None:
             options.number("seconds", self.seconds, 0)
 
@@ -57,6 +62,15 @@ class Schedule:
     def rate(self, done: float) -> float:
         """The learning rate when such a part is over."""
         return self.learning_rate * min(1.0, 20 * done + 0.01) * (0.5 + 0.5 * math.cos(math.pi * done))
+
+
+def clip(model: nn.Module, schedule: Schedule) -> None:
+    """Bound the gradients of a model as its schedule says."""
+    if schedule.clipped == "number":
+        nn.utils.clip_grad_value_(model.parameters(), schedule.clip)
+        return
+    for bounded in [model.parameters()] if schedule.clipped == "together" else [[p] for p in model.parameters()]:
+        nn.utils.clip_grad_norm_(bounded, schedule.clip)
 
 
 def adamw(model: nn.Module, decay: float) -> torch.optim.AdamW:
@@ -131,7 +145,7 @@ def _updates(
         optimiser.zero_grad()
         if value.requires_grad:
             value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
+        clip(model, schedule)
         optimiser.step()
         at = Position(at.step + 1, time.perf_counter() - began, None if state is None else state.detach())
         if keep is not None:
