@@ -58,7 +58,7 @@ def test_it_learns_and_fills_the_run_folder(tmp_path):
     assert rows == seen
     assert [row["step"] for row in rows] == list(range(1, 121))
     assert max(row["learning_rate"] for row in rows) == pytest.approx(1e-2)
-    assert rows[-1]["learning_rate"] == pytest.approx(1e-3, rel=0.01)
+    assert 0 < rows[-1]["learning_rate"] < 1e-5
     model = load(tmp_path / "run")
     assert result["parameters"] == sum(p.numel() for p in model.parameters())
     assert bits_per_byte(model, split(TEXT)[1]) == pytest.approx(result["bits_per_byte"])

@@ -17,6 +17,9 @@ from recurra.state import State
 META = sealed.OWN + "run"
 """The fact about a file that holds the identity of the run and its `Position`."""
 
+ADAMW = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of a parameter; groups of parameters of which another is kept say what under `keeps`."""
+
 
 @dataclass(frozen=True)
 class Position:
@@ -85,13 +88,13 @@ def _fits(
     saved: State, moments: Mapping[int, Mapping[str, Tensor]], model: nn.Module, optimiser: torch.optim.Optimizer
 ) -> bool:
     """Whether names, shapes and types are those of the model and of what its optimiser and the dice keep."""
-    sizes = [p.shape for group in optimiser.param_groups for p in group["params"]]
+    keeping = [(p.shape, group.get("keeps", ADAMW)) for group in optimiser.param_groups for p in group["params"]]
     ours = State(model.state_dict()).prefixed("model") | {"random": torch.get_rng_state()}
     return all(
         name in saved and saved[name].shape == own.shape and saved[name].dtype == own.dtype
         for name, own in ours.items()
     ) and all(
-        0 <= index < len(sizes) and value.shape in ((), sizes[index])
+        0 <= index < len(keeping) and name in keeping[index][1] and value.shape in ((), keeping[index][0])
         for index, kept in moments.items()
-        for value in kept.values()
+        for name, value in kept.items()
     )

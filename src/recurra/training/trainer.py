@@ -24,8 +24,8 @@ from recurra.training import checkpoint
 from recurra.training.carry import carried
 from recurra.training.config import TrainConfig
 from recurra.training.evaluate import bits_per_byte
-from recurra.training.fitting import adamw
 from recurra.training.interrupt import deferred
+from recurra.training.muon import Muon
 from recurra.training.plot import loss_curve
 from recurra.training.run_folder import RunFolder
 
@@ -88,7 +88,7 @@ class _Run:
         _expect_room(config)
         torch.manual_seed(config.seed)
         self.model = LanguageModel(**config.model_config())
-        self.optimiser = adamw(self.model, config.weight_decay)
+        self.optimiser = Muon(self.model, self.model.blocks, config.weight_decay)
         self.folder = RunFolder(folder, self.model.config, config, data, source)
         self.at = checkpoint.Position(step=0, seconds=0.0, state=None)
 

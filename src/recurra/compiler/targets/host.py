@@ -59,6 +59,12 @@ def has_half() -> bool:
     return _has_half(features())
 
 
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16, with sums in float32."""
+    available = features().split(",")
+    return any(name in available for name in ("+avx512bf16", "+amx-bf16", "+bf16"))
+
+
 @functools.cache
 def _has_half(features: str) -> bool:
     return "+f16c" in features.split(",") or not target().triple.startswith("x86")
