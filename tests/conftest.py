@@ -39,6 +39,12 @@ def all_in_double(monkeypatch):
         single = torch.float32 in args or kwargs.get("dtype") == torch.float32
         return self if single and self.dtype == torch.float64 else to(self, *args, **kwargs)
 
+    softmax = torch.nn.functional.softmax
+
+    def softmax_of(x, dim, dtype=None, **rest):
+        return softmax(x, dim, dtype=None if x.dtype == torch.float64 else dtype, **rest)
+
+    monkeypatch.setattr(torch.nn.functional, "softmax", softmax_of)
     monkeypatch.setattr(torch.Tensor, "to", stay)
     monkeypatch.setattr(torch.Tensor, "float", lambda self: self.to(torch.float32))
     monkeypatch.setattr(torch.Tensor, "type", lambda self, dtype: self.to(dtype))

@@ -18,6 +18,33 @@ SHARING = {
     "block_types": ["attention", "recurrent"], "rms_norm_eps": 1e-3, "tie_word_embeddings": False,
     "rope_parameters": {"rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 1.0},
 }  # fmt: skip
+HYBRID = {**SMALL, "num_attention_heads": 3, "num_key_value_heads": 1, "intermediate_size": 15, "pad_token_id": None}
+INSIDE = {
+    "mamba_n_heads": 6, "mamba_d_head": 4, "mamba_n_groups": 3, "mamba_d_state": 5, "mamba_d_conv": 3,
+    "mamba_chunk_size": 16,
+}  # fmt: skip
+BIASED = {"attention_bias": True, "mlp_bias": True, "mamba_conv_bias": False, "tie_word_embeddings": True}
+FALCON_H1 = {
+    **HYBRID, **INSIDE, "mamba_d_ssm": 24, "mlp_multipliers": [0.3, 0.4], "key_multiplier": 0.7,
+    "ssm_multipliers": [0.5, 0.625, 0.75, 0.875, 1.25], "attention_in_multiplier": 1.3, "attention_out_multiplier": 0.6,
+    "ssm_in_multiplier": 1.2, "ssm_out_multiplier": 0.8, "lm_head_multiplier": 0.4, "embedding_multiplier": 2.2,
+}  # fmt: skip
+GRANITE = {**HYBRID, **INSIDE, "layer_types": ["linear_attention", "full_attention"], "shared_intermediate_size": 7}
+SCALED = {
+    "embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.4, "attention_multiplier": 0.3,
+    "num_local_experts": 4, "position_embedding_type": "rope",
+}  # fmt: skip
+NEMOTRON = {
+    **{name: value for name, value in HYBRID.items() if name != "num_hidden_layers"},
+    "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp", "moe"], "head_dim": 5,
+    "ssm_state_size": 5, "mamba_num_heads": 6, "mamba_head_dim": 3, "n_groups": 2, "conv_kernel": 3, "chunk_size": 16,
+    "moe_intermediate_size": 7, "moe_shared_expert_intermediate_size": 9, "n_group": 4, "topk_group": 2,
+    "routed_scaling_factor": 1.3, "num_experts_per_tok": 3, "time_step_min": 0.03,
+}  # fmt: skip
+JAMBA = {
+    **HYBRID, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 4, "mamba_d_state": 5, "mamba_d_conv": 3,
+    "mamba_expand": 3, "mamba_dt_rank": 3, "num_hidden_layers": 3,
+}  # fmt: skip
 
 CASES = {
     "mamba": ("Mamba", {**SMALL, "state_size": 5, "expand": 3, "conv_kernel": 3, "time_step_rank": 2}),
@@ -34,6 +61,30 @@ CASES = {
     "rwkv, halved": ("Rwkv", {**SMALL, "num_hidden_layers": 4, "rescale_every": 1}),
     "xlstm": ("xLSTM", {**SMALL, **XLSTM}),
     "xlstm, other factors": ("xLSTM", {**SMALL, **XLSTM, **OTHER, "tie_word_embeddings": True}),
+    "bamba": ("Bamba", {**HYBRID, **INSIDE, "attn_layer_indices": [1]}),
+    "bamba, with biases": ("Bamba", {**HYBRID, **INSIDE, **BIASED, "attn_layer_indices": [0]}),
+    "falcon_h1": ("FalconH1", FALCON_H1),
+    "falcon_h1, normed": (
+        "FalconH1",
+        {
+            **HYBRID,
+            **INSIDE,
+            "mamba_d_ssm": None,
+            "head_dim": 6,
+            "tie_word_embeddings": True,
+            "mamba_rms_norm": True,
+            "mamba_norm_before_gate": False,
+        },
+    ),
+    "granitemoehybrid": ("GraniteMoeHybrid", {**GRANITE, **SCALED}),
+    "granitemoehybrid, without experts": (
+        "GraniteMoeHybrid",
+        {**GRANITE, "num_local_experts": 0, "attention_bias": True, "position_embedding_type": "rope"},
+    ),
+    "nemotron_h": ("NemotronH", NEMOTRON),
+    "nemotron_h, with latents": ("NemotronH", {**NEMOTRON, "moe_latent_size": 6, "norm_topk_prob": False}),
+    "jamba": ("Jamba", JAMBA),
+    "jamba, with biases": ("Jamba", {**JAMBA, "mamba_proj_bias": True, "mamba_conv_bias": False, "num_experts": 1}),
 }
 """What is tested -> the class in transformers, without its ending, and its config."""
 
@@ -49,13 +100,23 @@ def build(case, dtype=torch.float32):
     if kind == "xLSTM" and dtype == torch.float64:  # its config has no name for a state in float64
         for block in model.backbone.blocks:
             block.mlstm_layer.mlstm_backend.config.inference_state_dtype = "float64"
-    if kind == "RecurrentGemma" and dtype == torch.float64:  # angles are computed from these, rounded to float32
-        for block in model.model.layers:
-            if hasattr(block.temporal_block, "rotary_emb"):
-                rotary = block.temporal_block.rotary_emb
-                count, base = len(rotary.inv_freq), config.rope_parameters["rope_theta"]
-                rotary.inv_freq = base ** -(torch.arange(count, dtype=dtype) / count)
+    if dtype == torch.float64:  # angles are computed from these, rounded to float32
+        for module in model.modules():
+            if hasattr(module, "inv_freq"):
+                count, base = len(module.inv_freq), config.rope_parameters["rope_theta"]
+                module.inv_freq = base ** -(torch.arange(count, dtype=dtype) / count)
+    in_plain_operations(model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
+        for name, buffer in model.named_buffers():
+            if name.endswith("correction_bias"):
+                buffer.normal_(0, 0.1)
+    return model
+
+
+def in_plain_operations(model):
+    """Without the grouped products that transformers take for experts, which have conditions on sizes and types."""
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
     return model

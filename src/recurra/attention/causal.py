@@ -12,8 +12,12 @@ from recurra.attention.base import Attention, Call
 from recurra.attention.softmax import attend
 from recurra.contract import Paper
 from recurra.nn.linear import Linear
+from recurra.pointwise import RMSNorm, RMSNormFromOne
 from recurra.problem import Lane, compute_dtype
 from recurra.windows import Past
+
+NORMS = ("head", "head-from-one", "whole")
+"""Of queries and keys."""
 
 
 class CausalAttention(Attention):
@@ -24,8 +28,15 @@ class CausalAttention(Attention):
     and k, an even number of them, turn by RoPE with the position in the sequence (`rope.py`). The result is W_o y.
     With a `window` the state holds the window - 1 entries that the next time step can see.
 
+    Options of published models: `size` is K where it is not D / heads; `bias` and `output_bias` give the maps to q, k,
+    v, and W_o, one; `scale` stands in place of 1 / sqrt(K); `qk_norm` divides q and k by their root mean squares before
+    they turn: "head", each head's, times one weight per channel, which with "head-from-one" is added to one; "whole",
+    that of all heads together. With `gated`, y is multiplied by sigmoid(W_g x); `to_query` has, for each head, the rows
+    of q above those of the gate.
+
     Source: Attention Is All You Need, Vaswani et al., 2017, arXiv:1706.03762, where positions are added to the input;
-    RoPE: arXiv:2104.09864; fewer key heads: GQA, Ainslie et al., 2023, arXiv:2305.13245. No biases.
+    RoPE: arXiv:2104.09864; fewer key heads: GQA, Ainslie et al., 2023, arXiv:2305.13245. No biases
+    by default. Gates and norms are those of Qwen3-Next and OLMo, biases and scales of Granite and Falcon-H1.
     """
 
     lane = Lane.HEAD
@@ -39,18 +50,35 @@ class CausalAttention(Attention):
         rotary: float = 1.0,
         base: float = 10000.0,
         window: int | None = None,
+        size: int | None = None,
+        scale: float | None = None,
+        bias: bool = False,
+        output_bias: bool = False,
+        qk_norm: str | None = None,
+        norm_eps: float = 1e-6,
+        gated: bool = False,
     ):
         super().__init__(width)
-        self.heads = options.divisor("heads", heads, width, "width")
+        if size is None:
+            size = width // options.divisor("heads", heads, width, "width")
+        self.heads = options.count("heads", heads)
         self.key_heads = heads if key_heads is None else options.divisor("key_heads", key_heads, heads, "heads")
-        self.size = width // heads
+        self.size = options.count("size", size)
+        self.scale = self.size**-0.5 if scale is None else options.number("scale", scale, -options.MOST)
         self.turning = 2 * int(options.number("rotary", rotary, 0, 1 + 1e-9) * self.size / 2)
         self.base = options.number("base", base, 1)
         self.window = None if window is None else options.count("window", window)
-        self.to_query = Linear(width, width, bias=False)
-        self.to_key = Linear(width, self.key_heads * self.size, bias=False)
-        self.to_value = Linear(width, self.key_heads * self.size, bias=False)
-        self.to_output = Linear(width, width, bias=False)
+        self.gated, inner = options.flag("gated", gated), heads * self.size
+        self.to_query = Linear(width, inner * (2 if gated else 1), bias=options.flag("bias", bias))
+        self.to_key = Linear(width, self.key_heads * self.size, bias=bias)
+        self.to_value = Linear(width, self.key_heads * self.size, bias=bias)
+        self.to_output = Linear(inner, width, bias=options.flag("output_bias", output_bias))
+        self.qk_norm = None if qk_norm is None else options.choice("qk_norm", qk_norm, NORMS)
+        if self.qk_norm is not None:
+            norm = RMSNormFromOne if qk_norm == "head-from-one" else RMSNorm
+            whole, options_of_norm = qk_norm == "whole", {"eps": options.number("norm_eps", norm_eps, 0)}
+            self.query_norm = norm(inner if whole else self.size, **options_of_norm)
+            self.key_norm = norm(self.key_heads * self.size if whole else self.size, **options_of_norm)
 
     @property
     def endless(self) -> bool:
@@ -65,24 +93,40 @@ class CausalAttention(Attention):
 
     def inputs(self, x: Tensor, position: Tensor, past: Past) -> dict[str, Tensor]:  # noqa: ARG002
         cos, sin = rope.angles(position, self.turning, self.base, compute_dtype(x.dtype))
-        k, v = (to(x).unflatten(-1, (self.key_heads, -1)) for to in (self.to_key, self.to_value))
-        q = self.to_query(x).unflatten(-1, (self.key_heads, -1, self.size))
+        q, k, v = self.to_query(x), self.to_key(x), self.to_value(x)
+        gate: dict[str, Tensor] = {}
+        if self.gated:
+            q, opening = q.unflatten(-1, (self.heads, 2, self.size)).unbind(-2)
+            q, gate = q.flatten(2), {"gate": opening.unflatten(2, (self.key_heads, -1))}
+        if self.qk_norm == "whole":
+            q, k = self.query_norm(q), self.key_norm(k)
+        q = q.unflatten(-1, (self.key_heads, -1, self.size))
+        k, v = (part.unflatten(-1, (self.key_heads, -1)) for part in (k, v))
+        if self.qk_norm in ("head", "head-from-one"):
+            q, k = self.query_norm(q), self.key_norm(k)
         k = rope.rotate(k, cos[:, :, None], sin[:, :, None])
-        return {"q": rope.rotate(q, cos[:, :, None, None], sin[:, :, None, None]), "k": k, "v": v}
+        return {"q": rope.rotate(q, cos[:, :, None, None], sin[:, :, None, None]), "k": k, "v": v} | gate
 
-    def step(self, keys: Tensor, values: Tensor, present: Tensor, q: Tensor, k: Tensor, v: Tensor):
+    def step(
+        self, keys: Tensor, values: Tensor, present: Tensor, q: Tensor, k: Tensor, v: Tensor,
+        gate: Tensor | None = None,
+    ):  # fmt: skip
         keys, values = torch.cat([keys, k[None]]), torch.cat([values, v[None]])
         seen = pad(present, (0, 1), value=True)
-        weights = torch.softmax(torch.where(seen, q @ keys.T * self.size**-0.5, float("-inf")), -1)
-        return (keys, values), weights @ values
+        weights = torch.softmax(torch.where(seen, q @ keys.T * self.scale, float("-inf")), -1)
+        return (keys, values), weights @ values if gate is None else torch.sigmoid(gate) * (weights @ values)
 
     def parallel(self, call: Call) -> tuple[Tensor, dict[str, Tensor]]:
         keys, values = (cache.extend(call.state[name], call.inputs[name[0]]) for name in ("keys", "values"))
         q = call.inputs["q"].flatten(2, 3).transpose(1, 2).to(keys.dtype)
-        y = attend(q, keys, values, self.kept(call.position) + 1, whole=call.whole, window=self.window)
+        seen = self.kept(call.position) + 1
+        y = attend(q, keys, values, seen, whole=call.whole, window=self.window, scale=self.scale)
+        y = y.transpose(1, 2).unflatten(2, (self.key_heads, -1))
+        if self.gated:
+            y = torch.sigmoid(call.inputs["gate"]).to(y.dtype) * y
         stop, count = keys.shape[2] - call.position.shape[1] + call.ends, self.kept(call.last)
         new = {"keys": cache.newest(keys, stop, count), "values": cache.newest(values, stop, count)}
-        return y.transpose(1, 2).unflatten(2, (self.key_heads, -1)), new
+        return y, new
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
         return self.to_output(y.flatten(2))
@@ -112,6 +156,5 @@ class LocalAttention(CausalAttention):
         window: int = 1024,
         output_bias: bool = False,
     ):
-        super().__init__(width, heads, key_heads, rotary, base, options.count("window", window))
-        if options.flag("output_bias", output_bias):
-            self.to_output = Linear(width, width)
+        window = options.count("window", window)
+        super().__init__(width, heads, key_heads, rotary, base, window, output_bias=output_bias)

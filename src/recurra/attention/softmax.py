@@ -22,7 +22,15 @@ Bias = Callable[[int, int, int], Tensor]
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, seen: Tensor, *, whole: bool, window: int | None = None, bias: Bias | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    seen: Tensor,
+    *,
+    whole: bool,
+    window: int | None = None,
+    bias: Bias | None = None,
+    scale: float | None = None,
 ) -> Tensor:
     """What queries read: [B, H, T, V].
 
@@ -34,6 +42,7 @@ def attend(
         seen: [B, T], how many entries each query sees, its own included: the newest ones up to its own.
         whole: each query sees all entries up to its own, and N = T.
         window: the most that any query sees.
+        scale: of the products of queries and keys, by default 1 / sqrt(K).
     """
     time, carried = q.shape[2], k.shape[2] - q.shape[2]
     stop = carried + 1 + torch.arange(time, device=q.device).expand_as(seen)
@@ -43,9 +52,9 @@ def attend(
     q = torch.where(q.isfinite(), q, 0)
     k, v = (torch.where(entries_fine[..., None], part, 0) for part in (k, v))
     if whole and bias is None and (window is None or window >= time):
-        y = _attention(q, k, v, is_causal=True)
+        y = _attention(q, k, v, is_causal=True, scale=scale)
     else:
-        y = _in_blocks(q, k, v, stop, seen, window, bias)
+        y = _in_blocks(q, k, v, stop, seen, window, bias, scale)
     return torch.where(fine[..., None], y, float("nan"))
 
 
@@ -64,7 +73,14 @@ def all_fine(fine: Tensor, first: Tensor, stop: Tensor) -> Tensor:
 
 
 def _in_blocks(
-    q: Tensor, k: Tensor, v: Tensor, stop: Tensor, seen: Tensor, window: int | None, bias: Bias | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    stop: Tensor,
+    seen: Tensor,
+    window: int | None,
+    bias: Bias | None,
+    scale: float | None,
 ) -> Tensor:
     time, carried = q.shape[2], k.shape[2] - q.shape[2]
 
@@ -77,7 +93,7 @@ def _in_blocks(
         if bias is not None:
             mask = torch.where(mask, bias(begin, end, first).to(q.dtype), float("-inf"))
         part = q[:, :, begin:end], k[:, :, first:last], v[:, :, first:last]
-        return _attention(*part, attn_mask=mask)
+        return _attention(*part, attn_mask=mask, scale=scale)
 
     if time <= BLOCK:
         return block(0, time, q, k, v)

@@ -9,10 +9,15 @@ from typing import Any
 from recurra import options
 from recurra.errors import InputError, one_line
 from recurra.files import write_atomically
+from recurra.interop.bamba import BAMBA
 from recurra.interop.checkpoint import WHOLE, read_tensors
+from recurra.interop.falcon_h1 import FALCON_H1
 from recurra.interop.family import Family
+from recurra.interop.granite import GRANITE
+from recurra.interop.jamba import JAMBA
 from recurra.interop.mamba import FALCON_MAMBA, MAMBA
 from recurra.interop.mamba2 import MAMBA2
+from recurra.interop.nemotron_h import NEMOTRON_H
 from recurra.interop.recurrent_gemma import RECURRENT_GEMMA
 from recurra.interop.rules import to_ours, to_theirs
 from recurra.interop.rwkv import RWKV
@@ -28,6 +33,11 @@ FAMILIES = {
     "recurrent_gemma": RECURRENT_GEMMA,
     "rwkv": RWKV,
     "xlstm": XLSTM,
+    "bamba": BAMBA,
+    "falcon_h1": FALCON_H1,
+    "granitemoehybrid": GRANITE,
+    "nemotron_h": NEMOTRON_H,
+    "jamba": JAMBA,
 }
 """model_type in config.json -> how it is read."""
 
