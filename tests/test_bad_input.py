@@ -38,6 +38,19 @@ def cell(**methods):
     return type("Cell", (Cell,), methods)(4)
 
 
+class Elsewhere(Cell):
+    def __init__(self, width):
+        super().__init__(width)
+        self.rates = torch.ones(width, device="meta")
+
+    def step(self, h, c, x):
+        return (h * self.rates + x, c), h
+
+
+def elsewhere():
+    return Elsewhere(4)
+
+
 def layer():
     return recurra.layer("lstm", 4)
 
@@ -64,6 +77,14 @@ BAD = {
     "dtype": (lambda: layer()(X.double()), ["x is torch.float64", "torch.float32", "x.to("]),
     "integer": (lambda: cell()(X.long()), ["x is [2, 5, 4] int64", "floating point"]),
     "device": (lambda: layer()(X.to("meta")), ["x is on meta", "cpu"]),
+    "device of what a step reads": (
+        lambda: elsewhere()(X),
+        ["Elsewhere.step reads 'rates', which is on meta, x on cpu", "layer.to"],
+    ),
+    "device of what a single step reads": (
+        lambda: elsewhere().advance(X[:, 0]),
+        ["Elsewhere.step reads 'rates', which is on meta, x on cpu", "layer.to"],
+    ),
     "step rank": (lambda: layer().advance(X), ["x_t is [2, 5, 4]", "[B, 4]"]),
     "state type": (lambda: layer()(X, X), ["state is [2, 5, 4]", "LSTM"]),
     "state of another layer": (

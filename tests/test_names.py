@@ -61,6 +61,33 @@ def names(monkeypatch):
     return registry.OWN
 
 
+class Clocked(Fading):
+    """Keeps rates beside its state_dict: in a buffer that is not saved, and in a list."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.register_buffer("rates", torch.linspace(0, 1, width), persistent=False)
+        self.scales = [torch.linspace(1, 2, width)]
+
+    def inputs(self, x):
+        return {"x": x * self.scales[0], "rate": recurra.constant(self.rates)}
+
+    def step(self, h, x, rate):
+        h = rate * h + x
+        return h, h
+
+
+@pytest.mark.usefixtures("names")
+def test_what_a_layer_keeps_beside_its_weights_is_there_when_it_is_loaded(tmp_path):
+    recurra.register("clocked", Clocked)
+    model, tokens = recurra.LanguageModel(64, 8, "clocked+min-gru").eval(), torch.randint(64, (2, 7))
+    save(model, tmp_path)
+    before = torch.get_rng_state()
+    loaded = recurra.load(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(loaded(tokens)[0], model(tokens)[0])
+
+
 def test_a_registered_name_goes_where_names_go(names, tmp_path):
     assert recurra.register("fading", Fading) is Fading
     assert recurra.layers()["fading"] is Fading

@@ -252,6 +252,16 @@ def step_inputs(layer: Owner, value: object, x: Tensor, lanes: int | None, state
     return marked
 
 
+def one_device(layer: Owner, read: Mapping[str, Tensor], device: torch.device) -> None:
+    """What a step reads lies where its inputs do; single numbers of the CPU are read from everywhere."""
+    for name, tensor in read.items():
+        if tensor.device != device and not (tensor.device.type == "cpu" and tensor.dim() == 0):
+            raise InputError(
+                f"{type(layer).__name__}.step reads {name!r}, which is on {tensor.device}, x on {device}: make it a "
+                "parameter or a buffer, which layer.to(...) moves"
+            )
+
+
 def _names_fit(layer: Owner, names: tuple[str, ...], states: int) -> None:
     function = getattr(layer.step, "__func__", None)
     taken = _taken_by(layer.step, 0) if function is None else _taken_by(function, 1)

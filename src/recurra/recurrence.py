@@ -181,8 +181,11 @@ class Recurrence(Layer):
         marked = check.step_inputs(self, inputs, x, None if one_lane else lanes, len(start))
         if one_lane:
             marked = {name: _with_lane_axis(entry) for name, entry in marked.items()}
+        step = BoundStep(self, tuple(start))
+        if step.reading.devices - {x.device}:
+            check.one_device(self, step.weights, x.device)
         return Problem(
-            step=BoundStep(self, tuple(start)),
+            step=step,
             inputs=marked,
             state={name: state[name][:, None] if one_lane else state[name] for name in start},
             start=start,

@@ -208,6 +208,36 @@ def test_what_is_random_is_drawn_every_time():
     assert not torch.equal(second, first)
 
 
+class Masked(recurra.Recurrence):
+    """Makes constants of flags and of whole numbers, too large to be spelt out in code."""
+
+    lane = recurra.Lane.LAYER
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.weight = torch.nn.Parameter(torch.randn(width, width))
+
+    def start(self):
+        return {"h": torch.zeros(self.width)}
+
+    def inputs(self, x):
+        return {"x": torch.nn.functional.linear(x, torch.diag(self.weight[0]))}
+
+    def step(self, h, x):
+        rows = torch.arange(self.width)
+        weight = self.weight * torch.ones(self.width, self.width, dtype=torch.bool).tril()
+        h = torch.tanh(weight @ h + x)
+        return h, (h[:, None] * (rows[:, None] * rows)).sum(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_constants_of_any_type_are_read_as_numbers(dtype):
+    layer, xs = Masked(12).to(dtype), torch.randn(4, 1, 12, dtype=dtype)
+    start = layer.initial_state(1)
+    assert_close("y", steps(layer, xs, start)[0], steps(layer, xs, start, "loop")[0])
+    assert kernel_of(layer) is not None
+
+
 def test_hooks_are_called():
     layer, x, seen = recurra.layer("min-gru", 4), torch.randn(1, 4), []
     steps(layer, x, layer.initial_state(1))

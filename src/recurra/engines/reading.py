@@ -87,6 +87,7 @@ class Reading:
         self.key = Key((type(module), tuple(walk.tokens), kinds))
         self.found: dict[Hashable, Any] = {}
         """What engines have found out about the step, which lasts as long as this does."""
+        self.devices = {t.device for t in self.tensors.values()}
         self._own = vars(module)
         self._homes, self._names, self._held = walk.homes, walk.names, walk.held
         tensors = list({id(t): t for t in self.tensors.values()}.values())
@@ -126,7 +127,7 @@ class Reading:
 
 
 _CONTENTS, _CODE = attrgetter("cell_contents"), attrgetter("__code__")
-_READINGS: tuple[Callable, ...] = (Tensor.size, attrgetter("dtype"))
+_READINGS: tuple[Callable, ...] = (Tensor.size, attrgetter("dtype"), attrgetter("device"))
 """What may change in a tensor that stays the same object, and with it the trace."""
 
 

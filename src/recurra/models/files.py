@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from recurra import options, sealed
 from recurra.errors import InputError, one_line
 from recurra.files import inside, read_json
 from recurra.models.language_model import LanguageModel
 from recurra.models.origin import Origin
-from recurra.models.outline import misfit, outline, tensors_of, widen, write_config
+from recurra.models.outline import is_own, misfit, outline, tensors_of, widen, write_config
 from recurra.models.pattern import kinds
 from recurra.registry import origins
 
@@ -85,6 +87,9 @@ def load(folder: str | Path) -> LanguageModel:
         raise InputError(f"{folder / WEIGHTS} does not fit config.json: {reason}")
     if reason := _change(facts.get(CONFIG, "{}"), model.config):
         raise InputError(f"{folder / 'config.json'} is not the one that {WEIGHTS} was written with: {reason}")
+    if is_own(model):
+        with torch.random.fork_rng(devices=[]):
+            model = LanguageModel.from_config(config["model"])
     model.load_state_dict(tensors, assign=True)
     _tie(model, facts.get(TIED, "{}"), folder / WEIGHTS)
     origin = Origin.read(folder, config.get("origin"))

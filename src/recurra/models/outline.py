@@ -46,6 +46,12 @@ def outline(config: Any, path: Path, tensors: int, origins: Any = None) -> Langu
         raise InputError(f"{path} does not describe a model: {one_line(error)}") from error
 
 
+def is_own(model: LanguageModel) -> bool:
+    """Whether parts of a model are not of the library: what these keep beside their state_dict, such as buffers that
+    are not saved, has values only if they are built."""
+    return any(type(part).__module__.partition(".")[0] not in ("recurra", "torch") for part in model.modules())
+
+
 def widen(model: LanguageModel, tensors: Mapping[str, object]) -> None:
     """Give an outline the maps behind layers that give other channels than they take, as large as `tensors` say: what a
     layer gives is found by running it, and an outline runs nothing."""

@@ -40,8 +40,9 @@ class Recipe:
         leaves = {name: stored.get(name, scalar) for name in used if name.startswith(("state.", "input."))}
         self.weights = [name for name in weights if f"weight.{name}" in used]
         leaves |= {f"weight.{name}": SCALAR[weights[name].dtype] for name in self.weights}
-        data = traced.prepared({}, x.device)
-        self.data = {f"weight.{name}": cast(t, self.real).contiguous() for name, t in data.items()}
+        data = {f"weight.{name}": t for name, t in traced.prepared({}, x.device).items()}
+        # Flags and whole numbers too are read as numbers: a kernel knows nothing of how else they may lie.
+        self.data = {name: t.to(self.real).contiguous() for name, t in data.items() if name in used}
         leaves |= dict.fromkeys(self.data, scalar)
         if "y" not in outputs or set(leaves) != set(used):
             raise Untraceable("single steps are compiled for real weights and outputs")
