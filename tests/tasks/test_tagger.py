@@ -7,7 +7,9 @@ import torch
 from recurra.data.sequences import Field, Sequences
 from recurra.data.vocabulary import Vocabulary
 from recurra.errors import InputError
+from recurra.tasks.heads.crf import CRF
 from recurra.tasks.tagger import Tagger
+from recurra.tasks.tagging import Viterbi
 
 NOUNS, VERBS = ["fox", "dog", "tree", "house"], ["sees", "likes", "finds"]
 
@@ -72,9 +74,57 @@ def test_steps_of_numbers_have_tags_too():
     assert [len(tags) for tags in found.predict(sequences)] == [7, 1, 22]
 
 
+@pytest.mark.parametrize("head", ["crf", "categorical"])
+def test_step_by_step_it_says_what_it_says_of_the_whole(head):
+    X, y = sentences()
+    found = tagger(head=head, bidirectional=False, steps=20).fit(X, y)
+    for words in X[:5]:
+        stream = found.stream()
+        for n, word in enumerate(words, 1):
+            now = stream.update(word)
+            assert stream.tags == found.predict([words[:n]])[0]
+            assert now == stream.tags[-1]
+    with pytest.raises(InputError, match="step holds 3; expected words"):
+        stream.update(3)
+    assert len(stream.tags) == len(words)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_viterbi_goes_on_and_settles_what_nothing_can_change(classes):
+    head, steps = CRF(classes).double(), 60
+    for weight in head.parameters():
+        torch.nn.init.normal_(weight)
+    raw, online = 2 * torch.randn(1, steps, classes, dtype=torch.float64), Viterbi(head)
+    assert online.now() == []
+    longest = 0
+    for t in range(steps):
+        online.update(raw[0, t].detach())
+        assert online.now() == head.predict(raw[:, : t + 1])[0].tolist()
+        longest = max(longest, len(online._back))
+    assert longest < steps - 10
+
+
+def test_steps_of_numbers_stream_too():
+    target = Field("tag", "category", "target", vocabulary=Vocabulary(["low", "high"]))
+    x = torch.randn(30, 2, dtype=torch.float64)
+    values = {"x": x, "tag": (x[:, 0] > 0).long()}
+    sequences = Sequences([Field("x", "number", "past", width=(2,)), target], values, torch.tensor([0, 30]))
+    found = tagger(steps=3, bidirectional=False).fit(sequences)
+    stream = found.stream()
+    for row in x:
+        stream.update({"x": row})
+    assert stream.tags == found.predict(sequences)[0]
+    for row, message in [({"x": 1.0}, "expected 2 numbers"), ({"z": 1.0}, "no 'x'"), ("a", "no 'x'")]:
+        with pytest.raises(InputError, match=message):
+            stream.update(row)
+    assert len(stream.tags) == 30
+
+
 BAD = {
+    "both ways": (lambda X, y: tagger(steps=1).fit(X, y).stream(), "bidirectional=False"),
     "tags": (lambda X, y: tagger().fit(X), "y is missing"),
     "fewer": (lambda X, y: tagger().fit(X, y[1:]), "19 lists of tags; expected 20"),
+    "no word": (lambda X, y: tagger(steps=1).fit(X, y).predict([["a", None]]), "sentence 0 holds None"),
     "in a sentence": (lambda X, y: tagger().fit(X, [y[0][1:], *y[1:]]), "sentence 0"),
     "empty": (lambda X, y: tagger(steps=1).fit(X, y).predict([[]]), "sentence 0"),
     "head": (lambda X, y: tagger(head="hmm").fit(X, y), "head is 'hmm'"),

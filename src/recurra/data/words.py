@@ -44,6 +44,8 @@ def from_tokens(
     for number, sentence in enumerate(words):
         if not len(sentence) or isinstance(sentence, str):
             raise InputError(f"{where[number]} is {shown(sentence)}; expected a list of at least one word")
+        if strange := [word for word in sentence if not isinstance(word, str)]:
+            raise InputError(f"{where[number]} holds {shown(strange[0])}; expected words, texts all of them")
         for name, column in tags.items():
             if len(column) != len(words) or len(column[number]) != len(sentence):
                 count = len(column[number]) if number < len(column) else 0

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from recurra import options
-from recurra.tasks.heads.head import Around, Head
 
 
 def as_table(kind: type, columns: dict[str, Any]) -> Any:
@@ -17,30 +16,29 @@ def as_table(kind: type, columns: dict[str, Any]) -> Any:
     return kind(columns) if kind.__module__.partition(".")[0] in ("pandas", "polars") else columns
 
 
-def described(
-    head: Head, raw: Tensor, around: Around, names: Sequence[str], level: Sequence[float], quantiles: Sequence[float],
-    samples: int,
-) -> dict[str, Any]:  # fmt: skip
-    """Columns of a distribution, raw [..., targets, size], for each target by its name: the one value, the bounds of
-    each level, a percentage, each quantile and each sample.
+def bounds(level: Iterable[float], quantiles: Iterable[float]) -> dict[str, float]:
+    """Ends of columns, and the probability that each is the quantile of: both bounds of each level, a percentage, and
+    quantiles as they are. Raises InputError if a level is none."""
+    level = list(level)
+    found = {f"lo-{each:g}": 0.5 - _share(each) / 2 for each in level}
+    found |= {f"hi-{each:g}": 0.5 + _share(each) / 2 for each in level}
+    return found | {f"q-{each:g}": each for each in quantiles}
 
-    Raises InputError if one of them is out of range.
-    """
-    bounds = {f"lo-{each:g}": 0.5 - _share(each) / 2 for each in level}
-    bounds |= {f"hi-{each:g}": 0.5 + _share(each) / 2 for each in level} | {f"q-{each:g}": each for each in quantiles}
-    options.whole("samples", samples)
-    point = head.predict(raw, around)
-    found = head.quantile(raw, list(bounds.values()), around) if bounds else None
-    draws = head.sample(raw, samples, around) if samples else None
+
+def described(
+    names: Sequence[str], point: Tensor, ends: Sequence[str], quantiles: Callable[[], Tensor], draws: Tensor | None
+) -> dict[str, Any]:
+    """Columns for each target by its name: the one value, point [..., targets]; for each end of a column its quantile,
+    [..., targets, ends]; each draw, [draws, ..., targets]."""
+    found = quantiles() if ends else None
     columns: dict[str, Any] = {}
     for n, name in enumerate(names):
         columns[name] = _flat(point[..., n])
-        for place, kind in enumerate(bounds):
+        for place, end in enumerate(ends):
             assert found is not None
-            columns[f"{name}-{kind}"] = _flat(found[..., n, place])
-        for draw in range(samples):
-            assert draws is not None
-            columns[f"{name}-sample-{draw}"] = _flat(draws[draw, ..., n])
+            columns[f"{name}-{end}"] = _flat(found[..., n, place])
+        for number, draw in enumerate([] if draws is None else draws):
+            columns[f"{name}-sample-{number}"] = _flat(draw[..., n])
     return columns
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ class Following:
 
         Raises InputError, and nothing has happened, if a value is of the wrong kind or the row is not a later one.
         """
-        columns = {field.name: self._value(field, row) for field in self.fields if field.name in self._reads}
+        reads = [field for field in self.fields if field.name in self._reads]
+        columns = {field.name: value_of(field, row, self._reads) for field in reads}
         end = self._later(columns)
         before = read_of(self.place)
         ahead = {name: columns[name][:, :, None] for name in horizon.reads_ahead(self.model)}
@@ -69,20 +71,22 @@ class Following:
             raise InputError(f"row is at {text(now, time.dated)}; expected a time after {text(self.end, time.dated)}")
         return now
 
-    def _value(self, field: Field, row: Mapping[str, Any]) -> Tensor:
-        """[1, 1, *width]."""
-        if field.name not in row:
-            raise InputError(
-                f"row has no {field.name!r}; expected {', '.join(repr(name) for name in sorted(self._reads))}"
-            )
-        value = row[field.name]
-        if field.role == "time":
-            found = seconds(np.array([value]), field.name, lambda _: "row")
-            return torch.from_numpy(found[0])[None]
-        if field.kind == "category":
-            assert field.vocabulary is not None
-            return field.vocabulary.encode([None if absent(value) else str(value)])[None]
-        found_number = torch.nan if absent(value) else number(value)
-        if found_number is None or found_number in (np.inf, -np.inf):
-            raise InputError(f"row, {field.name!r} is {shown(value)}; expected a number, or NaN")
-        return torch.tensor([[found_number]], dtype=torch.get_default_dtype())
+
+def value_of(field: Field, row: Mapping[str, Any], expected: Iterable[str]) -> Tensor:
+    """[1, 1, *width]: what a row says of a column. Raises InputError if it lacks it, or it is of the wrong kind."""
+    if not isinstance(row, Mapping) or field.name not in row:
+        raise InputError(f"row has no {field.name!r}; expected {', '.join(repr(name) for name in sorted(expected))}")
+    value = row[field.name]
+    if field.role == "time":
+        found = seconds(np.array([value]), field.name, lambda _: "row")
+        return torch.from_numpy(found[0])[None]
+    if field.kind == "category":
+        assert field.vocabulary is not None
+        return field.vocabulary.encode([None if absent(value) else str(value)])[None]
+    width = math.prod(field.width)
+    values = [value] if not field.width else list(value) if np.ndim(value) == 1 else []
+    told = [torch.nan if absent(one) else number(one) for one in values]
+    if len(told) != width or any(one is None or one in (np.inf, -np.inf) for one in told):
+        what = "a number" if not field.width else f"{width} numbers"
+        raise InputError(f"row, {field.name!r} is {shown(value)}; expected {what}, or NaN")
+    return torch.tensor(told, dtype=torch.get_default_dtype()).view(1, 1, *field.width)

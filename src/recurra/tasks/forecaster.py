@@ -18,7 +18,7 @@ from recurra.data.times import Frequency
 from recurra.errors import InputError
 from recurra.state import State
 from recurra.tasks import horizon
-from recurra.tasks.answers import as_table, described
+from recurra.tasks.answers import as_table
 from recurra.tasks.calendar import YEAR, Calendar, holidays_of
 from recurra.tasks.estimator import Dice
 from recurra.tasks.following import Following
@@ -27,8 +27,10 @@ from recurra.tasks.heads.names import number_head
 from recurra.tasks.inlet import Encoding, Inlet, channels
 from recurra.tasks.model import Model, Outlook
 from recurra.tasks.news import followed, missed
-from recurra.tasks.passing import Pass, read_of, start
+from recurra.tasks.onward import Onward
+from recurra.tasks.passing import Pass, start
 from recurra.tasks.pools import pool
+from recurra.tasks.rollout import always
 from recurra.tasks.standing import GoesOn
 from recurra.tasks.walk import Report, evaluate
 from recurra.training.carry import carried
@@ -195,7 +197,7 @@ class Forecaster(GoesOn):
     def _stand(self, sequences: Sequences) -> Self:
         """Read series from their beginning, and remember where each ends."""
         self._stand_at(sequences.ids, Pass(self.model_, sequences).run())
-        self._ends = ends_of(sequences)
+        self._ends, self._always = ends_of(sequences), always(sequences)
         return self
 
     def predict(
@@ -207,8 +209,9 @@ class Forecaster(GoesOn):
         quantiles: Iterable[float] = (),
         samples: int = 0,
         seed: int = 0,
+        horizon: int | None = None,
     ) -> Any:
-        """Forecast the `horizon` steps that follow the end of each series.
+        """Forecast the steps that follow the end of each series.
 
         Args:
             data: read these series first, and forecast them alone; by default those seen so far go on.
@@ -216,7 +219,8 @@ class Forecaster(GoesOn):
             level: percentages, such as [80, 95]: columns `y-lo-80` and `y-hi-80` between which the target falls so
                 often.
             quantiles: probabilities, such as [0.1, 0.5]: columns `y-q-0.1`.
-            samples: columns `y-sample-0` and so on, drawn with `seed`, each step by itself.
+            samples: columns `y-sample-0` and so on, drawn with `seed`: paths, each step given those before it.
+            horizon: so many steps rather than those fitted on; beyond these the model reads what it has said itself.
 
         Returns:
             a table: the id, the time, the target.
@@ -225,29 +229,30 @@ class Forecaster(GoesOn):
             InputError: an argument is out of range; what is known ends before the horizon; data have other columns.
         """
         self._expect_fitted()
+        steps = self.horizon if horizon is None else options.count("horizon", horizon)
+        options.whole("samples", samples)
         if data is not None:
-            return self._another()._stand(self._like(data))._predict(type(data), known, level, quantiles, samples, seed)
-        kind = self._kind if known is None else type(known)
-        return self._predict(kind, known, level, quantiles, samples, seed)
-
-    @torch.no_grad()
-    def _predict(
-        self, kind: type, known: Any, level: Iterable[float], quantiles: Iterable[float], samples: int, seed: int
-    ) -> Any:
-        model, read = self.model_, read_of(self._standing.place)
-        future = Future.of(self._standing.ids, self._ends, self.fields_, self._frequency, self.horizon)
-        raw = horizon.raw(model, read, future.known(horizon.outlook(model).known, self.fields_, known, self.id))
-        names = self._targets
+            other, kind = self._another()._stand(self._like(data)), type(data)
+        else:
+            other, kind = self, self._kind if known is None else type(known)
+        future, onward = other._onward(steps, known)
         with Dice(seed):
-            found = described(model.head, raw, read.around(len(names)), names, list(level), list(quantiles), samples)
+            found = onward.table(self._targets, level, quantiles, samples)
         return as_table(kind, future.table(self.id) | found)
+
+    def _onward(self, steps: int, known: Any) -> tuple[Future, Onward]:
+        """The steps that follow where each series stands: when they are, and what is said of them."""
+        model, standing = self.model_, self._standing
+        future = Future.of(standing.ids, self._ends, self.fields_, self._frequency, steps)
+        ahead = future.known(horizon.outlook(model).known, self.fields_, known, self.id)
+        return future, Onward(model, standing.place, self.fields_, steps, ahead, self._always)
 
     def _another(self) -> Self:
         """The same model, which has read nothing."""
         other = self.clone()
         other.model_, other.fields_, other._frequency = self.model_, self.fields_, self._frequency
         other._stand_at([], start(self.model_, 0))
-        other._ends = torch.empty(0, dtype=torch.float64)
+        other._ends, other._always = torch.empty(0, dtype=torch.float64), State()
         return other
 
     @property
@@ -315,6 +320,8 @@ class Forecaster(GoesOn):
             ends = ends + torch.tensor([float(self._ends[n]) + 1 if n >= 0 else 0.0 for n in old])
         order = self._standing.go_on(sequences.ids, old, end)
         self._ends = torch.cat([self._ends, ends])[order]
+        new = always(sequences)
+        self._always = State({n: torch.cat([self._always.get(n, v[:0]), v])[order] for n, v in new.items()})
 
     def _expect_later(self, sequences: Sequences, old: list[int]) -> None:
         if sequences.time is None:
@@ -367,11 +374,12 @@ class Forecaster(GoesOn):
         return super()._about() | _plain(self._frequency)
 
     def _remembered(self) -> dict[str, Tensor]:
-        return super()._remembered() | {"ends": self._ends}
+        return super()._remembered() | {"ends": self._ends} | self._always.prefixed("always")
 
     def _remember(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         super()._remember(about, tensors)
         self._frequency, self._ends = Frequency(about["months"], about["seconds"]), tensors["ends"]
+        self._always = State(tensors).under("always")
 
 
 def _plain(frequency: Frequency) -> dict[str, Any]:

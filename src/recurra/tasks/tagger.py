@@ -28,6 +28,7 @@ from recurra.tasks.inlet import Inlet
 from recurra.tasks.labelled import TOGETHER
 from recurra.tasks.model import Model
 from recurra.tasks.pools import pool
+from recurra.tasks.tagging import Tagging
 from recurra.training.fitting import Progress, fit
 
 HEADS = {"crf": CRF, "categorical": Categorical}
@@ -178,6 +179,16 @@ class Tagger(Estimator):
         vocabulary = _vocabulary(self.fields_)
         tags, ends = vocabulary.decode(self._codes(sequences)), sequences.offsets.tolist()
         return [tags[a:b] for a, b in pairwise(ends)]
+
+    def stream(self) -> Tagging:
+        """A sequence that comes step by step, and its tags so far.
+
+        Raises InputError if nothing was fitted, or if this reads in both directions.
+        """
+        self._expect_fitted()
+        if self.model_.backbone.bidirectional:
+            raise InputError("this reads in both directions, which needs the whole sequence; set bidirectional=False")
+        return Tagging(self.model_, self.fields_)
 
     def evaluate(self, X: Any, y: Any = None) -> Tagged:
         """The share of tags that are right, of words that training did not know as well, and F1 of spans (tags B-kind,
