@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recurra.compiler.frontend.trace import Untraceable
 from recurra.compiler.planning.plan import Plan, make_plan
-from recurra.compiler.targets import cache
+from recurra.compiler.targets import cache, host
 from recurra.engines.gate import hindrance
 from recurra.engines.kernels import launch, operator, segments, threads
 from recurra.engines.kernels.call import vector_width
@@ -132,11 +132,30 @@ def explain(problem: Problem) -> dict[str, Any]:
 def _plan(problem: Problem, step: TracedStep, needs: frozenset[str]) -> Plan:
     with lock:
         if needs not in step.plans:
-            channel = problem.lane is Lane.CHANNEL
             step.plans[needs] = make_plan(
-                step.traced, step.leaves, channel, problem.lanes, STORAGE[problem.dtype], needs
+                step.traced, step.leaves, _across_lanes(problem, step), problem.lanes, STORAGE[problem.dtype], needs
             )
         return step.plans[needs]
+
+
+MUCH = 32
+"""Numbers computed for each that is read or written in a time step, from which on heads are worth another order of
+these in memory."""
+
+
+def _across_lanes(problem: Problem, step: TracedStep) -> bool:
+    """Whether a vector holds the same value of neighbouring lanes, as it does for channels.
+
+    It does for heads that fill vectors, if nothing within one fills more than half of one, and what a time step
+    computes makes good for bringing inputs and output into that order.
+    """
+    if problem.lane is not Lane.HEAD:
+        return problem.lane is Lane.CHANNEL
+    width, leaves = host.vector_bytes() // problem.compute_dtype.itemsize, step.leaves.values()
+    within = [t.shape[2:] for t in problem.state.values()] + [leaf.shape for leaf in leaves]
+    moved = step.written + sum(math.prod(leaf.shape) for leaf in leaves if leaf.per_time)
+    is_small = all(2 * shape[-1] <= width for shape in within if shape)
+    return problem.lanes >= width and is_small and step.computed >= MUCH * moved
 
 
 # --- from problem to the memory that kernels read -----------------------------------------------------------------
