@@ -71,7 +71,8 @@ def run_all(
             for name, t in tensors.items() if name in plan.leaves or name not in step.leaves}  # fmt: skip
     differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in laid.values())
     results = operator.rollout(plan, laid, problem, differentiable or cut, cut)
-    parts = {name: t.movedim(-1, 2 if name.startswith("y") else 1) if channel else t for name, t in results.items()}
+    parts = {name: _moved(t, t.dim() - 1, 2 if name.startswith("y") else 1) if channel else t
+             for name, t in results.items()}  # fmt: skip
     outputs = {name: parts.pop(name) for name in plan.outputs}
     last = {name: _joined(f"last.{name}", parts) for name in problem.step.names}
     return outputs, {
@@ -174,10 +175,15 @@ def _lay_out(name: str, t: Tensor, step: TracedStep, channel: bool) -> Tensor:
     if leaf is not None:
         lane_axis = 2 if leaf.per_time else 0
     if channel and (leaf is None or leaf.per_lane):
-        t = t.movedim(lane_axis, -1)
+        t = _moved(t, lane_axis, t.dim() - 1)
     if leaf is None or not leaf.per_time:
         return t.contiguous()
     return in_order(t, 2 if channel or not leaf.per_lane else 3)
+
+
+def _moved(t: Tensor, axis: int, to: int) -> Tensor:
+    """With an axis at another place. PyTorch makes a view, with a gradient to pass on, even where it lies there."""
+    return t if axis == to else t.movedim(axis, to)
 
 
 def _joined(name: str, parts: dict[str, Tensor]) -> Tensor:
