@@ -10,7 +10,7 @@ import torch
 import recurra
 from benchmarks import peers
 from benchmarks.floors import Product, floor
-from benchmarks.measure import Row, compare
+from benchmarks.measure import Row, Work, at_best, compare
 from recurra import Lane, Recurrence
 
 TOPIC = "Layers, training step"
@@ -50,6 +50,13 @@ def train(layer: Any, x: torch.Tensor, **options: Any) -> Callable[[], None] | N
     return step
 
 
+def best(row: Row, ours: Work, theirs: torch.nn.Module | None, x: torch.Tensor) -> Iterator[Row]:
+    """Rows with the peer under its best settings, if it is there."""
+    if theirs is not None:
+        tuned = peers.compiled(theirs, lambda module: train(module, x)())
+        yield from at_best(row, ours, train(theirs, x), train(tuned, x))
+
+
 def rows(small: bool) -> Iterator[Row]:
     """All rows of this file."""
     yield from _gated(small)
@@ -71,8 +78,9 @@ def rows(small: bool) -> Iterator[Row]:
             3,
         )
         yield from (row, floor(row, ours, products, exponentials))
-    row = compare(TOPIC, f"Mamba {shape}", ours, "mambapy", train(peers.mambapy(width), x), ">= 8", 7)
-    yield from (row, floor(row, ours, products, exponentials))
+    theirs = peers.mambapy(width)
+    row = compare(TOPIC, f"Mamba {shape}", ours, "mambapy", train(theirs, x), ">= 8", 7)
+    yield from (row, *best(row, ours, theirs, x), floor(row, ours, products, exponentials))
 
     batch, time, width = (16, 64 if small else 512, 128)
     x = torch.randn(batch, time, width, requires_grad=True)
@@ -84,9 +92,13 @@ def rows(small: bool) -> Iterator[Row]:
 
     batch, time, width = (8, 256 if small else 4096, 512)
     x = torch.randn(batch, time, width, requires_grad=True)
-    ours, theirs = train(recurra.layer("min-gru", width), x), train(peers.mingru(width), x)
-    row = compare(TOPIC, f"minGRU ({batch}, {time}, {width})", ours, "minGRU-pytorch", theirs, ">= 5", 3)
-    yield from (row, floor(row, ours, [Product(batch * time, width, width)] * 2, 2 * x.numel()))
+    ours, theirs = train(recurra.layer("min-gru", width), x), peers.mingru(width)
+    row = compare(TOPIC, f"minGRU ({batch}, {time}, {width})", ours, "minGRU-pytorch", train(theirs, x), ">= 5", 3)
+    yield from (
+        row,
+        *best(row, ours, theirs, x),
+        floor(row, ours, [Product(batch * time, width, width)] * 2, 2 * x.numel()),
+    )
     yield from _own(small)
 
 
@@ -101,11 +113,13 @@ def _gated(small: bool) -> Iterator[Row]:
             label = f"{name.upper()} ({batch}, {time}, {width}){f' in {heads} heads' if heads > 1 else ''}"
             ours, target = train(layer, x), targets[i]
             if target:
-                theirs = train(kind(width, width, batch_first=True), x)
-                row = compare(TOPIC, label, ours, f"torch.nn.{name.upper()}", theirs, f">= {target}", 9)
+                theirs = kind(width, width, batch_first=True)
+                row = compare(TOPIC, label, ours, f"torch.nn.{name.upper()}", train(theirs, x), f">= {target}", 9)
+                more = best(row, ours, theirs, x) if i == 0 else ()
                 gates = {"lstm": 4, "gru": 3}[name] * width
                 yield from (
                     row,
+                    *more,
                     floor(row, ours, [Product(batch * time, width, gates)] * 2, gates // width * x.numel()),
                 )
             yield compare(TOPIC, label, ours, "the reference loop", train(layer, x, engine="loop"), ">= 3", 3)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -100,6 +100,31 @@ def compare(
     return Row(
         topic, name, ours_ms, peer_name, peer_ms, target, ratio, holds(ratio, target), (min(ratios), max(ratios)), note
     )
+
+
+def at_best(row: Row, ours: Work, theirs: Work, tuned: Work | None) -> Iterator[Row]:
+    """Beside a row, the peer under the best settings that its users have: compiled and tuned by PyTorch, and in
+    bfloat16, then as ours is."""
+    settings = {"torch.compile, max-autotune": (ours, tuned)}
+    settings["autocast to bfloat16, both"] = tuple(map(autocast, (ours, theirs)))
+    settings["torch.compile, max-autotune, and autocast to bfloat16, both"] = (
+        autocast(ours),
+        tuned and autocast(tuned),
+    )
+    for name, (mine, peer) in settings.items():
+        if peer is not None:
+            found = compare(row.topic, row.name, mine, f"{row.peer}; {name}", peer, ">= 0", 7, note=row.note)
+            yield replace(found, target="", met=None)
+
+
+def autocast(work: Work) -> Work:
+    """The same with products in bfloat16."""
+
+    def cast() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            work()
+
+    return cast
 
 
 def measured(topic: str, name: str, value: float, what: str, target: str, note: str = "") -> Row:

@@ -24,6 +24,17 @@ def _optional(make: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
+def compiled(module: torch.nn.Module, call: Callable[[torch.nn.Module], Any]) -> torch.nn.Module | None:
+    """The module under torch.compile with its kernels tuned, or None if `call` of it fails."""
+    tuned = torch.compile(module, mode="max-autotune")
+    try:
+        call(tuned)
+    except Exception as error:  # whatever a compiler may raise
+        print(f"torch.compile of {type(module).__name__}: {str(error).splitlines()[0]}", flush=True)
+        return None
+    return tuned
+
+
 @_optional
 def transformers_mamba(width: int) -> torch.nn.Module:
     """MambaMixer on its reference path."""
