@@ -25,7 +25,7 @@ class TrainConfig:
     """A GRU learns most per byte, a matrix memory above it recalls what was named before: less than two of either."""
     width: int = 192
     mlp: int = 192
-    dropout: float = 0.1
+    dropout: float = 0.05
     batch: int = 16
     """Streams of text side by side."""
     window: int = 64
@@ -35,7 +35,7 @@ class TrainConfig:
     seconds: float | None = None
     """Stop after this much training even if steps are left. Where that falls depends on the clock, so a run that is
     to be repeated exactly does without."""
-    learning_rate: float = 6e-3
+    learning_rate: float = 1e-2
     warmup: int = 50
     """Steps until the learning rate has risen to its full value; from there it falls to nothing along a cosine."""
     weight_decay: float = 0.6
