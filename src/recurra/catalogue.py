@@ -57,6 +57,7 @@ FAMILIES = {
             "qrnn": "qrnn.QRNN",
             "pgn": "pgn.PGN",
             "gated-conv": "gated_conv.GatedConv",
+            "short-conv": "short_conv.ShortConv",
             "diagonal-gru": "diagonal_gru.DiagonalGRU",
             "diagonal-lstm": "diagonal_lstm.DiagonalLSTM",
             "min-gru": "min_gru.MinGRU",

@@ -18,6 +18,7 @@ AFFINE = {
     "kimi-delta-attention": ("block", False), "gated-delta-net-2": ("block", False), "comba": ("block", False),
     "urn": ("dense", False), "block-lrnn": ("dense", False), "space-time": ("dense", True), "linoss": ("dense", True),
     "ema": ("diagonal", True), "s7": ("scalar", False), "pgn": ("dense", True), "gated-conv": ("dense", True),
+    "short-conv": ("dense", True),
     "griffin": ("scalar", False), "falcon-mamba": ("diagonal", False), "rwkv4-channel-mix": ("scalar", True),
 }  # fmt: skip
 """Layers whose papers say that the state enters linearly: how the Jacobian is filled, whether it is constant. In all

@@ -45,6 +45,23 @@ JAMBA = {
     **HYBRID, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 4, "mamba_d_state": 5, "mamba_d_conv": 3,
     "mamba_expand": 3, "mamba_dt_rank": 3, "num_hidden_layers": 3,
 }  # fmt: skip
+NET = {
+    **HYBRID, "linear_key_head_dim": 4, "linear_value_head_dim": 6, "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4, "linear_conv_kernel_dim": 3, "num_hidden_layers": 3,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}  # fmt: skip
+ALIKE = {"linear_key_head_dim": 6, "linear_value_head_dim": 3}  # as many channels of keys as of values
+QWEN = {**NET, "head_dim": 8, "moe_intermediate_size": 7, "shared_expert_intermediate_size": 5}
+MIXED = {"num_experts": 4, "num_experts_per_tok": 2}
+FACTORS = {
+    "full_attn_alpha_factor": 1.2, "full_attn_beta_factor": 0.7, "linear_attn_alpha_factor": 0.9,
+    "linear_attn_beta_factor": 1.1, "mlp_alpha_factor": 1.3, "mlp_beta_factor": 0.8,
+}  # fmt: skip
+MINIMAX = {**HYBRID, "num_local_experts": 4, "num_hidden_layers": 4, "block_size": 16}
+LFM2 = {
+    **HYBRID, "layer_types": ["conv", "full_attention", "conv"], "num_hidden_layers": 3, "block_multiple_of": 7,
+    "conv_L_cache": 4,
+}  # fmt: skip
 
 CASES = {
     "mamba": ("Mamba", {**SMALL, "state_size": 5, "expand": 3, "conv_kernel": 3, "time_step_rank": 2}),
@@ -85,6 +102,18 @@ CASES = {
     "nemotron_h, with latents": ("NemotronH", {**NEMOTRON, "moe_latent_size": 6, "norm_topk_prob": False}),
     "jamba": ("Jamba", JAMBA),
     "jamba, with biases": ("Jamba", {**JAMBA, "mamba_proj_bias": True, "mamba_conv_bias": False, "num_experts": 1}),
+    "qwen3_next": ("Qwen3Next", {**QWEN, **MIXED, "mlp_only_layers": [0]}),
+    "qwen3_next, without experts": ("Qwen3Next", {**QWEN, "num_experts": 0, "attention_bias": True}),
+    "qwen3_5_text": ("Qwen3_5Text", QWEN),
+    "qwen3_5_moe_text": ("Qwen3_5MoeText", {**QWEN, **MIXED}),
+    "olmo_hybrid": ("OlmoHybrid", {**NET, **ALIKE}),
+    "olmo_hybrid, cut elsewhere": ("OlmoHybrid", NET),
+    "olmo_hybrid, positive": ("OlmoHybrid", {**NET, **ALIKE, "linear_allow_neg_eigval": False, "attention_bias": True}),
+    "minimax": ("MiniMax", {**MINIMAX, **FACTORS, "head_dim": 6}),
+    "minimax, without factors": ("MiniMax", {**MINIMAX, "tie_word_embeddings": True}),
+    "lfm2": ("Lfm2", LFM2),
+    "lfm2, with biases": ("Lfm2", {**LFM2, "conv_bias": True, "block_auto_adjust_ff_dim": False, "conv_L_cache": 1}),
+    "lfm2_moe": ("Lfm2Moe", {**LFM2, **MIXED, "num_dense_layers": 1, "moe_intermediate_size": 7, "head_dim": 4}),
 }
 """What is tested -> the class in transformers, without its ending, and its config."""
 
@@ -96,7 +125,7 @@ def build(case, dtype=torch.float32):
     kind, options = CASES[case]
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**options)
-    model = getattr(transformers, f"{kind}ForCausalLM")(config).to(dtype).eval()
+    model = getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")(config).to(dtype).eval()
     if kind == "xLSTM" and dtype == torch.float64:  # its config has no name for a state in float64
         for block in model.backbone.blocks:
             block.mlstm_layer.mlstm_backend.config.inference_state_dtype = "float64"
@@ -105,12 +134,17 @@ def build(case, dtype=torch.float32):
             if hasattr(module, "inv_freq"):
                 count, base = len(module.inv_freq), config.rope_parameters["rope_theta"]
                 module.inv_freq = base ** -(torch.arange(count, dtype=dtype) / count)
+            if hasattr(module, "get_slope_rate"):  # made of these when it was built, in float32
+                torch.set_default_dtype(dtype)
+                module.slope_rate = module.get_slope_rate()
+                module.query_decay, module.key_decay, module.diagonal_decay = module.decay_factors(module.slope_rate)
+                torch.set_default_dtype(torch.float32)
     in_plain_operations(model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
         for name, buffer in model.named_buffers():
-            if name.endswith("correction_bias"):
+            if name.endswith(("correction_bias", "expert_bias")):
                 buffer.normal_(0, 0.1)
     return model
 

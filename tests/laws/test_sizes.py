@@ -8,8 +8,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import recurra
+from recurra import Lane, Recurrence
+from recurra.engines import compiled
 from recurra.registry import _options_of
 from recurra.testing.cases import compare, draw
+from recurra.testing.forms import packed_and_padded, same_as_reference
 from recurra.testing.tolerances import assert_close
 
 LAYERS = list(recurra.layers())
@@ -76,6 +79,25 @@ LONG = {"atlas"}
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in LAYERS])
 def test_odd(name):
     hold(all_at(name, (3, 6), (9, 18)))
+
+
+HEADS = [n for n, kind in recurra.layers().items() if issubclass(kind, Recurrence) and kind.lane is Lane.HEAD]
+FAST = {"gated-delta-net", "delta-net", "gla"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in HEADS])
+def test_many_small_heads(name, monkeypatch):
+    """More heads than a vector has numbers, each so small that vectors run across them, however little they compute."""
+    monkeypatch.setattr(compiled, "MUCH", 0)
+    size = {"heads": 17} if "heads" in options(name) else {"head_size": 4}
+
+    def make():
+        return recurra.layer(name, 68, **size)
+
+    if name in FAST:
+        assert compiled.plan_of(make().problem(torch.randn(1, 1, 68))).channel
+    same_as_reference(make, "compiled", torch.float32)
+    packed_and_padded(make, "compiled", torch.float64)
 
 
 @pytest.mark.slow

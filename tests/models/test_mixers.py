@@ -51,11 +51,11 @@ def test_whole_in_pieces_and_step_by_step():
 @torch.no_grad()
 @pytest.mark.parametrize("place", ["before", "after", "around"])
 def test_each_place_of_the_norm(place):
-    net = Backbone(6, "gru", mlp=0, layers={"gru": {"norm_at": place, "gain": 2.0}})
+    net = Backbone(6, "gru", mlp=0, layers={"gru": {"norm_at": place, "gain": 2.0, "keep": 0.3}})
     x, norm, gru = torch.randn(2, 5, 6), net.blocks[0].recurrence_norm, net.blocks[0].recurrence.layers[0]
     flow = {"before": x, "after": x, "around": norm(x)}[place]
     added = norm(2 * gru(x)[0]) if place == "after" else 2 * gru(norm(x))[0]
-    torch.testing.assert_close(net(x)[0], net.norm(flow + added))
+    torch.testing.assert_close(net(x)[0], net.norm(0.3 * flow + added))
 
 
 def test_one_layer_in_two_places(tmp_path):
@@ -122,7 +122,7 @@ def test_experts_chosen_one_time_step_at_a_time(options):
         ("mlp", {"mlp": {"hiden": 3}}, "hiden"),
         ("mlp", {"mlp": {"norm_at": "behind"}}, "norm_at is 'behind'"),
         ("mlp", {"mlp": {"gain": float("nan")}}, "gain is nan"),
-        ("mamba|gru", {"gru": {"norm_at": "after"}}, "say norm_at after and before"),
+        ("mamba|gru", {"gru": {"norm_at": "after"}}, "differ in norm_at or keep"),
         ("gru|rnn", {"gru": {"hidden": 7}}, r"give \[7, 6\] channels"),
         ("mlp@x", {"mlp": {}}, r"layers names \['mlp'\]"),
     ],

@@ -252,6 +252,14 @@ def gated_conv(layer, x):
     return value * sigmoid(gate)
 
 
+def short_conv(layer, x):
+    """By PyTorch's own convolution."""
+    B, C, v = layer.to_inner(x).chunk(3, -1)
+    padded = torch.nn.functional.pad((B * v).mT, (layer.kernel - 1, 0))
+    mixed = torch.nn.functional.conv1d(padded, layer.conv_weight[:, None], layer.conv_bias, groups=D).mT
+    return layer.to_output(C * mixed)
+
+
 def s7(layer, x):
     N, u = layer.state_size, x @ layer.to_inner.weight.T
     selected = u @ layer.to_selection.weight.T

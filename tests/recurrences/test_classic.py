@@ -19,6 +19,7 @@ from machines import (
     phased_lstm,
     quantum_lstm,
     s7,
+    short_conv,
     sigmoid,
     space_time,
     stack_rnn,
@@ -195,6 +196,7 @@ def gru_reset_before(layer, x):
 EQUATIONS = {
     "pgn": (pgn, [{"hidden": 4, "span": n} for n in (1, 3)]),
     "gated-conv": (gated_conv, [{"hidden": 4, "kernel": n} for n in (1, 2, 3)]),
+    "short-conv": (short_conv, [{"kernel": n, "bias": n > 1} for n in (1, 2, 3)]),
     "s7": (s7, [{"state_size": 3}]),
     "cfc": (cfc, [{"hidden": 4, "backbone": 3}]),
     "linoss": (linoss, [{"state_size": 4, "scheme": scheme} for scheme in ("im", "imex")]),

@@ -10,16 +10,20 @@ from recurra.errors import InputError
 from recurra.tasks.heads.binary import Binary
 from recurra.tasks.heads.categorical import Categorical
 from recurra.tasks.heads.crf import CRF, Forward
+from recurra.tasks.heads.ctc import CTC
+from recurra.tasks.heads.fourier import Fourier
 from recurra.tasks.heads.head import Around
+from recurra.tasks.heads.margin import LDAM, Hinge
 from recurra.tasks.heads.mixture_density import MixtureDensity
 from recurra.tasks.heads.negative_binomial import NegativeBinomial
 from recurra.tasks.heads.normal import Normal
 from recurra.tasks.heads.quantile import Quantile
+from recurra.tasks.heads.queried import Queried
 from recurra.tasks.heads.student_t import StudentT
 from recurra.testing.laws import check_recurrence
 from recurra.testing.tolerances import assert_close
 
-REAL, COUNTS = {"normal": Normal, "student-t": StudentT}, NegativeBinomial
+REAL, COUNTS = {"normal": Normal, "student-t": StudentT, "fourier": Fourier}, NegativeBinomial
 NAN = float("nan")
 
 
@@ -37,9 +41,9 @@ def scattered(*shape):
 def test_densities_integrate_to_one_and_to_their_quantiles(name):
     head = REAL[name]()
     raw, around, levels = drawn(head, 3), scattered(3), [0.001, 0.3, 0.5, 0.97]
-    z = torch.linspace(-1.57, 1.57, 200_001, dtype=torch.float64)[:, None]
+    z = ((torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000 - 0.5)[:, None] * torch.pi
     y, slope = around.back(z.tan()), around.deviation / z.cos() ** 2  # the whole line, as an angle
-    density = torch.exp(-head.surprise(raw, y, around)) * slope * (z[1] - z[0])
+    density = torch.exp(-head.surprise(raw, y, around)) * slope * torch.pi / 200_000
     assert_close("mass", density.sum(0), torch.ones(3).double(), slack=1e-5)
     for n, level in enumerate(levels):
         below = (density * (y <= head.quantile(raw, levels, around)[..., n])).sum(0)
@@ -122,7 +126,50 @@ def test_classes_and_labels():
     assert_close("draws", draws, yes.probabilities(raw), slack=0.05)
 
 
-ALL = [*heads(), Binary(), MixtureDensity(2), Categorical(4)]
+ALL = [*heads(), Binary(), MixtureDensity(2), Categorical(4), Hinge(4), LDAM([3, 1, 9, 2])]
+
+
+@pytest.mark.parametrize("head", [*ALL, CRF(4), CTC(4), Queried(2)], ids=lambda head: type(head).__name__)
+def test_what_is_fed_back_can_be_read(head):
+    """A draw is embedded in so many numbers, a missing one without a trace of its value, and no two values alike."""
+    raw = drawn(head, 2, 5)
+    value = torch.randint(4, (2, 5)) if isinstance(head, CRF) else head.sample(raw)[0]
+    missing = torch.full_like(value, -1 if head.kind == "category" else NAN)
+    around = Around() if head.kind == "category" else Around(torch.tensor(7.0), torch.tensor(2.0))
+    assert head.embed(value, around).shape[-1] == head.embedded
+    told, nothing = head.embed(value, around), head.embed(missing, around)
+    assert told.isfinite().all()
+    assert (nothing == nothing.flatten(0, -2)[0]).all()
+    there = head.there(value)
+    assert (told != nothing).any(-1)[there].all()
+    if head.kind == "category":
+        assert (told.argmax(-1) == value)[there].all()
+
+
+def test_margins_are_kept():
+    raw, target = torch.randn(50, 3, dtype=torch.float64), torch.randint(3, (50,))
+    true, others = raw.gather(1, target[:, None])[:, 0], raw.scatter(1, target[:, None], -torch.inf).amax(1)
+    assert_close("hinge", Hinge(3).loss(raw, target), (1 + others - true).clamp(min=0).mean())
+    counts = torch.tensor([16.0, 1.0, 81.0]).double()
+    lower = raw - 0.5 / counts**0.25 * torch.nn.functional.one_hot(target, 3)
+    assert_close(
+        "LDAM",
+        LDAM([16, 1, 81]).loss(raw, target),
+        torch.nn.functional.cross_entropy(lower, target),
+        dtype=torch.float32,
+    )
+    with pytest.raises(InputError, match="counts holds 0"):
+        LDAM([3, 0])
+
+
+def test_a_bias_makes_points_neater():
+    head, generator = MixtureDensity(3), torch.Generator().manual_seed(1)
+    raw = drawn(head, 1)
+    assert_close("none", head.biased(raw, 0.0), raw)
+    spreads = [
+        head.sample(head.biased(raw, bias), 4000, generator=generator)[..., :2].var(0).sum() for bias in (0, 1, 4)
+    ]
+    assert spreads[0] > spreads[1] > spreads[2]
 
 
 @pytest.mark.parametrize("head", ALL, ids=lambda head: type(head).__name__)

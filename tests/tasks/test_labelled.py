@@ -164,3 +164,15 @@ def test_a_label_never_seen_is_wrong_and_harms_nothing():
     new[0] = "sideways"
     right = (found.predict(X) == new).mean()
     assert abs(found.evaluate(X, new)["accuracy"] - right) < 1e-9
+
+
+@pytest.mark.parametrize("loss", ["hinge", "ldam"])
+def test_classes_by_margins(loss, tmp_path):
+    X = [np.random.randn(1, 9) + rises * np.arange(9) for rises in (0, 0, 0, 1) for _ in range(6)]
+    y = [rises for rises in (0, 0, 0, 1) for _ in range(6)]
+    found = Classifier("gru", loss=loss, balanced=True, width=8, steps=40).fit(X, y)
+    assert found.evaluate(X, y)["accuracy"] > 0.8
+    found.save(tmp_path)
+    assert (Classifier.load(tmp_path).predict_proba(X) == found.predict_proba(X)).all()
+    with pytest.raises(InputError, match="loss is 'sum'"):
+        Classifier(loss="sum").fit(X, y)

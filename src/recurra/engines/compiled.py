@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recurra.compiler.frontend.trace import Untraceable
 from recurra.compiler.planning.plan import Plan, make_plan
-from recurra.compiler.targets import cache
+from recurra.compiler.targets import cache, host
 from recurra.engines.gate import hindrance
 from recurra.engines.kernels import launch, operator, segments, threads
 from recurra.engines.kernels.call import vector_width
@@ -71,7 +71,8 @@ def run_all(
             for name, t in tensors.items() if name in plan.leaves or name not in step.leaves}  # fmt: skip
     differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in laid.values())
     results = operator.rollout(plan, laid, problem, differentiable or cut, cut)
-    parts = {name: t.movedim(-1, 2 if name.startswith("y") else 1) if channel else t for name, t in results.items()}
+    parts = {name: _moved(t, t.dim() - 1, 2 if name.startswith("y") else 1) if channel else t
+             for name, t in results.items()}  # fmt: skip
     outputs = {name: parts.pop(name) for name in plan.outputs}
     last = {name: _joined(f"last.{name}", parts) for name in problem.step.names}
     return outputs, {
@@ -132,11 +133,30 @@ def explain(problem: Problem) -> dict[str, Any]:
 def _plan(problem: Problem, step: TracedStep, needs: frozenset[str]) -> Plan:
     with lock:
         if needs not in step.plans:
-            channel = problem.lane is Lane.CHANNEL
             step.plans[needs] = make_plan(
-                step.traced, step.leaves, channel, problem.lanes, STORAGE[problem.dtype], needs
+                step.traced, step.leaves, _across_lanes(problem, step), problem.lanes, STORAGE[problem.dtype], needs
             )
         return step.plans[needs]
+
+
+MUCH = 32
+"""Numbers computed for each that is read or written in a time step, from which on heads are worth another order of
+these in memory."""
+
+
+def _across_lanes(problem: Problem, step: TracedStep) -> bool:
+    """Whether a vector holds the same value of neighbouring lanes, as it does for channels.
+
+    It does for heads that fill vectors, if nothing within one fills more than half of one, and what a time step
+    computes makes good for bringing inputs and output into that order.
+    """
+    if problem.lane is not Lane.HEAD:
+        return problem.lane is Lane.CHANNEL
+    width, leaves = host.vector_bytes() // problem.compute_dtype.itemsize, step.leaves.values()
+    within = [t.shape[2:] for t in problem.state.values()] + [leaf.shape for leaf in leaves]
+    moved = step.written + sum(math.prod(leaf.shape) for leaf in leaves if leaf.per_time)
+    is_small = all(2 * shape[-1] <= width for shape in within if shape)
+    return problem.lanes >= width and is_small and step.computed >= MUCH * moved
 
 
 # --- from problem to the memory that kernels read -----------------------------------------------------------------
@@ -155,10 +175,15 @@ def _lay_out(name: str, t: Tensor, step: TracedStep, channel: bool) -> Tensor:
     if leaf is not None:
         lane_axis = 2 if leaf.per_time else 0
     if channel and (leaf is None or leaf.per_lane):
-        t = t.movedim(lane_axis, -1)
+        t = _moved(t, lane_axis, t.dim() - 1)
     if leaf is None or not leaf.per_time:
         return t.contiguous()
     return in_order(t, 2 if channel or not leaf.per_lane else 3)
+
+
+def _moved(t: Tensor, axis: int, to: int) -> Tensor:
+    """With an axis at another place. PyTorch makes a view, with a gradient to pass on, even where it lies there."""
+    return t if axis == to else t.movedim(axis, to)
 
 
 def _joined(name: str, parts: dict[str, Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recurra.compiler.frontend.clean import clean
-from recurra.compiler.frontend.graph import topological
+from recurra.compiler.frontend.graph import LEAVES, topological
 from recurra.compiler.frontend.structure import Structure, jacobian_rows, structure
 from recurra.compiler.frontend.trace import Traced, Untraceable, trace
 from recurra.compiler.frontend.values import Leaf, Pair, parts
@@ -53,6 +53,16 @@ class TracedStep:
     def read(self) -> frozenset[str]:
         """The leaves, states among them, that the new states and the output depend on."""
         return frozenset(node.attr for node in topological(_outputs(self.traced)) if node.op == "input")
+
+    @cached_property
+    def computed(self) -> int:
+        """Numbers that a time step of one lane computes."""
+        return sum(node.size for node in topological(_outputs(self.traced)) if node.op not in LEAVES)
+
+    @property
+    def written(self) -> int:
+        """Numbers of its output."""
+        return sum(node.size for node in parts("y", self.traced.y).values())
 
     @cached_property
     def linearised(self) -> TracedStep:

@@ -15,9 +15,13 @@ from recurra.interop.falcon_h1 import FALCON_H1
 from recurra.interop.family import Family
 from recurra.interop.granite import GRANITE
 from recurra.interop.jamba import JAMBA
+from recurra.interop.lfm2 import LFM2, LFM2_MOE
 from recurra.interop.mamba import FALCON_MAMBA, MAMBA
 from recurra.interop.mamba2 import MAMBA2
+from recurra.interop.minimax import MINIMAX
 from recurra.interop.nemotron_h import NEMOTRON_H
+from recurra.interop.olmo_hybrid import OLMO_HYBRID
+from recurra.interop.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
 from recurra.interop.recurrent_gemma import RECURRENT_GEMMA
 from recurra.interop.rules import to_ours, to_theirs
 from recurra.interop.rwkv import RWKV
@@ -38,6 +42,13 @@ FAMILIES = {
     "granitemoehybrid": GRANITE,
     "nemotron_h": NEMOTRON_H,
     "jamba": JAMBA,
+    "qwen3_next": QWEN3_NEXT,
+    "qwen3_5_text": QWEN3_5,
+    "qwen3_5_moe_text": QWEN3_5_MOE,
+    "olmo_hybrid": OLMO_HYBRID,
+    "minimax": MINIMAX,
+    "lfm2": LFM2,
+    "lfm2_moe": LFM2_MOE,
 }
 """model_type in config.json -> how it is read."""
 
@@ -63,7 +74,9 @@ def from_transformers(folder: Path, config: Mapping[str, Any]) -> LanguageModel:
         raise
     except Exception as error:  # of any kind: fields may hold anything
         raise InputError(f"{path} does not describe a model: {one_line(error)}") from error
-    theirs, _ = read_tensors(folder)
+    tensors, _ = read_tensors(folder)
+    aliases = family.aliases(full)
+    theirs = {aliases.get(name, name): tensor for name, tensor in tensors.items()}
     model = outline(arguments, path, len(theirs))
     for name in family.ignored(full):
         theirs.pop(name, None)

@@ -25,6 +25,8 @@ class Family:
     """From the completed config to where every tensor goes."""
     ignored: Callable[[Mapping[str, Any]], list[str]] = lambda config: []
     """Tensors that a checkpoint may hold and that say nothing new, such as a head tied to the embedding."""
+    aliases: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda config: {}
+    """Other names under which tensors are found -> those that the rules have."""
 
     def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The config with every field.

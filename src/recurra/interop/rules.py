@@ -26,7 +26,7 @@ class Rule:
     shape: tuple[int, ...] | None = None
     """Of each of theirs; by default ours, along the first axis in equal parts."""
     lengths: tuple[int, ...] | None = None
-    """Of each of theirs, along the first axis, where they differ."""
+    """Of each of theirs, along the first axis, where they differ; they are read in other lengths, too, that add up."""
     rows: tuple[int, ...] | None = None
     """Which row of theirs, all put below one another, each row of ours is; by default they are in the same order."""
 
@@ -74,12 +74,16 @@ def to_ours(rules: Iterable[Rule], theirs: Mapping[str, Tensor], ours: Mapping[s
             if name not in left:
                 raise InputError(f"the checkpoint holds no tensor {name!r}; is it whole, and of this model_type?")
             part = left.pop(name)
-            if tuple(part.shape) != expected:
+            found = tuple(part.shape)
+            if found != expected and (one.lengths is None or found[1:] != expected[1:]):
                 raise InputError(
                     f"tensor {name!r} has shape {shown(list(part.shape))}; config.json asks for {list(expected)}"
                 )
             parts.append(part.reshape(-1))
-        whole = (torch.cat(parts) if len(parts) > 1 else parts[0]).reshape(shape)
+        whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if whole.numel() != shape.numel():
+            raise InputError(f"tensors {', '.join(one.theirs)} hold {whole.numel()} numbers; expected {shape.numel()}")
+        whole = whole.reshape(shape)
         result[one.ours] = whole if one.rows is None else whole[list(one.rows)]
     if left:
         names = [name[:80] for name in sorted(left)[:3]]

@@ -18,9 +18,9 @@ from recurra.state import State
 class Block(nn.Module):
     """x + recurrence(norm(x)), then x + gated MLP(norm(x)).
 
-    The options of a recurrence may hold two that are the block's: `gain`, a factor of what the recurrence gives, and
-    `norm_at`, where its norm stands: "before", as above; "after", x + norm(recurrence(x)); "around",
-    norm(x) + recurrence(norm(x)).
+    The options of a recurrence may hold some that are the block's: `gain`, a factor of what the recurrence gives, and
+    `keep`, one of what that is added to; `norm_at`, where its norm stands: "before", as above; "after",
+    x + norm(recurrence(x)); "around", norm(x) + recurrence(norm(x)).
 
     Args:
         name: of the recurrence, as in a pattern: in the registry, a channel mixer, or several side by side.
@@ -51,7 +51,7 @@ class Block(nn.Module):
         super().__init__()
         self.design = design = design or Design()
         self.recurrence_norm = design.make_norm(width)
-        self.norm_at = mixers.place_of_norm(name, layers or {})
+        self.norm_at, self.keep = mixers.around(name, layers or {})
         self.recurrence: Any = mixers.make(name, width, layers or {}, bidirectional, {} if shared is None else shared)
         self.gives: int = self.recurrence.output_width if gives is None else gives
         self.join = Linear(self.gives, width, bias=False) if self.gives != width else None
@@ -77,7 +77,8 @@ class Block(nn.Module):
         y = y if self.join is None else self.join(y)
         if self.norm_at == "after":
             y = self.recurrence_norm(y)
-        x = (read if self.norm_at == "around" else x) + self.dropout(y)
+        kept = read if self.norm_at == "around" else x
+        x = (kept if self.keep == 1 else self.keep * kept) + self.dropout(y)
         if not self.mlp:
             return x, state, *more
         gate, value = self.mlp_in(self.mlp_norm(x.to(dtype))).chunk(2, -1)

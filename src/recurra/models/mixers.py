@@ -26,6 +26,7 @@ ACTIVATIONS = {
     "gelu": functional.gelu,
     "relu-squared": relu_squared,
 }
+OF_THE_BLOCK = ("gain", "norm_at", "keep")
 NORM_AT = ("before", "after", "around")
 SCORES = ("softmax", "sigmoid")
 
@@ -91,8 +92,8 @@ class MLP(ChannelMixer):
 class Experts(ChannelMixer):
     """sum_e w_e MLP_e(x), where only the `active` experts with the largest scores have a weight w_e that is not zero.
 
-    Scores are the softmax, or sigmoids, of R x; w_e are those of the chosen, divided by their sum where they are
-    `normalised`, times `scale`. With `correction` a bias b that no gradient reaches is added to the scores where
+    Scores are the softmax, or sigmoids, of R x; w_e are those of the chosen, divided by their sum plus `eps` where they
+    are `normalised`, times `scale`. With `correction` a bias b that no gradient reaches is added to the scores where
     experts are chosen. With `groups`, they are chosen from the `active_groups` groups whose two best scores have the
     largest sums. With `latent`, experts read L x and their sum is brought back by M. `to_hidden`: [E, H, D], its gates
     above its values where they are `gated`; `to_output`: [E, D, H].
@@ -114,6 +115,7 @@ class Experts(ChannelMixer):
         score: str = "softmax",
         normalised: bool = True,
         scale: float = 1.0,
+        eps: float = 1e-20,
         correction: bool = False,
         groups: int = 1,
         active_groups: int = 1,
@@ -129,7 +131,7 @@ class Experts(ChannelMixer):
             raise InputError(f"active is {active}; {active_groups} of {groups} groups hold fewer of {experts} experts")
         self.gated, self.activate = options.flag("gated", gated), activation_of(activation)
         self.score, self.normalised = options.choice("score", score, SCORES), options.flag("normalised", normalised)
-        self.scale = options.number("scale", scale, 0)
+        self.scale, self.eps = options.number("scale", scale, 0), options.number("eps", eps, 0)
         inner = width if latent is None else options.count("latent", latent)
         self.to_scores = Linear(width, experts, bias=False)
         if options.flag("correction", correction):
@@ -168,7 +170,7 @@ class Experts(ChannelMixer):
         places = rank.topk(self.active, -1).indices
         weights = torch.zeros_like(scores).scatter(-1, places, scores.gather(-1, places))
         if self.normalised:
-            weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+            weights = weights / (weights.sum(-1, keepdim=True) + self.eps)
         return weights * self.scale
 
 
@@ -234,7 +236,7 @@ def make(name: str, width: int, layers: Options, bidirectional: bool, shared: di
     """What a block of this name holds.
 
     Args:
-        layers: options by names; `gain` and `norm_at` are the block's.
+        layers: options by names; those in `OF_THE_BLOCK` are the block's.
         shared: what has been made under names with a label; more is added.
 
     Raises InputError if an option is not what it may be.
@@ -242,7 +244,7 @@ def make(name: str, width: int, layers: Options, bidirectional: bool, shared: di
     names = side_by_side(name)
     found, gains = [], []
     for one in names:
-        own = {key: value for key, value in layers.get(one, {}).items() if key not in ("gain", "norm_at")}
+        own = {key: value for key, value in layers.get(one, {}).items() if key not in OF_THE_BLOCK}
         gains.append(options.number("gain", layers.get(one, {}).get("gain", 1.0), -options.MOST))
         made = shared.get(one) if "@" in one else None
         if made is None:
@@ -264,13 +266,21 @@ def _layer(one: str, width: int, bidirectional: bool, own: Mapping[str, Any]) ->
     return registry.layer(kind(one), width, **directions, **own)
 
 
-def place_of_norm(name: str, layers: Options) -> str:
-    """Where the norm of a block of this name stands. Raises InputError if layers side by side say different things."""
+def around(name: str, layers: Options) -> tuple[str, float]:
+    """Where the norm of a block of this name stands, and the factor of what flows past what it holds.
+
+    Raises InputError if layers side by side say different things.
+    """
+    given = [layers.get(one, {}) for one in side_by_side(name)]
     found = {
-        options.choice("norm_at", layers.get(one, {}).get("norm_at", "before"), NORM_AT) for one in side_by_side(name)
+        (
+            options.choice("norm_at", own.get("norm_at", "before"), NORM_AT),
+            options.number("keep", own.get("keep", 1.0), -options.MOST),
+        )
+        for own in given
     }
     if len(found) > 1:
-        raise InputError(f"layers of {name!r} say norm_at {' and '.join(sorted(found))}; expected one")
+        raise InputError(f"layers of {name!r} differ in norm_at or keep, which are their block's; expected the same")
     return found.pop()
 
 

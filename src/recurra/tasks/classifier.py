@@ -12,10 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recurra import options
 from recurra.errors import InputError
 from recurra.metrics.labels import confusion, f1
 from recurra.tasks.heads.categorical import Categorical
+from recurra.tasks.heads.margin import LDAM, Hinge
 from recurra.tasks.labelled import Labelled, given
+
+LOSSES = ("likelihood", "hinge", "ldam")
 
 
 class Classified(dict[str, Any]):
@@ -36,7 +40,8 @@ class Classifier(Labelled):
         pattern: which recurrence each block holds, such as "gru*2" or "mamba+lstm".
         pool: what of a sequence decides: its "last" step, the "mean" or "max" of what was read, or "attention".
         bidirectional: each block reads in both directions; then nothing streams.
-        smoothing: this share of each label is dealt to all classes alike while training.
+        loss: "likelihood"; or by margins, "hinge", or "ldam", whose margins are the larger the fewer cases a class has.
+        smoothing: this share of each label is dealt to all classes alike while training, with a likelihood as the loss.
         balanced: each class counts alike in the loss, however many cases it has.
         scale: of numbers: "fit", as over all data fitted on; "running", of each sequence so far; "none".
         width, mlp, dropout, layers: of the `Backbone`.
@@ -55,6 +60,7 @@ class Classifier(Labelled):
         *,
         pool: str = "mean",
         bidirectional: bool = False,
+        loss: str = "likelihood",
         smoothing: float = 0.1,
         balanced: bool = False,
         scale: str = "fit",
@@ -69,7 +75,7 @@ class Classifier(Labelled):
         weight_decay: float = 0.05,
         seed: int = 0,
     ):
-        self.pattern, self.pool, self.bidirectional = pattern, pool, bidirectional
+        self.pattern, self.pool, self.bidirectional, self.loss = pattern, pool, bidirectional, loss
         self.smoothing, self.balanced, self.scale = smoothing, balanced, scale
         self.width, self.mlp, self.dropout, self.layers = width, mlp, dropout, layers
         self.steps, self.seconds, self.batch = steps, seconds, batch
@@ -95,6 +101,10 @@ class Classifier(Labelled):
     def _head(self) -> Categorical:
         count = len(self.classes_)
         weights = (self._counts.sum() / (count * self._counts)).tolist() if self.balanced else None
+        if options.choice("loss", self.loss, LOSSES) == "hinge":
+            return Hinge(count, weights=weights)
+        if self.loss == "ldam":
+            return LDAM(self._counts.tolist(), weights=weights)
         return Categorical(count, self.smoothing, weights)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:

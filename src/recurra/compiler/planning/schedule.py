@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from recurra.compiler.frontend.graph import LEAVES, POINTWISE, REDUCTIONS, VIEWS, Graph, Node, topological
 
@@ -75,7 +76,7 @@ class Schedule:
             described.append("; ".join(parts))
         return described
 
-    @property
+    @cached_property
     def instructions(self) -> int:
         """About how many instructions one lane takes for one time step, were it alone in its vector."""
         total = 0

@@ -59,7 +59,12 @@ class Call:
             _calls[text] = self
         return text
 
-    @property
+    @functools.cached_property
+    def numbers(self) -> int:
+        """Of the states of one sequence, or one per lane where they hold none."""
+        return self.plan.lanes * max(1, sum(math.prod(shape) for shape in self.plan.states.values()))
+
+    @functools.cached_property
     def stored(self) -> list[tuple[str, int]]:
         """What the forward kernel keeps for the reverse one: names and numbers per lane."""
         if not self.save:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
 from collections.abc import Mapping
 
 import torch
@@ -83,12 +82,11 @@ def launch(call: Call, reverse: bool, memory: Mapping[str, Tensor], batch: int, 
     kernel = kernel_of(call, reverse, _is_large(call, reverse, memory))
     items, blocks, block = blocks_of(call, batch, reverse)
     integers = {"time": time, "batch": batch, "blocks": blocks, "block": block, "chunks": -(-time // call.chunk)}
-    pointers = (ctypes.c_void_p * len(kernel.pointers))(*(memory[name].data_ptr() for name in kernel.pointers))
+    pointers = (ctypes.c_void_p * len(kernel.pointers))(*[memory[name].data_ptr() for name in kernel.pointers])
     numbers = (ctypes.c_int64 * len(kernel.integers))(
-        *(integers[name] if axis is None else memory[name].stride(axis) for name, axis in _integers(kernel))
+        *[integers[name] if axis is None else memory[name].stride(axis) for name, axis in _integers(kernel)]
     )
-    work = batch * time * call.plan.lanes * max(1, sum(math.prod(s) for s in call.plan.states.values()))
-    wanted = threads.count() if work * (1 + call.plan.products * 50) > SMALL else 1
+    wanted = threads.count() if batch * time * call.numbers * (1 + call.plan.products * 50) > SMALL else 1
     scratch = torch.empty(wanted, kernel.scratch + 16, dtype=REAL[call.plan.real], device="cpu")
     size = scratch.stride(0) * scratch.element_size()
     threads.run(threads.Task([kernel], [pointers], numbers, scratch.data_ptr(), size, items), wanted)

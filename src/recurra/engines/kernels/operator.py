@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -188,6 +189,11 @@ class _RolloutBackward(torch.autograd.Function):
         own = [_has_rows(call, name) for name in call.names]
         rows = (True, True, False, False, False, False, *[all(own)] * (args[4] + args[5]), *own)
         return _mapped(_RolloutBackward.apply, info, in_dims, args, rows if all(own) else (False,) * len(args))
+
+
+# PyTorch asks for the signature of `forward` at every call, and to find it out takes longer than to start a kernel.
+for _function in (_Rollout, _RolloutBackward):
+    _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[attr-defined]
 
 
 def _has_rows(call: Call, name: str) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recurra import options
 from recurra.errors import InputError
-from recurra.tasks.heads.head import NOTHING, Around, Head
+from recurra.tasks.heads.head import NOTHING, Around, Head, one_hot
 
 
 class Categorical(Head):
@@ -35,6 +35,13 @@ class Categorical(Head):
     def there(self, target: Tensor) -> Tensor:
         return (target >= 0) & (target < self.size)
 
+    @property
+    def embedded(self) -> int:
+        return self.size
+
+    def embed(self, value: Tensor, around: Around = NOTHING) -> Tensor:  # noqa: ARG002
+        return one_hot(value, self.size)
+
     def _surprise(self, raw: Tensor, target: Tensor, around: Around) -> Tensor:  # noqa: ARG002
         return -raw.log_softmax(-1).gather(-1, target[..., None])[..., 0]
 
@@ -42,10 +49,14 @@ class Categorical(Head):
         each = self.surprise(raw, target, around)
         if self.smoothing:
             each = (1 - self.smoothing) * each - self.smoothing * raw.log_softmax(-1).mean(-1)
-        if self.weights is not None:
-            own = self.weights[target.clamp(0, self.size - 1)]
-            weight = own if weight is None else weight * own
-        return self._mean(each, target, weight)
+        return self._mean(each, target, self._counted(target, weight))
+
+    def _counted(self, target: Tensor, weight: Tensor | None) -> Tensor | None:
+        """How often each target counts."""
+        if self.weights is None:
+            return weight
+        own = self.weights[target.clamp(0, self.size - 1)]
+        return own if weight is None else weight * own
 
     def probabilities(self, raw: Tensor) -> Tensor:
         """[..., classes]."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from recurra import options
 from recurra.problem import Lane
 from recurra.recurrence import Recurrence
-from recurra.tasks.heads.head import NOTHING, Around, Head
+from recurra.tasks.heads.head import NOTHING, Around, Head, one_hot
 
 
 class Forward(Recurrence):
@@ -58,6 +58,13 @@ class CRF(Head):
 
     def there(self, target: Tensor) -> Tensor:
         return (target >= 0) & (target < self.size)
+
+    @property
+    def embedded(self) -> int:
+        return self.size
+
+    def embed(self, value: Tensor, around: Around = NOTHING) -> Tensor:  # noqa: ARG002
+        return one_hot(value, self.size)
 
     def surprise(self, raw: Tensor, target: Tensor, around: Around = NOTHING) -> Tensor:
         """[B, T]: at the last step of each sequence that of the whole of it, elsewhere 0."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recurra import options
 from recurra.tasks.heads.crf import inside
-from recurra.tasks.heads.head import NOTHING, Around, Head
+from recurra.tasks.heads.head import NOTHING, Around, Head, one_hot
 
 NONE = -1
 """Fills up rows of tokens behind their end."""
@@ -33,6 +33,13 @@ class CTC(Head):
 
     def there(self, target: Tensor) -> Tensor:
         return (target >= 0) & (target < self.blank)
+
+    @property
+    def embedded(self) -> int:
+        return self.blank
+
+    def embed(self, value: Tensor, around: Around = NOTHING) -> Tensor:  # noqa: ARG002
+        return one_hot(value, self.blank)
 
     def fits(self, target: Tensor, steps: Tensor) -> Tensor:
         """[B] bool: whether targets [B, L] can be said in so many steps [B]: a blank parts equal neighbours."""

@@ -101,9 +101,26 @@ class Head(nn.Module):
         """
         raise InputError(f"{type(self).__name__} has no quantiles: its target has no order; use predict or sample")
 
+    @property
+    def embedded(self) -> int:
+        """How many numbers `embed` makes of a value."""
+        return 2
+
+    def embed(self, value: Tensor, around: Around = NOTHING) -> Tensor:
+        """[..., embedded]: what a model reads of a value [...] that was drawn, or came: in units of the deviation, 0
+        beside a flag where it is missing; of a category zeros, and a 1 at its place."""
+        there = self.there(value)
+        told = torch.where(there, around.apart(torch.where(there, value, 0)), 0)
+        return torch.stack([told, (~there).to(told.dtype)], -1)
+
     def forward(self, raw: Tensor, target: Tensor, weight: Tensor | None = None, around: Around = NOTHING) -> Tensor:
         """As `loss`."""
         return self.loss(raw, target, weight, around)
+
+
+def one_hot(value: Tensor, classes: int) -> Tensor:
+    """[..., classes]: zeros, and a 1 at the place of each value [...] that is a class."""
+    return (value[..., None] == torch.arange(classes, device=value.device)).to(torch.get_default_dtype())
 
 
 def checked(levels: Sequence[float], like: Tensor) -> Tensor:

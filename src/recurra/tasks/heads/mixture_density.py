@@ -34,6 +34,27 @@ class MixtureDensity(Head):
         found = self._surprise(raw, torch.where(there[..., None], target, 0), around)
         return torch.where(there, found, 0)
 
+    @property
+    def embedded(self) -> int:
+        return 4
+
+    def embed(self, value: Tensor, around: Around = NOTHING) -> Tensor:  # noqa: ARG002
+        """[..., 4]: a point [..., 3] as it is, zeros beside a flag where it is missing."""
+        there = self.there(value)[..., None]
+        return torch.cat([torch.where(there, value, 0), (~there).to(value.dtype)], -1)
+
+    def biased(self, raw: Tensor, bias: float) -> Tensor:
+        """Raw numbers whose draws are the neater the larger the bias: widths smaller by e^bias, likely bells likelier.
+
+        Source: equations 61 and 62 of the same.
+        """
+        each = raw[..., :-1].unflatten(-1, (self.mixtures, 6))
+        weight, mean, width, rest = each.split([1, 2, 2, 1], -1)
+        less = (nn.functional.softplus(width) * math.exp(-bias)).clamp(min=1e-12)
+        width = less + torch.log(-torch.expm1(-less))  # the inverse of softplus
+        each = torch.cat([weight * (1 + bias), mean, width, rest], -1)
+        return torch.cat([each.flatten(-2), raw[..., -1:]], -1)
+
     def _parts(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Weights [..., K] as logarithms, means and widths [..., K, 2], correlations [..., K], the pen's odds [...]."""
         each = raw[..., :-1].unflatten(-1, (self.mixtures, 6))

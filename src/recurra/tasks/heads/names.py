@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recurra import options
 from recurra.errors import InputError
+from recurra.tasks.heads.fourier import Fourier
 from recurra.tasks.heads.head import Head
 from recurra.tasks.heads.negative_binomial import NegativeBinomial
 from recurra.tasks.heads.normal import Normal
@@ -15,6 +16,7 @@ NUMBER_HEADS: dict[str, type[Head]] = {
     "normal": Normal,
     "negative-binomial": NegativeBinomial,
     "quantile": Quantile,
+    "fourier": Fourier,
 }
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
-from recurra.tasks.heads.head import NOTHING, Around, Head
+from recurra.tasks.heads.head import NOTHING, Around, Head, one_hot
 
 
 class Queried(Head):
@@ -27,6 +27,13 @@ class Queried(Head):
 
     def there(self, target: Tensor) -> Tensor:
         return (target >= 0) & (target < 2 * self.size)
+
+    @property
+    def embedded(self) -> int:
+        return 2 * self.size
+
+    def embed(self, value: Tensor, around: Around = NOTHING) -> Tensor:  # noqa: ARG002
+        return one_hot(value, self.embedded)
 
     def _surprise(self, raw: Tensor, target: Tensor, around: Around) -> Tensor:  # noqa: ARG002
         asked = raw.gather(-1, target[..., None] // 2)[..., 0]
