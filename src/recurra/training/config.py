@@ -38,7 +38,7 @@ class TrainConfig:
     learning_rate: float = 1e-2
     warmup: int = 50
     """Steps until the learning rate has risen to its full value; from there it falls to nothing along a cosine."""
-    weight_decay: float = 0.6
+    weight_decay: float = 0.3
     clip: float = 1.0
     """Largest norm of the gradient."""
     seed: int = 0
