@@ -20,6 +20,7 @@ from recurra.state import State
 from recurra.tasks import horizon
 from recurra.tasks.answers import as_table
 from recurra.tasks.calendar import YEAR, Calendar, holidays_of
+from recurra.tasks.conformal import HELD, Conformal
 from recurra.tasks.estimator import Dice
 from recurra.tasks.following import Following
 from recurra.tasks.future import Future, ends_of, stamps
@@ -55,6 +56,8 @@ class Forecaster(GoesOn):
             "fit", as over all data fitted on; "none".
         memory: steps that a running scale looks back, about; None is all. A series that has left the range of its past
             is read in the range of its present.
+        conformal: intervals from errors on the last fifth of each series, which nothing is then learned from, rather
+            than from what the head believes.
         holidays: a country whose holidays the calendar knows; the library `holidays` is needed while fitting.
         width, mlp, dropout, layers: of the `Backbone`.
         steps, seconds, learning_rate, weight_decay: of training, as in `recurra.training.fitting.Schedule`.
@@ -65,6 +68,7 @@ class Forecaster(GoesOn):
     task = "forecast"
     _kind: type = dict
     """Of the tables that were fitted on."""
+    _errors: Conformal | None = None
 
     def __init__(
         self,
@@ -82,6 +86,7 @@ class Forecaster(GoesOn):
         scale: str = "running",
         memory: int | None = 100,
         holidays: str | None = None,
+        conformal: bool = False,
         width: int = 64,
         mlp: int | None = None,
         dropout: float = 0.1,
@@ -98,6 +103,7 @@ class Forecaster(GoesOn):
         self.known, self.static, self.past, self.categories = known, static, past, categories
         self.head, self.scale, self.memory, self.holidays = head, scale, memory, holidays
         self.width, self.mlp, self.dropout, self.layers = width, mlp, dropout, layers
+        self.conformal = conformal
         self.steps, self.seconds, self.batch, self.window = steps, seconds, batch, window
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
 
@@ -119,7 +125,9 @@ class Forecaster(GoesOn):
         """
         options.count("horizon", self.horizon)
         schedule = self._schedule()
-        sequences = data if isinstance(data, Sequences) else self._read(data)
+        whole = data if isinstance(data, Sequences) else self._read(data)
+        held = HELD if options.flag("conformal", self.conformal) else 0.0
+        sequences = whole.cut((whole.lengths * (1 - held)).long())[0]
         self._expect_enough(sequences)
         fields, frequency = list(sequences.fields.values()), sequences.frequency()
         with Dice(self.seed):
@@ -135,7 +143,8 @@ class Forecaster(GoesOn):
 
             fit(model, reading, loss, schedule, progress, kept)
         self.model_, self.fields_, self._frequency, self._kind = model, fields, frequency, type(data)
-        return self._stand(sequences)
+        self._errors = Conformal.of(model, whole, sequences.lengths) if held else None
+        return self._stand(whole)
 
     def _read(self, data: Any) -> Sequences:
         return from_frame(
@@ -245,14 +254,14 @@ class Forecaster(GoesOn):
         model, standing = self.model_, self._standing
         future = Future.of(standing.ids, self._ends, self.fields_, self._frequency, steps)
         ahead = future.known(horizon.outlook(model).known, self.fields_, known, self.id)
-        return future, Onward(model, standing.place, self.fields_, steps, ahead, self._always)
+        return future, Onward(model, standing.place, self.fields_, steps, ahead, self._always, self._errors)
 
     def _another(self) -> Self:
         """The same model, which has read nothing."""
         other = self.clone()
         other.model_, other.fields_, other._frequency = self.model_, self.fields_, self._frequency
         other._stand_at([], start(self.model_, 0))
-        other._ends, other._always = torch.empty(0, dtype=torch.float64), State()
+        other._ends, other._always, other._errors = torch.empty(0, dtype=torch.float64), State(), self._errors
         return other
 
     @property
@@ -368,18 +377,21 @@ class Forecaster(GoesOn):
         """
         self._expect_fitted()
         stride = self.horizon if stride is None else stride
-        return evaluate(self.model_, self._like(data), windows, stride, season, list(level))
+        corrected = None if self._errors is None else self._errors.quantiles
+        return evaluate(self.model_, self._like(data), windows, stride, season, list(level), corrected)
 
     def _about(self) -> dict[str, Any]:
         return super()._about() | _plain(self._frequency)
 
     def _remembered(self) -> dict[str, Tensor]:
-        return super()._remembered() | {"ends": self._ends} | self._always.prefixed("always")
+        errors = {} if self._errors is None else {"errors": self._errors.errors}
+        return super()._remembered() | {"ends": self._ends} | self._always.prefixed("always") | errors
 
     def _remember(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         super()._remember(about, tensors)
         self._frequency, self._ends = Frequency(about["months"], about["seconds"]), tensors["ends"]
         self._always = State(tensors).under("always")
+        self._errors = Conformal(tensors["errors"]) if "errors" in tensors else None
 
 
 def _plain(frequency: Frequency) -> dict[str, Any]:

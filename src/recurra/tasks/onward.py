@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from recurra.data.sequences import Field
+from recurra.errors import InputError
 from recurra.state import State
 from recurra.tasks import horizon
 from recurra.tasks.answers import bounds, described
+from recurra.tasks.conformal import Conformal
 from recurra.tasks.model import Model
 from recurra.tasks.passing import read_of
 from recurra.tasks.rollout import rollout
@@ -27,6 +29,7 @@ class Onward:
 
     Args:
         known, static: as in `rollout`.
+        conformal: corrects what the head says of its quantiles.
     """
 
     model: Model
@@ -35,6 +38,7 @@ class Onward:
     steps: int
     known: Mapping[str, Tensor]
     static: Mapping[str, Tensor]
+    conformal: Conformal | None = None
 
     def table(self, names: Sequence[str], level: Iterable[float], quantiles: Iterable[float], samples: int) -> Any:
         """Columns of values [S, steps, targets], their quantiles and paths, as `described` has them.
@@ -59,9 +63,16 @@ class Onward:
     def quantiles(self, wanted: Sequence[float]) -> Tensor:
         """[S, steps, targets, wanted]; beyond what the head says those of paths that are drawn."""
         raw, around = self._raw()
-        near = self.model.head.quantile(raw, wanted, around)[:, 0]
+        if self.conformal is None:
+            near = self.model.head.quantile(raw, wanted, around)[:, 0]
+        else:
+            near = self.conformal.quantiles(self.model.head.predict(raw, around)[:, 0], around, wanted)
         if self._near == self.steps:
             return near
+        if self.conformal is not None:
+            raise InputError(
+                f"horizon is {self.steps}; conformal intervals reach no further than the {self._near} steps fitted on"
+            )
         paths = self._rolled(PATHS)[:, :, self._near :]
         far = torch.quantile(paths, torch.tensor(wanted, dtype=paths.dtype), 0).movedim(0, -1)
         return torch.cat([near, far.to(near.dtype)], 1)

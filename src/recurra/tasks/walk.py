@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from recurra.errors import InputError
 from recurra.metrics.floors import seasonal_naive
 from recurra.metrics.series import coverage, pinball, seasonal_error
 from recurra.tasks import horizon
+from recurra.tasks.heads.head import Around
 from recurra.tasks.model import Model, Read, joined
 from recurra.tasks.passing import Pass
 
@@ -65,8 +67,12 @@ def forecasts(model: Model, sequences: Sequences, rows: Tensor) -> tuple[Tensor,
     return horizon.raw(model, read, horizon.ahead(model, sequences, rows[:, None])), read
 
 
-def evaluate(model: Model, sequences: Sequences, windows: int, stride: int, season: int, level: list[float]) -> Report:
-    """Of forecasts from `windows` origins of each series, `stride` steps apart."""
+def evaluate(
+    model: Model, sequences: Sequences, windows: int, stride: int, season: int, level: list[float],
+    corrected: Callable[[Tensor, Around, list[float]], Tensor] | None = None,
+) -> Report:  # fmt: skip
+    """Of forecasts from `windows` origins of each series, `stride` steps apart; `corrected` says quantiles in place of
+    the head."""
     began = time.perf_counter()
     options.count("season", season)
     steps, head = horizon.outlook(model).horizon, model.head
@@ -76,7 +82,8 @@ def evaluate(model: Model, sequences: Sequences, windows: int, stride: int, seas
     about = read.around(actual.shape[-1])
     point = head.predict(raw, about)[:, 0]
     shares = [share for each in level for share in (0.5 - each / 200, 0.5 + each / 200)]
-    quantiles = head.quantile(raw, [*LEVELS.tolist(), *shares], about)[:, 0]
+    wanted = [*LEVELS.tolist(), *shares]
+    quantiles = head.quantile(raw, wanted, about)[:, 0] if corrected is None else corrected(point, about, wanted)
     past, floor = _past(sequences, rows, steps, season)
     error = (actual - point).abs()
     loss = pinball(actual, quantiles[..., : len(LEVELS)], LEVELS.to(actual.dtype))
