@@ -70,3 +70,9 @@ def test_the_table_of_data_sets_is_up_to_date():
     assert (ROOT / "docs/data.md").read_text() == runpy.run_path(str(ROOT / "docs/data.py"))["page"](), (
         "run docs/data.py"
     )
+
+
+def test_the_table_of_systems_is_up_to_date_and_its_tests_are_there():
+    script = runpy.run_path(str(ROOT / "docs/systems.py"))
+    assert script["missing"]() == []
+    assert (ROOT / "docs/tasks.md").read_text() == script["page"](), "run docs/systems.py"

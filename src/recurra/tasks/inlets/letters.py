@@ -20,7 +20,7 @@ class LetterConvolutions(nn.Module):
 
     Source: Character-Aware Neural Language Models, Kim, Jernite, Sontag, Rush, 2016, arXiv:1508.06615, as Exploring the
     Limits of Language Modeling, Jozefowicz et al., 2016, arXiv:1602.02410 has them in front of projected LSTMs
-    (`proj_size` of the layer).
+    (`projected-lstm`).
 
     Args:
         letters: how many there are; 0 to letters - 1.
