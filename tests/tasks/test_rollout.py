@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from recurra.data.reading import Batch
 from recurra.errors import InputError
+from recurra.tasks import origins
+from recurra.tasks.feeding import feed
 from recurra.tasks.forecaster import Forecaster
+from recurra.tasks.passing import state_of
 from recurra.testing.tolerances import assert_close
 
 DAYS, AHEAD = 60, 4
@@ -97,6 +101,31 @@ def test_each_series_goes_on_as_if_alone():
         assert_close(town, torch.tensor(said), torch.tensor(together[number]), dtype=torch.float32)
 
 
+@pytest.mark.parametrize("how", ["truth", (3, 2), "own"])
+def test_where_what_was_expected_came_it_learns_the_same(how):
+    """Of a series that is the model's own, the loss does not depend on what it is fed."""
+    forecaster = fitted(horizon=1, head="normal", past=[])
+    own = forecaster.predict(known=known(DAYS, DAYS + 9), horizon=9)
+    began, ahead = table(0, DAYS), table(DAYS, DAYS + 9)
+    rows = {name: np.concatenate([began[name], (ahead | {"y": own["y"]})[name]]) for name in began}
+    sequences = forecaster._like(rows)
+    batches = []
+    for number in range(2):  # the last 9 steps of each series, from where the model stands
+        flat = sequences.offsets[number + 1] - 9 + torch.arange(9)[None]
+        columns = {name: sequences.take(name, flat) for name in sequences.fields}
+        batches.append(Batch(columns, flat, torch.tensor([9]), torch.zeros(1, 9, dtype=torch.bool)))
+    for number, batch in enumerate(batches):
+        state = state_of(forecaster._standing.place.rows([number]))
+        losses = [origins.loss(forecaster.model_, sequences, batch, state, feed(way))[0] for way in (how, "truth")]
+        assert_close("loss", losses[0], losses[1])
+
+
+@pytest.mark.parametrize("how", [(5, 3), "own"])
+def test_it_trains_on_what_it_says_across_windows_and_series(how):
+    found = fitted(horizon=2, feed=how, steps=3, window=13)
+    assert np.isfinite(found.predict(known=known(DAYS, DAYS + 2))["y"]).all()
+
+
 def test_bad_input():
     forecaster = fitted(horizon=1, steps=1)
     for how, message in [
@@ -106,3 +135,5 @@ def test_bad_input():
     ]:
         with pytest.raises(InputError, match=message):
             forecaster.predict(**how)
+    with pytest.raises(InputError, match="feed is 'mine'"):
+        fitted(feed="mine")

@@ -17,11 +17,12 @@ from recurra.data.sequences import Field, Sequences
 from recurra.data.times import Frequency
 from recurra.errors import InputError
 from recurra.state import State
-from recurra.tasks import horizon
+from recurra.tasks import horizon, origins
 from recurra.tasks.answers import as_table
 from recurra.tasks.calendar import YEAR, Calendar, holidays_of
 from recurra.tasks.conformal import HELD, Conformal
 from recurra.tasks.estimator import Dice
+from recurra.tasks.feeding import feed
 from recurra.tasks.following import Following
 from recurra.tasks.future import Future, ends_of, stamps
 from recurra.tasks.heads.names import number_head
@@ -58,6 +59,8 @@ class Forecaster(GoesOn):
             is read in the range of its present.
         conformal: intervals from errors on the last fifth of each series, which nothing is then learned from, rather
             than from what the head believes.
+        feed: what is read while training: "truth"; "own", what was expected one step before; or (u, v), u steps of
+            truth and v of its own in turn, each of which takes a call.
         holidays: a country whose holidays the calendar knows; the library `holidays` is needed while fitting.
         width, mlp, dropout, layers: of the `Backbone`.
         steps, seconds, learning_rate, weight_decay: of training, as in `recurra.training.fitting.Schedule`.
@@ -87,6 +90,7 @@ class Forecaster(GoesOn):
         memory: int | None = 100,
         holidays: str | None = None,
         conformal: bool = False,
+        feed: Any = "truth",
         width: int = 64,
         mlp: int | None = None,
         dropout: float = 0.1,
@@ -103,7 +107,7 @@ class Forecaster(GoesOn):
         self.known, self.static, self.past, self.categories = known, static, past, categories
         self.head, self.scale, self.memory, self.holidays = head, scale, memory, holidays
         self.width, self.mlp, self.dropout, self.layers = width, mlp, dropout, layers
-        self.conformal = conformal
+        self.conformal, self.feed = conformal, feed
         self.steps, self.seconds, self.batch, self.window = steps, seconds, batch, window
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
 
@@ -124,7 +128,7 @@ class Forecaster(GoesOn):
             RecurraError: the loss became no number.
         """
         options.count("horizon", self.horizon)
-        schedule = self._schedule()
+        schedule, fed = self._schedule(), feed(self.feed)
         whole = data if isinstance(data, Sequences) else self._read(data)
         held = HELD if options.flag("conformal", self.conformal) else 0.0
         sequences = whole.cut((whole.lengths * (1 - held)).long())[0]
@@ -139,7 +143,8 @@ class Forecaster(GoesOn):
             kept = self._kept(folder, resume, sequences)
 
             def loss(batch: Batch, state: State | None) -> tuple[Tensor, State]:
-                return self._loss(model, sequences, batch, state)
+                value, after = origins.loss(model, sequences, batch, state, fed)
+                return value, carried(model.backbone, after, len(batch.rows))
 
             fit(model, reading, loss, schedule, progress, kept)
         self.model_, self.fields_, self._frequency, self._kind = model, fields, frequency, type(data)
@@ -193,15 +198,6 @@ class Forecaster(GoesOn):
         outlook = Outlook(self.width, self.horizon, size, known if known.reads else None)
         inlet = Inlet(series, others, self.width, self.scale, calendar, self.memory)
         return Model(inlet, self._backbone(), pool("each", self.width), outlook, head)
-
-    def _loss(self, model: Model, sequences: Sequences, batch: Batch, state: State | None) -> tuple[Tensor, State]:
-        """Of forecasts from all steps of a batch, in one pass."""
-        ragged = batch.lengths if (batch.lengths < batch.rows.shape[1]).any() else None
-        read, after = model.read(batch.columns, state, resets=batch.resets, lengths=ragged)
-        raw = horizon.raw(model, read, horizon.ahead(model, sequences, batch.rows))
-        truth = horizon.truth(model, sequences, batch.rows)
-        loss = model.head.loss(raw, truth, None, read.around(truth.shape[-1]))
-        return loss, carried(model.backbone, after, len(batch.rows))
 
     def _stand(self, sequences: Sequences) -> Self:
         """Read series from their beginning, and remember where each ends."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from recurra.data.sequences import Sequences
-from recurra.tasks.inlet import numbers
+from recurra.data.sequences import Field, Sequences
+from recurra.tasks.inlet import channels, numbers
 from recurra.tasks.model import Model, Outlook, Read
 
 
@@ -45,6 +45,12 @@ def came(model: Model, sequences: Sequences, rows: Tensor) -> Tensor:
     """The targets at flat rows [...] and of those that follow: [..., horizon, targets]."""
     fields, steps = sequences.of_role("target"), outlook(model).horizon
     return numbers(fields, {f.name: onwards(sequences, f.name, rows, steps) for f in fields}, rows.dim() + 1)
+
+
+def columns(targets: Sequence[Field], value: Tensor) -> dict[str, Tensor]:
+    """Target columns [..., *width] of their values [..., targets], the inverse of `numbers`."""
+    parts = value.split([channels(field) for field in targets], -1)
+    return {f.name: part.reshape(*value.shape[:-1], *f.width) for f, part in zip(targets, parts, strict=True)}
 
 
 def values(sequences: Sequences, rows: Tensor | None = None) -> Tensor:

@@ -70,6 +70,11 @@ class Read:
         """At each step what had been read one step earlier; at the first that is `before`, [B, 1, ...]."""
         return joined([before, self._map(lambda t: t[:, :-1])], 1)
 
+    @property
+    def last(self) -> Read:
+        """At the last step, [B, 1, ...]."""
+        return self._map(lambda t: t[:, -1:])
+
     def _map(self, function: Callable[[Tensor], Tensor]) -> Read:
         return Read(function(self.y), Scale(function(self.scale.mean), function(self.scale.deviation)))
 

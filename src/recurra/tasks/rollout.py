@@ -11,7 +11,6 @@ from recurra import options
 from recurra.data.sequences import Field, Sequences
 from recurra.state import State
 from recurra.tasks import horizon
-from recurra.tasks.inlet import channels
 from recurra.tasks.model import Model
 from recurra.tasks.passing import placed, read_of, state_of
 
@@ -74,9 +73,7 @@ def _said(model: Model, place: State, known: Mapping[str, Tensor], step: int, sa
 
 def _columns(model: Model, fields: Sequence[Field], value: Tensor, now: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the inlet reads of a step, [rows, 1, *width] each: targets, what is known, and nothing of the rest."""
-    targets = [field for field in fields if field.role == "target"]
-    parts = value.split([channels(field) for field in targets], -1)
-    own = {f.name: part.reshape(*value.shape[:2], *f.width) for f, part in zip(targets, parts, strict=True)}
+    own = horizon.columns([field for field in fields if field.role == "target"], value)
     by_name = {field.name: field for field in fields}
     return {
         name: own[name] if name in own else now.get(name, _nothing(by_name[name], value)) for name in model.inlet.reads
