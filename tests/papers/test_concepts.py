@@ -14,6 +14,9 @@ from recurra.metrics.labels import span_f1
 from recurra.metrics.strings import edit_distance
 from recurra.models.backbone import Backbone
 from recurra.tasks.chain import Chain
+from recurra.tasks.heads.categorical import Categorical
+from recurra.tasks.heads.fourier import Fourier
+from recurra.tasks.heads.margin import Hinge
 
 pytestmark = pytest.mark.slow
 WIDTH = 16
@@ -47,6 +50,24 @@ def test_what_is_left_of_cycles_beside_a_model_without_memory_and_without_each_c
     lost = ablation(["0", "1", "2"], score)
     assert len(lost) == 3
     assert lost["2"] < 0.05
+
+
+@pytest.mark.parametrize("head", [Hinge, Categorical])
+def test_margins_or_chances_behind_any_recurrence(head):
+    head = head(2)
+    model = Chain(nn.Linear(2, WIDTH), Backbone(WIDTH, "gru", mlp=0), nn.Linear(WIDTH, 2))
+
+    def traffic(batch):
+        x, attack = torch.randn(batch, 15, 2), torch.randint(2, (batch,))
+        return x + 1.2 * attack[:, None, None] * torch.linspace(0, 1, 15)[:, None], attack
+
+    def loss():
+        x, attack = traffic(64)
+        return head.loss(model(x)[0][:, -1], attack)
+
+    trained(model, loss, 80)
+    x, attack = traffic(400)
+    assert float((head.predict(model(x)[0][:, -1]) == attack).double().mean()) > 0.9
 
 
 def walk(users, seed):
@@ -239,3 +260,31 @@ def test_eight_layers_on_each_side_still_translate():
     pairs = [(s, s.upper()) for s in sources]
     found = recurra.Translator("lstm*8", width=WIDTH, mlp=0, steps=150, dropout=0.0, learning_rate=8e-3, batch=16)
     assert found.fit(pairs).evaluate(pairs[:50], beam=2)["wrong"] < 0.1
+
+
+def test_a_density_of_waves_is_smoother_than_classes_and_says_new_numbers_better():
+    def numbers(count):
+        side = 2.0 * (torch.rand(count) < 0.4) - 1
+        return side + 0.4 * torch.randn(count)
+
+    edges = torch.linspace(-4, 4, 65)
+    waves, classes, x, new = Fourier(8), Categorical(64), numbers(150), numbers(4000).clamp(-3.9, 3.9)
+    raw = [nn.Parameter(0.1 * torch.randn(head.size)) for head in (waves, classes)]
+
+    def of_classes(value):
+        """Minus the logarithm of the density."""
+        place = torch.bucketize(value, edges) - 1
+        return classes.surprise(raw[1].expand(len(value), -1), place) + math.log(8 / 64)
+
+    def of_waves(value):
+        return waves.surprise(raw[0].expand(len(value), -1), value)
+
+    trained(nn.ParameterList(raw), lambda: of_waves(x).mean() + of_classes(x).mean(), 400, 3e-2)
+    grid = (edges[1:] + edges[:-1]) / 2
+    with torch.no_grad():
+        densities = [(-told(grid)).exp() for told in (of_waves, of_classes)]
+        missed = [float(told(new).mean()) for told in (of_waves, of_classes)]
+    assert all((density >= 0).all() for density in densities)
+    rough = [float(density.diff().abs().sum()) for density in densities]
+    assert rough[0] < 0.8 * rough[1]
+    assert missed[0] < missed[1]
