@@ -119,6 +119,8 @@ def test_wishes_observations_and_actions_in_one_sequence(pattern):
         won += float((action == (seen if last is None else last)[:, 0]).double().mean()) if step else 0.0
         last = seen
     assert won / 9 > 0.7  # by chance a quarter
+    if pattern != "attention":  # what a step costs does not depend on how many lie behind
+        assert sum(t.numel() for t in state.values()) == sum(t.numel() for t in model.initial_state(batch).values())
 
 
 def prices(days=420, shares=4, seed=0):
@@ -130,7 +132,7 @@ def prices(days=420, shares=4, seed=0):
     return torch.from_numpy(100 * np.exp(np.cumsum(moved, 0)))
 
 
-def forecast_returns(of, split, **settings):
+def forecast_returns(of, split, pattern="lstm", **settings):
     """What a forecaster of returns, trained on the days before `split`, expects of each day after, one day before."""
     earned = returns(of)
     names = [f"share {n}" for n in range(earned.shape[1])]
@@ -143,15 +145,16 @@ def forecast_returns(of, split, **settings):
         }
 
     settings = {"width": WIDTH, "steps": 150, "scale": "fit", "head": "normal"} | settings
-    found = recurra.Forecaster("lstm", **settings).fit(table(earned[:split]))
+    found = recurra.Forecaster(pattern, **settings).fit(table(earned[:split]))
     later = table(earned[split:])
     later["ds"] = later["ds"] + split
     told = found.update(later)
     return earned[split:], torch.from_numpy(np.asarray(told["expected"])).reshape(len(names), -1).T.double() / 100
 
 
-def test_a_forecast_that_is_traded_earns_more_than_holding_and_is_told_by_sector():
-    earned, expected = forecast_returns(prices(), 300)
+@pytest.mark.parametrize("pattern", ["lstm", "gru", "attention"])
+def test_a_forecast_that_is_traded_earns_more_than_holding_and_is_told_by_sector(pattern):
+    earned, expected = forecast_returns(prices(), 300, pattern)
     report = trade(earned, by_rule(expected, short=True) / 4, groups={"first": [0, 1], "second": [2, 3]})
     assert report["strategy"]["sharpe"] > report["hold"]["sharpe"] + 1
     assert report["won"] > 0.55
@@ -161,20 +164,26 @@ def test_a_forecast_that_is_traded_earns_more_than_holding_and_is_told_by_sector
     assert both["strategy"]["risk"] <= max(report["strategy"]["risk"], trade(earned, momentum)["strategy"]["risk"])
 
 
-def test_portfolios_of_what_is_forecast_beside_what_came():
-    earned, expected = forecast_returns(prices(seed=1), 300)
-    before = returns(prices(seed=1))[:300]
-    held = {
-        "least risk": minimum_risk(before).expand_as(earned),
-        "highest Sharpe": torch.stack([maximum_sharpe(before, day) for day in expected]),
-        "first component": eigen_portfolios(before)[0].expand_as(earned),
-    }
-    reports = {name: trade(earned, shares) for name, shares in held.items()}
-    assert reports["least risk"]["strategy"]["risk"] < 1.05 * reports["least risk"]["hold"]["risk"]
-    assert reports["highest Sharpe"]["strategy"]["sharpe"] > reports["highest Sharpe"]["hold"]["sharpe"]
-    predicted = (held["highest Sharpe"] * expected).sum(1)
-    realised = (held["highest Sharpe"] * earned).sum(1)
-    assert float(torch.corrcoef(torch.stack([predicted, realised]))[0, 1]) > 0.2
+def test_portfolios_of_what_is_forecast_beside_what_came_by_sector():
+    """Of each sector's shares by themselves: what portfolios were to return and to risk, and what they did."""
+    every = prices(shares=8, seed=1)
+    for sector in ([0, 1, 2, 3], [4, 5, 6, 7]):
+        earned, expected = forecast_returns(every[:, sector], 300)
+        before = returns(every[:, sector])[:300]
+        held = {
+            "least risk": minimum_risk(before).expand_as(earned),
+            "highest Sharpe": torch.stack([maximum_sharpe(before, day) for day in expected]),
+            "first component": eigen_portfolios(before)[0].expand_as(earned),
+        }
+        reports = {name: trade(earned, shares) for name, shares in held.items()}
+        least = reports["least risk"]
+        assert least["strategy"]["risk"] < 1.05 * least["hold"]["risk"]
+        predicted_risk = float((before @ held["least risk"][0]).std(correction=0)) * math.sqrt(252)
+        assert 0.5 < least["strategy"]["risk"] / predicted_risk < 2
+        best = reports["highest Sharpe"]
+        assert best["strategy"]["sharpe"] > best["hold"]["sharpe"]
+        predicted, realised = ((held["highest Sharpe"] * of).sum(1) for of in (expected, earned))
+        assert float(torch.corrcoef(torch.stack([predicted, realised]))[0, 1]) > 0.2
 
 
 def test_convolutions_in_front_of_a_recurrence_beat_the_last_value():
