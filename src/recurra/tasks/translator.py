@@ -124,7 +124,7 @@ class Translator(Estimator):
             reading = Padded(pairs.source, options.count("batch", self.batch), self.seed)
 
             def loss(batch: Batch, _: State | None) -> tuple[Tensor, None]:
-                target = _targets(pairs.target, pairs.source.sequence_of[batch.rows[:, 0]])
+                target = targets_of(pairs.target, pairs.source.sequence_of[batch.rows[:, 0]])
                 source = batch.columns[fields[0].name]
                 if isinstance(model, Transcription):
                     return model.loss(source, batch.lengths, target), None
@@ -153,7 +153,7 @@ class Translator(Estimator):
         """Raises InputError, naming the pair, if a CTC head has fewer steps than the target needs."""
         if self.head != "ctc":
             return
-        target = _targets(pairs.target, torch.arange(len(pairs)))
+        target = targets_of(pairs.target, torch.arange(len(pairs)))
         fits = CTC(int(target.max()) + 1).fits(target, pairs.source.lengths * self.frames)
         if not fits.all():
             n = int((~fits).nonzero()[0])
@@ -335,7 +335,7 @@ def _token(sequences: Sequences) -> Field:
     return fields[0]
 
 
-def _targets(target: Sequences, which: Tensor) -> Tensor:
+def targets_of(target: Sequences, which: Tensor) -> Tensor:
     """[B, L] int64: the tokens of some targets, behind their end -1."""
     whole, offsets = target.values[_token(target).name], target.offsets
     rows = [whole[offsets[n] : offsets[n + 1]] for n in which.tolist()]
