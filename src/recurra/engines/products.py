@@ -24,7 +24,9 @@ from recurra.engines.kernels.outer import sum_of_outer as compiled_outer
 from recurra.engines.rates import Speeds
 
 START = 2e-5
-"""Seconds that oneDNN, or a kernel of our own, takes before it computes, more than PyTorch's own products do."""
+"""Seconds that oneDNN takes before it computes, more than PyTorch's own products do."""
+OUTER_START = 5e-6
+"""The same of our own kernel for sums of outer products."""
 SMALLEST = 16
 """Below as many rows, inputs or outputs their tiles are mostly empty."""
 
@@ -67,7 +69,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def sum_of_outer(left: Tensor, right: Tensor) -> Tensor:
     """left^T right, of [R, M] and [R, N] to [M, N]: the gradient of a weight from those of outputs and the inputs."""
     (rows, m), n = left.shape, right.shape[1]
-    if not (_is_worth(rows, m, n, START) and is_open(left, right)):
+    if not (_is_worth(rows, m, n, OUTER_START) and is_open(left, right)):
         return left.t().mm(right)
     return compiled_outer(*(t if t.stride(1) == 1 else t.contiguous() for t in (left, right)))
 
@@ -75,7 +77,7 @@ def sum_of_outer(left: Tensor, right: Tensor) -> Tensor:
 def sums_of_outer(left: Tensor, right: Tensor) -> Tensor:
     """`sum_of_outer` of every lane: of [R, L, M] and [R, L, N] to [L, M, N]."""
     (rows, lanes, m), n = left.shape, right.shape[2]
-    if lanes and _is_worth(rows, m, n, START):
+    if lanes and _is_worth(rows, m, n, OUTER_START):
         return torch.stack([sum_of_outer(left[:, lane], right[:, lane]) for lane in range(lanes)])
     return torch.bmm(left.permute(1, 2, 0), right.movedim(1, 0))
 

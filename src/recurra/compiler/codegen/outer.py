@@ -39,6 +39,10 @@ class Sums:
     def right(self) -> int:
         return self.vectors * self.width
 
+    def padded(self, m: int, n: int) -> int:
+        """Sums that are computed for m columns of the left matrix by n of the right one, in whole tiles."""
+        return -(-m // self.left) * self.left * -(-n // self.right) * self.right
+
 
 def write_outer(tile: Sums) -> Kernel:
     """The kernel `run(pointers, integers, scratch, first, last)`; item i sums the rows from i * part on.

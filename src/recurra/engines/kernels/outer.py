@@ -15,7 +15,11 @@ from recurra.engines.kernels import threads
 def sum_of_outer(left: Tensor, right: Tensor) -> Tensor:
     """left^T right, of [R, M] and [R, N] to [M, N]: float32 on the CPU, the numbers of a row side by side."""
     (rows, m), n = left.shape, right.shape[1]
-    tile = Sums.of(n, host.vector_bytes() // 4)
+    tile, turned = (Sums.of(columns, host.vector_bytes() // 4) for columns in (n, m))
+    # More of the left one's columns are copied than are used at once: better it is the narrower, if that fills tiles as
+    # well.
+    if (turned.padded(n, m), n) < (tile.padded(m, n), m):
+        return sum_of_outer(right, left).t().contiguous()
     kernel = cache.get(f"sums of outer products {tile}", lambda: write_outer(tile), lambda: f"left^T right, {tile}")
     items = max(1, min(threads.count(), rows // (2 * BLOCK)))
     out = left.new_zeros(items, -(-m // tile.left) * tile.left, -(-n // tile.right) * tile.right)
