@@ -182,6 +182,7 @@ FAMILIES = {
             "attention": "attention/causal.CausalAttention",
             "local-attention": "attention/causal.LocalAttention",
             "forgetting-attention": "attention/forgetting.ForgettingAttention",
+            "latent-attention": "attention/latent.LatentAttention",
             "rat": "attention/rat.RAT",
         },
     ),

@@ -62,6 +62,13 @@ LFM2 = {
     **HYBRID, "layer_types": ["conv", "full_attention", "conv"], "num_hidden_layers": 3, "block_multiple_of": 7,
     "conv_L_cache": 4,
 }  # fmt: skip
+KIMI = {
+    **{**HYBRID, "num_key_value_heads": 3}, "linear_head_dim": 4, "linear_num_heads": 2, "linear_conv_kernel_dim": 3,
+    "num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "mlp_layer_types": ["dense", "sparse", "sparse"], "kv_lora_rank": 6, "qk_rope_head_dim": 4, "v_head_dim": 5,
+    "qk_nope_head_dim": 3, "n_group": 2, "num_local_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 7,
+    "n_shared_experts": 2,
+}  # fmt: skip
 
 CASES = {
     "mamba": ("Mamba", {**SMALL, "state_size": 5, "expand": 3, "conv_kernel": 3, "time_step_rank": 2}),
@@ -114,6 +121,7 @@ CASES = {
     "lfm2": ("Lfm2", LFM2),
     "lfm2, with biases": ("Lfm2", {**LFM2, "conv_bias": True, "block_auto_adjust_ff_dim": False, "conv_L_cache": 1}),
     "lfm2_moe": ("Lfm2Moe", {**LFM2, **MIXED, "num_dense_layers": 1, "moe_intermediate_size": 7, "head_dim": 4}),
+    "kimi_linear": ("KimiLinear", KIMI),
 }
 """What is tested -> the class in transformers, without its ending, and its config."""
 

@@ -15,6 +15,7 @@ from recurra.interop.falcon_h1 import FALCON_H1
 from recurra.interop.family import Family
 from recurra.interop.granite import GRANITE
 from recurra.interop.jamba import JAMBA
+from recurra.interop.kimi_linear import KIMI_LINEAR
 from recurra.interop.lfm2 import LFM2, LFM2_MOE
 from recurra.interop.mamba import FALCON_MAMBA, MAMBA
 from recurra.interop.mamba2 import MAMBA2
@@ -47,6 +48,7 @@ FAMILIES = {
     "qwen3_5_moe_text": QWEN3_5_MOE,
     "olmo_hybrid": OLMO_HYBRID,
     "minimax": MINIMAX,
+    "kimi_linear": KIMI_LINEAR,
     "lfm2": LFM2,
     "lfm2_moe": LFM2_MOE,
 }

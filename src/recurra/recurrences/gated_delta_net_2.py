@@ -29,8 +29,8 @@ class GatedDeltaNet2(KimiDeltaAttention):
     )
 
     def _make_rates(self) -> None:
-        self.to_erase = Linear(self.width, self.width, bias=False)
-        self.to_write = Linear(self.width, self.width, bias=False)
+        self.to_erase = Linear(self.width, self.inner, bias=False)
+        self.to_write = Linear(self.width, self.inner, bias=False)
 
     def _rates(self, x: Tensor) -> dict[str, Tensor]:
         erase, write = (torch.sigmoid(to(x)).unflatten(-1, (self.heads, -1)) for to in (self.to_erase, self.to_write))

@@ -17,10 +17,11 @@ class KimiDeltaAttention(Recurrence):
     """S' = S_{t-1} diag(a_t),  S_t = S' + beta_t (v_t - S' k_t) k_t^T,  o_t = S_t q_t / sqrt(K)
     a_t = exp(-exp(A_log) softplus(W_2 W_1 x_t + dt_bias)),  beta_t = sigmoid(w x_t).
 
-    Lane: a head, S: [K, K] with K = D / heads, 128 at most by default; q, k, v, a: [K]; beta: a number, twice as large
-    with `negative_eigenvalues`; A_log: a number per head, dt_bias: [D]; W_1: [K, D]. q and k = unit(silu(conv(..))),
-    v = silu(conv(..)) of linear maps of x. The result is W_o (rmsnorm(o) * sigmoid(W_4 W_3 x + b)), W_3: [K, D], the
-    norm within each head.
+    Lane: a head, S: [K, K], K = `size`, by default D / heads, 128 at most; q, k, v, a: [K]; beta: a number, twice as
+    large with `negative_eigenvalues`; A_log: a number per head, dt_bias: [H K]; W_1: [K, D]. q and k are
+    unit(silu(conv(..))), v is silu(conv(..)) of linear maps of x. The result is
+    W_o (rmsnorm(o) * sigmoid(W_4 W_3 x + b)), W_3: [K, D], the norm within each head,
+    `norm_eps` under its root; without `gate_bias` there is no b.
     Initialisation: exp(A_log) uniform in [1, 16), softplus(dt_bias) log-uniform in [0.001, 0.1].
 
     Source: Kimi Linear: An Expressive, Efficient Attention Architecture, Kimi Team, 2025, arXiv:2510.26692; ranges of
@@ -30,20 +31,33 @@ class KimiDeltaAttention(Recurrence):
     lane = Lane.HEAD
     paper = Paper("Kimi Linear: An Expressive, Efficient Attention Architecture", "Kimi Team", 2025, "2510.26692")
 
-    def __init__(self, width: int, heads: int | None = None, kernel: int = 4, negative_eigenvalues: bool = False):
+    def __init__(
+        self,
+        width: int,
+        heads: int | None = None,
+        kernel: int = 4,
+        negative_eigenvalues: bool = False,
+        size: int | None = None,
+        gate_bias: bool = True,
+        norm_eps: float = 1e-5,
+    ):
         super().__init__(width)
-        heads = self.heads = head_count(heads, width, 128)
-        self.size = width // heads
+        if size is None:
+            heads = head_count(heads, width, 128)
+            size = width // heads
+        self.heads, self.size = options.count("heads", heads), options.count("size", size)
+        self.norm_eps, self.inner = options.number("norm_eps", norm_eps, 0), self.heads * self.size
         self.largest_beta = 2.0 if options.flag("negative_eigenvalues", negative_eigenvalues) else 1.0
-        self.windows = {"conv": (3 * width, options.count("kernel", kernel) - 1)}
-        self.to_qkv = Linear(width, 3 * width, bias=False)
-        self.conv_weight = nn.Parameter(torch.empty(3 * width, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
-        self.to_decay = nn.Sequential(Linear(width, self.size, bias=False), Linear(self.size, width, bias=False))
-        self.dt_bias = nn.Parameter(softplus_steps(width))
-        self.A_log = nn.Parameter(torch.log(torch.empty(heads).uniform_(1, 16)))
-        self.to_gate = nn.Sequential(Linear(width, self.size, bias=False), Linear(self.size, width))
+        self.windows = {"conv": (3 * self.inner, options.count("kernel", kernel) - 1)}
+        self.to_qkv = Linear(width, 3 * self.inner, bias=False)
+        self.conv_weight = nn.Parameter(torch.empty(3 * self.inner, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
+        self.to_decay = nn.Sequential(Linear(width, self.size, bias=False), Linear(self.size, self.inner, bias=False))
+        self.dt_bias = nn.Parameter(softplus_steps(self.inner))
+        self.A_log = nn.Parameter(torch.log(torch.empty(self.heads).uniform_(1, 16)))
+        biased = options.flag("gate_bias", gate_bias)
+        self.to_gate = nn.Sequential(Linear(width, self.size, bias=False), Linear(self.size, self.inner, bias=biased))
         self.norm_weight = nn.Parameter(torch.ones(self.size))
-        self.to_output = Linear(width, width, bias=False)
+        self.to_output = Linear(self.inner, width, bias=False)
         self._make_rates()
 
     def _make_rates(self) -> None:
@@ -73,4 +87,4 @@ class KimiDeltaAttention(Recurrence):
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         gate = torch.sigmoid(self.to_gate(x)).unflatten(-1, (self.heads, -1))
-        return self.to_output((rms_norm(y, self.norm_weight, 1e-5) * gate).flatten(2))
+        return self.to_output((rms_norm(y, self.norm_weight, self.norm_eps) * gate).flatten(2))
