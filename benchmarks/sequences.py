@@ -38,7 +38,7 @@ def cmudict(seconds: float) -> dict[str, Any]:
     split = load("cmudict")
     assert isinstance(split.train, Pairs)
     model = Translator(
-        "lstm*2", head="ctc", frames=2, width=144, mlp=0, dropout=0.1, learning_rate=5e-3, weight_decay=0.02,
+        "lstm*2", head="ctc", frames=2, width=144, mlp=0, dropout=0.05, learning_rate=5e-3, weight_decay=0.02, batch=32,
         seconds=seconds,
     )  # fmt: skip
     target = targets_of(split.train.target, torch.arange(len(split.train)))
