@@ -19,7 +19,9 @@ AFFINE = {
     "urn": ("dense", False), "block-lrnn": ("dense", False), "space-time": ("dense", True), "linoss": ("dense", True),
     "ema": ("diagonal", True), "s7": ("scalar", False), "pgn": ("dense", True), "gated-conv": ("dense", True),
     "short-conv": ("dense", True),
-    "griffin": ("scalar", False), "falcon-mamba": ("diagonal", False), "rwkv4-channel-mix": ("scalar", True),
+    "s4": ("dense", True), "lssl": ("dense", True), "h3": ("diagonal", True), "conv-s5": ("scalar", True),
+    "multires-conv": ("dense", True), "fsmn": ("block", True), "griffin": ("scalar", False),
+    "falcon-mamba": ("diagonal", False), "rwkv4-channel-mix": ("scalar", True),
 }  # fmt: skip
 """Layers whose papers say that the state enters linearly: how the Jacobian is filled, whether it is constant. In all
 others it does not."""

@@ -173,6 +173,50 @@ def ntm(layer, x):
     return over_time(step, *zeros(size, size), layer.memory.expand(B, -1, -1), at, at, *zeros(slot))
 
 
+def dnc(layer, x):
+    """With the places sorted by how much they are in use, and all weights read and written one by one."""
+    slots, W, R = layer.sizes["u"][0], layer.sizes["M"][1], layer.sizes["q"][0]
+
+    def look(M, k, beta):
+        return torch.softmax((1 + softplus(beta))[:, None] * alike(M, k[:, None]), -1)
+
+    def alike(a, b):
+        return (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1) + 1e-12).sqrt()
+
+    def step(t, h, c, M, u, w, p, L, q, r):
+        i, f, g, o = (layer.to_gates(x[:, t]) + torch.cat([h, r.flatten(1)], -1) @ layer.recurrent.T).chunk(4, -1)
+        c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h = sigmoid(o) * tanh(c)
+        parts = (h @ layer.control.T + layer.bias).split(layer.parts, -1)
+        key, erase, value, beta, share, gate, keys, betas, free, modes = parts
+        u = u + (1 - u) * w
+        for head in range(R):
+            u = u * (1 - sigmoid(free[:, head, None]) * q[:, head])
+        order = torch.sort(u, dim=-1, stable=True)
+        taken = torch.cumprod(torch.cat([torch.ones(B, 1, dtype=u.dtype), order.values], -1), -1)[:, :-1]
+        allocated = torch.zeros_like(u).scatter(1, order.indices, (1 - order.values) * taken)
+        content = look(M, key, beta[:, 0])
+        w = sigmoid(gate) * (sigmoid(share) * allocated + (1 - sigmoid(share)) * content)
+        M = M * (1 - w[..., None] * sigmoid(erase)[:, None]) + w[..., None] * value[:, None]
+        new = torch.zeros_like(L)
+        for a in range(slots):
+            for b in range(slots):
+                if a != b:
+                    new[:, a, b] = (1 - w[:, a] - w[:, b]) * L[:, a, b] + w[:, a] * p[:, b]
+        p = (1 - w.sum(-1, keepdim=True)) * p + w
+        back, found, on = torch.softmax(modes.unflatten(-1, (3, R)), 1).unbind(1)
+        heads = []
+        for head in range(R):
+            at = look(M, keys[:, head * W : (head + 1) * W], betas[:, head])
+            behind, ahead = (torch.einsum(f"{way},bj->bi", new, q[:, head]) for way in ("bji", "bij"))
+            heads.append(back[:, head, None] * behind + found[:, head, None] * at + on[:, head, None] * ahead)
+        q = torch.stack(heads, 1)
+        r = q @ M
+        return layer.to_output(torch.cat([h, r.flatten(1)], -1)), h, c, M, u, w, p, new, q, r
+
+    return over_time(step, *(state.expand(B, *state.shape[1:]).double() for state in layer.initial_state(1).values()))
+
+
 def cfc(layer, x):
     V_f, V_g, V_a, V_b = layer.heads.chunk(4)
     b_f, b_g, b_a, b_b = layer.bias.chunk(4)

@@ -11,6 +11,7 @@ from test_delta_rule import HELD as DELTA_RULE
 from test_linear_attention import HELD as LINEAR_ATTENTION
 from test_newer_memories import EQUATIONS as NEWER
 from test_state_spaces import HELD as STATE_SPACES
+from test_taps import HELD as TAPS
 from test_torch_nn import PEERS as TORCH
 from test_torchrecurrent import PEERS as TORCHRECURRENT
 from torch.nn.functional import gelu, linear, logsigmoid, silu, softplus
@@ -230,7 +231,7 @@ def test_every_layer_is_held_to_something():
         | {name for name, *_ in TORCHRECURRENT.values()}
         | CLASSIC
     )
-    held |= NEWER.keys() | ATLAS | CONTINUOUS | DELTA_RULE | LINEAR_ATTENTION | STATE_SPACES
+    held |= NEWER.keys() | ATLAS | CONTINUOUS | DELTA_RULE | LINEAR_ATTENTION | STATE_SPACES | TAPS
     assert held == {name for name, kind in recurra.layers().items() if issubclass(kind, recurra.Recurrence)}
 
 

@@ -8,7 +8,7 @@ from torch.nn.functional import gelu, linear
 
 import recurra
 from recurra.recurrences.discretisation import bilinear, zoh
-from recurra.recurrences.hippo import legs, legs_modes, legs_normal
+from recurra.recurrences.hippo import BASES, basis, legs, legs_modes, legs_normal, low_rank, normal_modes
 from recurra.recurrences.lmu import legendre_window
 from recurra.testing.tolerances import assert_close
 
@@ -94,6 +94,75 @@ def lmu(layer, x):
     return torch.stack(out, 1)
 
 
+def whole(pairs):
+    """Modes, or what goes with them, and their conjugates."""
+    return torch.cat([pairs, pairs.conj()], -1)
+
+
+def dense(layer):
+    """A [D, N, N], B and C [D, N] of S4, without any trick."""
+    P, B, C = (whole(torch.view_as_complex(p.detach()).to(torch.complex128)) for p in (layer.P, layer.B, layer.C))
+    return torch.diag_embed(whole(plane(layer).detach())) - P.mT @ P.conj(), B, C
+
+
+def trapezoidal(A, B, C, dt, rule, u):
+    """Both sides of the step solved as they stand."""
+    A, B = A.to(torch.complex128), B.to(torch.complex128)
+    eye = torch.eye(A.shape[-1], dtype=A.dtype)
+    left = torch.linalg.inv(eye - rule * dt[:, None, None] * A)
+    after, gain = left @ (eye + (1 - rule) * dt[:, None, None] * A), (left @ (dt[:, None] * B)[..., None])[..., 0]
+    h, out = torch.zeros(len(u), *B.shape, dtype=A.dtype), []
+    for t in range(T):
+        h = torch.einsum("dij,bdj->bdi", after, h) + gain * u[:, t, :, None]
+        out.append((C * h).sum(-1).real.to(u.dtype))
+    return torch.stack(out, 1)
+
+
+def mixed(layer, y):
+    left, right = layer.to_output(gelu(y)).chunk(2, -1)
+    return left * torch.sigmoid(right)
+
+
+def s4(layer, x):
+    A, inward, outward = dense(layer)
+    return mixed(layer, trapezoidal(A, inward, outward, torch.exp(layer.dt_log).double(), 0.5, x) + layer.D * x)
+
+
+def lssl(layer, x):
+    A, inward, dt = layer.A.expand(D, -1, -1), layer.B.expand(D, -1), torch.exp(layer.dt_log).double()
+    return mixed(layer, trapezoidal(A, inward, layer.C, dt, layer.rule, x) + layer.D * x)
+
+
+def h3(layer, x):
+    q, k, v = layer.to_qkv(x).chunk(3, -1)
+    taps = torch.nn.functional.pad(layer.shift.flip(1), (0, T - layer.shift.shape[1]))
+    u = convolution(taps, k) * v
+    weight = torch.view_as_complex(layer.B) * torch.view_as_complex(layer.C)
+    kernel = 2 * diagonal_kernel(plane(layer), weight, torch.exp(layer.dt_log).double()).real
+    return layer.to_output(q * (convolution(kernel.to(x.dtype), u) + layer.D * u))
+
+
+def conv_s5(layer, x):
+    """Frame by frame, the convolutions tap by tap."""
+    n, (F, G), edge = len(layer.dt_log), layer.frame, layer.B.shape[-1] // 2
+
+    def within(frame, weight):
+        padded = torch.nn.functional.pad(frame, (edge, edge, edge, edge))
+        taps = [(i, j) for i in range(2 * edge + 1) for j in range(2 * edge + 1)]
+        return sum(torch.einsum("oc,bcfg->bofg", weight[:, :, i, j], padded[..., i : i + F, j : j + G])
+                   for i, j in taps)  # fmt: skip
+
+    step = torch.exp(torch.exp(layer.dt_log) * plane(layer))[:, None, None]
+    gain = (step - 1) / plane(layer)[:, None, None]
+    h, out = torch.zeros(B, n, F, G, dtype=torch.complex128), []
+    for frame in x.unflatten(-1, (-1, F, G)).unbind(1):
+        pushed = within(frame, layer.B)
+        h = step * h + gain * torch.complex(pushed[:, :n], pushed[:, n:])
+        seen = torch.cat([h.real, -h.imag], 1).to(x.dtype)
+        out.append((2 * within(seen, layer.C) + within(frame, layer.D)).flatten(1))
+    return torch.stack(out, 1)
+
+
 def aaren(layer, x):
     """Softmax over all that came before, for each time step apart."""
     key, value = (linear(x, to.weight).unflatten(-1, (layer.heads, -1)) for to in (layer.to_key, layer.to_value))
@@ -109,6 +178,13 @@ EQUATIONS = {
     "s4d, bilinear": (s4d_bilinear, {"state_size": 6, "discretisation": "bilinear"}),
     "dss": (dss, {"state_size": 5}),
     "s5": (s5, {"state_size": 12, "blocks": 3}),
+    "s4": (s4, {"state_size": 6}),
+    "s4, legt": (s4, {"state_size": 6, "basis": "legt", "dt_max": 1.0}),
+    "s4, fout": (s4, {"state_size": 6, "basis": "fout", "dt_max": 1.0}),
+    "lssl": (lssl, {"state_size": 5}),
+    "lssl, lagt": (lssl, {"state_size": 5, "basis": "lagt", "rule": 0.8, "dt_max": 1.0}),
+    "h3": (h3, {"state_size": 6, "kernel": 3}),
+    "conv-s5": (conv_s5, {"state_size": 6, "height": 2, "breadth": 2}),
     "lmu": (lmu, {"memory": 5, "theta": 7.0, "signals": 2}),
     "aaren": (aaren, {"heads": 2}),
 }
@@ -171,6 +247,71 @@ def test_modes_are_half_of_the_normal_part(n):
     whole, basis = torch.cat([modes, modes.conj()]), torch.cat([vectors, vectors.conj()], 1)
     assert_close("basis", basis.mH @ basis, torch.eye(n, dtype=basis.dtype))
     assert_close("matrix", basis @ torch.diag(whole) @ basis.mH, legs_normal(n).to(basis.dtype))
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_bases_are_normal_but_for_a_low_rank(name):
+    n = 10
+    (A, b), P = basis(name, n), low_rank(name, n)
+    normal = A + P.T @ P
+    assert_close("normal", normal @ normal.T, normal.T @ normal)
+    modes, vectors = normal_modes(normal)
+    assert_close("matrix", 2 * (vectors @ torch.diag(modes) @ vectors.mH).real, normal)
+    # What S4 starts with maps u to the same, at a point of the right half-plane.
+    layer, s = recurra.layer("s4", 2, state_size=n, basis=name), 0.3 + 2j
+    eye = torch.eye(n, dtype=torch.complex128)
+    mine, inward, _ = (part[0] for part in dense(layer))
+    got = inward.conj() @ torch.linalg.solve(s * eye - mine, inward)
+    expected = b.to(eye.dtype) @ torch.linalg.solve(s * eye - A, b.to(eye.dtype))
+    assert abs(got - expected) < 1e-3 * abs(expected)
+
+
+@pytest.mark.parametrize(("name", "window"), [("legs", 6.0), ("lagt", 12.0), ("legt", 2.0), ("fout", 2.0)])
+def test_a_state_holds_the_past_in_its_basis(name, window):
+    """Read by the functions exp(s A) B of the time s ago, the better the larger the state is."""
+    dt, steps = 0.01, 1600
+    time = torch.arange(steps, dtype=torch.float64)
+    signal = torch.sin(0.02 * time) + 0.5 * torch.cos(0.011 * time)
+    if name in ("legs", "lagt"):  # which forget by and by
+        signal = signal * torch.exp((time - steps) * dt)
+    off = []
+    for size in (4, 8, 16):
+        layer = recurra.layer("lssl", 1, state_size=size, basis=name, dt_min=dt, dt_max=dt).double()
+        h = layer(signal[None, :, None])[1]["h"][0, 0].detach()
+        A, b = basis(name, size)
+        one, count = torch.matrix_exp(dt * A), int(window / dt)
+        seen = [torch.matrix_exp(dt / 2 * A) @ b]
+        for _ in range(count - 1):
+            seen.append(one @ seen[-1])
+        K = torch.stack(seen)
+        found = K @ torch.linalg.pinv(dt * K.T @ K, rtol=1e-9) @ h  # one state of `fout` is always zero
+        past = signal.flip(0)[:count]
+        off.append(float((found - past).norm() / past.norm()))
+    assert off[0] > off[1] > off[2], off
+    assert off[2] < 0.5 * off[0], off
+
+
+def test_s4_is_a_convolution_by_its_cauchy_kernel():
+    """The paper's way to the kernel: its generating function at roots of unity, by sums of 1 / (z - a)."""
+    L, layer = 64, recurra.layer("s4", 2, state_size=8, dt_min=0.05).double()
+    A, inward, outward = dense(layer)
+    a, P = whole(plane(layer).detach()), whole(torch.view_as_complex(layer.P.detach()))
+    dt, eye = torch.exp(layer.dt_log.detach())[:, None], torch.eye(8, dtype=A.dtype)
+    step = torch.linalg.solve(eye - dt[..., None] / 2 * A, eye + dt[..., None] / 2 * A)
+    ends = (outward[:, None] @ (eye - torch.linalg.matrix_power(step, L)))[:, 0]
+    z = torch.exp(-2j * torch.pi * (torch.arange(L) + 0.0).double() / L)
+    # At z = -1, a pole of the map to the left half-plane, the limit is what two numbers beside it come to.
+    z = torch.where((z + 1).abs() < 1e-9, -1 + 1e-7j, z)
+    g = 2 / dt * (1 - z) / (1 + z)
+
+    def cauchy(left, right):
+        return ((left * right)[:, None] / (g[..., None] - a[:, None])).sum(-1)
+
+    p = P[:, 0]
+    woodbury = cauchy(ends, p) * cauchy(p.conj(), inward) / (1 + cauchy(p.conj(), p))
+    kernel = torch.fft.ifft(2 / (1 + z) * (cauchy(ends, inward) - woodbury)).real
+    x = torch.randn(1, L, 2).double()
+    assert_close("y", layer(x, engine="convolution")[0], mixed(layer, convolution(kernel, x) + layer.D * x))
 
 
 @pytest.mark.parametrize("rule", [zoh, bilinear])

@@ -12,7 +12,7 @@ from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.discretisation import as_complex, bilinear, discretise, log_steps, zoh
-from recurra.recurrences.hippo import legs, legs_modes
+from recurra.recurrences.hippo import in_pairs, legs, legs_modes
 
 DISCRETISATIONS = {"zoh": zoh, "bilinear": bilinear}
 
@@ -88,9 +88,7 @@ class S4D(Recurrence):
 
 def initial_modes(init: str, state_size: int) -> tuple[Tensor, Tensor]:
     """Im A and B [N/2] at the start, by the name of the initialisation."""
-    if not isinstance(state_size, int) or state_size < 2 or state_size % 2:
-        raise InputError(f"state_size is {state_size!r}; expected an even int, 2 or more: modes come in pairs")
-    n = torch.arange(state_size // 2, dtype=torch.float64)
+    n = torch.arange(in_pairs(state_size) // 2, dtype=torch.float64)
     ones = torch.ones(state_size // 2, dtype=torch.complex128)
     if init == "lin":
         return math.pi * n, ones
