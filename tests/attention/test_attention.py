@@ -9,7 +9,7 @@ import recurra
 from recurra.testing.laws import LAWS
 from recurra.testing.tolerances import assert_close
 
-GROWING = ["attention", "local-attention", "forgetting-attention", "rat"]
+GROWING = ["attention", "local-attention", "forgetting-attention", "rat", "latent-attention"]
 VARIANTS = {
     "window": ("attention", {"key_heads": 2, "rotary": 0.5, "window": 3}),
     "window of one": ("attention", {"window": 1}),
