@@ -7,7 +7,7 @@ import json
 
 import torch
 
-from benchmarks import drop_in, engines, kernels, layers, matrix_memories, models, own, process, replayed, report
+from benchmarks import drop_in, engines, kernels, layers, matrix_memories, models, own, process, replayed, report, tasks
 from recurra.memory import keep_freed_memory
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()
     rows = []
-    for module in (kernels, engines, layers, drop_in, matrix_memories, own, replayed, models, process):
+    for module in (kernels, engines, layers, drop_in, matrix_memories, own, replayed, models, tasks, process):
         if options.only and options.only not in module.__name__:
             continue
         for row in module.rows(options.small):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -221,23 +222,50 @@ class Sequences:
 
         Raises InputError as `frequency`.
         """
+        return self if self.time is None else self.regular(self.frequency())[0]
+
+    def regular(self, step: Frequency, behind: Tensor | None = None) -> tuple[Sequences, Tensor]:
+        """With a row for every step, missing where there was none; and where the rows of these are among them, [N].
+
+        Args:
+            behind: the time of the step before the first of each sequence, [S]; minus infinity where there is none.
+
+        Raises InputError, naming the sequence and the time, if one is no whole number of steps from those before it.
+        """
         if self.time is None:
-            return self
-        step, times = self.frequency(), self.values[self.time.name].tolist()
+            return self, torch.arange(self.steps)
+        times = self.values[self.time.name].tolist()
+        before = [-math.inf] * len(self) if behind is None else behind.tolist()
         rows, filled, offsets = [], [], [0]
-        for a, b in zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True):
-            places = [step.between(times[a], time) for time in times[a:b]]
+        for n, (a, b) in enumerate(zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)):
+            places = self._places(step, before[n], times[a:b], n)
             own = torch.full((places[-1] + 1 if places else 0,), -1)
             own[places] = torch.arange(a, b)
             rows.append(own)
-            filled += [times[r] if r >= 0 else step.after(times[a], n) for n, r in enumerate(own.tolist())]
+            filled += [times[r] if r >= 0 else step.after(times[a], m - places[0]) for m, r in enumerate(own.tolist())]
             offsets.append(len(filled))
         if len(filled) == self.steps:
-            return self
+            return self, torch.arange(self.steps)
         where = torch.cat(rows)
         values = {n: v if self.fields[n].whole else _picked(v, where) for n, v in self.values.items()}
         values[self.time.name] = torch.tensor(filled, dtype=torch.float64)
-        return Sequences(self.fields.values(), values, torch.tensor(offsets), self.ids, self.spellings)
+        whole = Sequences(self.fields.values(), values, torch.tensor(offsets), self.ids, self.spellings)
+        return whole, (where >= 0).nonzero()[:, 0]
+
+    def _places(self, step: Frequency, before: float, times: Sequence[float], number: int) -> list[int]:
+        """Which step behind `before` each time is, from 0."""
+        assert self.time is not None
+        if before == -math.inf and times:
+            before = step.after(times[0], -1)
+        places = [step.between(before, time) - 1 for time in times]
+        for place, time in zip(places, times, strict=True):
+            if place < 0 or not step.reaches(before, time, place + 1):
+                when, dated = text(time, self.time.dated), self.time.dated
+                raise InputError(
+                    f"series {self.ids[number]!r} has a row at {when}; expected times in whole steps, such as "
+                    f"{text(step.after(before, max(1, place + 1)), dated)}"
+                )
+        return places
 
     def frequency(self) -> Frequency:
         """The time between two steps, the same in all sequences; rows may be absent. Without times it is 1.

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from recurra.errors import InputError
 from recurra.options import shown
 
+LATEST = 9e12
+"""Seconds from 1970 that a point in time, in microseconds, is away at most."""
 Where = Callable[[int], str]
 """The words for one row of a table, such as "births.csv, line 17"."""
 
@@ -31,6 +33,15 @@ def seconds(values: NDArray[Any], name: str, where: Where) -> tuple[NDArray[np.f
         came = shown(values.tolist()[wrong[0]])
         raise InputError(f"{where(int(wrong[0]))}, column {name!r} is {came}; expected a time in every row")
     return found, dated
+
+
+def second(value: Any, dated: bool) -> float | None:
+    """One value as `seconds` has it, where times are known to be dates or not; None if it is no such time."""
+    try:
+        found = float(_date(value).astype(np.int64)) / 1e6 if dated else float(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return found if abs(found) < LATEST else None
 
 
 def dates(values: NDArray[Any], name: str, where: Where) -> NDArray[Any]:
@@ -109,6 +120,11 @@ class Frequency:
         last_day = (month + np.timedelta64(1, "M")).astype("datetime64[D]") - day.astype("datetime64[D]") == 1
         within = longest - np.timedelta64(1, "D") + within % np.timedelta64(1, "D") if last_day else within
         return float((later.astype("datetime64[us]") + within).astype(np.int64) / 1e6)
+
+    def reaches(self, first: float, last: float, steps: int) -> bool:
+        """Whether a time is so many steps after another, but for rounding; of months, in the same month."""
+        off = abs(self.after(first, steps) - last)
+        return off < (31 * 86400 if self.months else 1e-3 * self.seconds)
 
     def between(self, first: float, last: float) -> int:
         """Steps from one time to another, rounded."""

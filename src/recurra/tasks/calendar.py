@@ -28,13 +28,14 @@ class Calendar(nn.Module):
     Args:
         step: seconds between two time steps.
         named: for each day from the first of 1900 on, [days], the number of its holiday, from 1; 0 is none. Such as
-            `holidays_of` gives; it is kept with the model, which then needs no list of them.
+            `holidays_of` gives; it is kept with the model, which then needs no list of them. It is of floating
+            point, as all is that kernels may come upon.
     """
 
     def __init__(self, step: float, named: Tensor | None = None):
         super().__init__()
         self.named: Tensor
-        self.register_buffer("named", torch.zeros(0, dtype=torch.int16) if named is None else named)
+        self.register_buffer("named", torch.zeros(0) if named is None else named)
         self.daily = 6 if step < DAY else 0
         self.weekly = step < 7 * DAY
         self.yearly = min(6, int(YEAR / step / 2))
@@ -65,7 +66,7 @@ def _waves(phase: Tensor, count: int) -> Tensor:
 
 
 def holidays_of(country: str) -> Tensor:
-    """The holidays of a country, such as "US", from 1900 to 2100, as `Calendar` takes them, [days] int16.
+    """The holidays of a country, such as "US", from 1900 to 2100, as `Calendar` takes them, [days].
 
     Raises:
         InputError: there is no such country.
@@ -80,7 +81,7 @@ def holidays_of(country: str) -> Tensor:
     except (NotImplementedError, TypeError, AttributeError) as error:
         raise InputError(f"holidays is {country!r}; expected a country of that library: {one_line(error)}") from error
     first = date(FIRST, 1, 1).toordinal()
-    named = torch.zeros(date(LAST, 12, 31).toordinal() - first + 1, dtype=torch.int16)
+    named = torch.zeros(date(LAST, 12, 31).toordinal() - first + 1)
     numbers: dict[str, int] = {}
     for day, name in sorted(found.items()):
         if 0 <= day.toordinal() - first < len(named):

@@ -90,7 +90,7 @@ class Detector(Forecaster):
         """
         options.number("rate", self.rate, 1e-9, 1)
         options.number("held", self.held, 1e-9, 1)
-        sequences = data if isinstance(data, Sequences) else self._read(data)
+        sequences = (data if isinstance(data, Sequences) else self._read(data)).filled()
         first, rest = sequences.cut((sequences.lengths * (1 - self.held)).long())
         super().fit(first, progress, folder, resume)
         surprise = self._surprise(self._take(rest)[1])

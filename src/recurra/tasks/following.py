@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,15 @@ import torch
 from torch import Tensor
 
 from recurra.data.sequences import Field
-from recurra.data.tables import absent, number
-from recurra.data.times import seconds, text
+from recurra.data.times import Frequency, text
 from recurra.errors import InputError
-from recurra.options import shown
 from recurra.state import State
 from recurra.tasks import horizon
-from recurra.tasks.inlet import numbers
-from recurra.tasks.model import Model, Read
-from recurra.tasks.passing import placed, read_of, state_of
+from recurra.tasks.heads.head import Around
+from recurra.tasks.inlet import channels
+from recurra.tasks.model import Model
+from recurra.tasks.onerow import OneRow
+from recurra.tasks.rowwise import Before, Rowwise
 
 
 class Following:
@@ -29,12 +28,19 @@ class Following:
         fields: of the columns.
         place: of one series.
         end: the last time that was read, minus infinity before the first.
+        frequency: of the steps; rows that are absent are missing.
     """
 
-    def __init__(self, model: Model, fields: list[Field], place: State, end: float):
-        self.model, self.fields, self.place, self.end = model, fields, place, end
-        self._targets = [field for field in fields if field.role == "target"]
-        self._reads = {*model.inlet.reads, *horizon.reads_ahead(model), *(field.name for field in self._targets)}
+    def __init__(self, model: Model, fields: list[Field], place: State, end: float, frequency: Frequency):
+        self.model, self.end, self._frequency = model, end, frequency
+        self._count = sum(channels(field) for field in fields if field.role == "target")
+        self._row = OneRow(model, fields, horizon.outlook(model).known, frequency)
+        self._steps = Rowwise(model, Before(model), place)
+
+    @property
+    def place(self) -> State:
+        """Where it stands, as `recurra.tasks.passing` has it."""
+        return self._steps.place
 
     @torch.no_grad()
     def update(self, row: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -43,50 +49,37 @@ class Following:
 
         Raises InputError, and nothing has happened, if a value is of the wrong kind or the row is not a later one.
         """
-        reads = [field for field in self.fields if field.name in self._reads]
-        columns = {field.name: value_of(field, row, self._reads) for field in reads}
-        end = self._later(columns)
-        before = read_of(self.place)
-        ahead = {name: columns[name][:, :, None] for name in horizon.reads_ahead(self.model)}
-        raw, truth = horizon.raw(self.model, before, ahead, 1), numbers(self._targets, columns, 2)[:, :, None]
-        around = before.around(truth.shape[-1])
+        now, like, count = self._later(row), self.model.inlet.mean, self._count
+        given, series = self._row.read(row, now)
+        for time in self._passed(now):
+            self._steps.step(self._row.absent(row, time))
+        told = self._steps.step(given)[0]
+        fresh, self.end = self.end == -np.inf, now
+        if fresh:
+            nothing = like.new_full((count,), torch.nan)
+            return nothing, nothing
+        raw, mean, deviation = told.tensor_split((-2 * len(like), -len(like)))
+        around, raw = Around(mean[:count], deviation[:count]), raw.view(count, -1)
+        truth = like.new_tensor(series[:count])
         surprise = torch.where(truth.isnan(), torch.nan, self.model.head.surprise(raw, truth, around))
-        expected = self.model.head.predict(raw, around)
-        fresh = self.end == -np.inf
-        self._go_on(columns, end)
-        nothing = torch.full((truth.shape[-1],), torch.nan)
-        return (nothing, nothing) if fresh else (expected[0, 0, 0], surprise[0, 0, 0])
+        return self.model.head.predict(raw, around), surprise
 
-    def _go_on(self, columns: Mapping[str, Tensor], end: float) -> None:
-        read, state = self.model.read(columns, state_of(self.place))
-        self.place, self.end = placed(state, Read(read.y, read.scale)), end
+    def _passed(self, now: float) -> list[float]:
+        """The times of rows that are absent in front of the next one."""
+        if self._row.time is None or self.end == -np.inf:
+            return []
+        steps = self._frequency.between(self.end, now)
+        if steps < 1 or not self._frequency.reaches(self.end, now, steps):
+            dated = self._row.time.dated
+            near = text(self._frequency.after(self.end, max(1, steps)), dated)
+            raise InputError(f"row is at {text(now, dated)}; expected times in whole steps, such as {near}")
+        return [self._frequency.after(self.end, n) for n in range(1, steps)]
 
-    def _later(self, columns: Mapping[str, Tensor]) -> float:
+    def _later(self, row: Mapping[str, Any]) -> float:
         """The time of a row."""
-        time = next((field for field in self.fields if field.role == "time"), None)
-        if time is None:
+        if self._row.time is None:
             return max(self.end, -1.0) + 1
-        now = float(columns[time.name]) if time.name in columns else np.inf
-        if not now > self.end:
-            raise InputError(f"row is at {text(now, time.dated)}; expected a time after {text(self.end, time.dated)}")
+        now, end, dated = self._row.moment(row), self.end, self._row.time.dated
+        if not now > end:
+            raise InputError(f"row is at {text(now, dated)}; expected a time after {text(end, dated)}")
         return now
-
-
-def value_of(field: Field, row: Mapping[str, Any], expected: Iterable[str]) -> Tensor:
-    """[1, 1, *width]: what a row says of a column. Raises InputError if it lacks it, or it is of the wrong kind."""
-    if not isinstance(row, Mapping) or field.name not in row:
-        raise InputError(f"row has no {field.name!r}; expected {', '.join(repr(name) for name in sorted(expected))}")
-    value = row[field.name]
-    if field.role == "time":
-        found = seconds(np.array([value]), field.name, lambda _: "row")
-        return torch.from_numpy(found[0])[None]
-    if field.kind == "category":
-        assert field.vocabulary is not None
-        return field.vocabulary.encode([None if absent(value) else str(value)])[None]
-    width = math.prod(field.width)
-    values = [value] if not field.width else list(value) if np.ndim(value) == 1 else []
-    told = [torch.nan if absent(one) else number(one) for one in values]
-    if len(told) != width or any(one is None or one in (np.inf, -np.inf) for one in told):
-        what = "a number" if not field.width else f"{width} numbers"
-        raise InputError(f"row, {field.name!r} is {shown(value)}; expected {what}, or NaN")
-    return torch.tensor(told, dtype=torch.get_default_dtype()).view(1, 1, *field.width)

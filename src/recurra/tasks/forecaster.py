@@ -129,7 +129,7 @@ class Forecaster(GoesOn):
         """
         options.count("horizon", self.horizon)
         schedule, fed = self._schedule(), feed(self.feed)
-        whole = data if isinstance(data, Sequences) else self._read(data)
+        whole = (data if isinstance(data, Sequences) else self._read(data)).filled()
         held = HELD if options.flag("conformal", self.conformal) else 0.0
         sequences = whole.cut((whole.lengths * (1 - held)).long())[0]
         self._expect_enough(sequences)
@@ -165,6 +165,10 @@ class Forecaster(GoesOn):
                 raise InputError(f"data has no column {missing[0]!r}, which this forecaster was fitted on")
             return data
         return from_frame(data, id=self.id, like=self.fields_)
+
+    def _regular(self, data: Any) -> Sequences:
+        """Data of the columns that were fitted on, whole series, with missing rows where some are absent."""
+        return self._like(data).regular(self._frequency)[0]
 
     def _expect_enough(self, sequences: Sequences) -> None:
         targets = sequences.of_role("target")
@@ -237,7 +241,7 @@ class Forecaster(GoesOn):
         steps = self.horizon if horizon is None else options.count("horizon", horizon)
         options.whole("samples", samples)
         if data is not None:
-            other, kind = self._another()._stand(self._like(data)), type(data)
+            other, kind = self._another()._stand(self._regular(data)), type(data)
         else:
             other, kind = self, self._kind if known is None else type(known)
         future, onward = other._onward(steps, known)
@@ -291,15 +295,17 @@ class Forecaster(GoesOn):
         old = self._standing.numbers(sequences.ids)
         known = torch.tensor(old) >= 0
         self._expect_later(sequences, old)
+        behind = torch.tensor([float(self._ends[n]) if n >= 0 else -math.inf for n in old])
+        whole, rows = sequences.regular(self._frequency, behind)
         begin = self._standing.begin(self.model_, old)
-        if options.flag("learn", learn) and sequences.steps:
-            self._learner.slope(missed(self.model_, sequences, begin, known))
-        way = Pass(self.model_, sequences, begin)
-        expected, surprise = followed(self.model_, sequences, way, known)
-        self._go_on(sequences, old, way.end)
-        if learn and sequences.steps:
+        if options.flag("learn", learn) and whole.steps:
+            self._learner.slope(missed(self.model_, whole, begin, known))
+        way = Pass(self.model_, whole, begin)
+        expected, surprise = followed(self.model_, whole, way, known)
+        self._go_on(whole, old, way.end)
+        if learn and whole.steps:
             self._learner.step()
-        return expected, surprise
+        return expected[rows], surprise[rows]
 
     def stream(self, id: str | None = None) -> Following:
         """A series that goes on row by row, a mapping from names to values each, from where it stands; a new `id`
@@ -314,9 +320,11 @@ class Forecaster(GoesOn):
             )
         name = self._standing.ids[0] if id is None else id
         if name not in self._standing.ids:
-            return Following(self.model_, self.fields_, start(self.model_, 1), -math.inf)
-        number = self._standing.ids.index(name)
-        return Following(self.model_, self.fields_, self._standing.place.rows([number]), float(self._ends[number]))
+            place, end = start(self.model_, 1), -math.inf
+        else:
+            number = self._standing.ids.index(name)
+            place, end = self._standing.place.rows([number]), float(self._ends[number])
+        return Following(self.model_, self.fields_, place, end, self._frequency)
 
     def _go_on(self, sequences: Sequences, old: list[int], end: State) -> None:
         """Stand at the end of new rows."""
@@ -374,7 +382,7 @@ class Forecaster(GoesOn):
         self._expect_fitted()
         stride = self.horizon if stride is None else stride
         corrected = None if self._errors is None else self._errors.quantiles
-        return evaluate(self.model_, self._like(data), windows, stride, season, list(level), corrected)
+        return evaluate(self.model_, self._regular(data), windows, stride, season, list(level), corrected)
 
     def _about(self) -> dict[str, Any]:
         return super()._about() | _plain(self._frequency)

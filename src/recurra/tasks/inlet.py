@@ -94,18 +94,44 @@ class Encoding(nn.Module):
 
     def forward(self, columns: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
         """[*shape, width]; `shape` is what columns have in front of their own axes."""
+        return self.said(self.measured(columns, shape))
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many numbers `measured` gives: of numbers, of the calendar, of names."""
+        names = self.width if self.categories or self.texts else 0
+        return [len(self.mean), 0 if self.of_time is None else self.of_time.in_features, names]
+
+    def measured(self, columns: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
+        """[*shape, sum of `sizes`]: numbers as they are, what the calendar says, and the sum of what names say."""
         like = self.mean
-        total = like.new_zeros(*shape, self.width)
-        if self.of_numbers is not None:
-            value = numbers(self.numbers, columns, len(shape)).to(like.dtype)
-            total = total + self.of_numbers(flagged((value - self.mean) / self.deviation))
+        parts = [like.new_empty(*shape, 0)]
+        if self.numbers:
+            parts.append(numbers(self.numbers, columns, len(shape)).to(like.dtype))
+        if self.of_time is not None and self.calendar is not None:
+            parts.append(self.calendar(columns[self.time]).to(like.dtype))
+        if self.categories or self.texts:
+            parts.append(self.names(columns, shape))
+        return torch.cat(parts, -1)
+
+    def names(self, columns: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
+        """[*shape, width]: the sum of what categories and texts say."""
+        total = self.mean.new_zeros(*shape, self.width)
         for field, embedding in zip(self.categories, self.of_categories, strict=True):
             found = embedding(columns[field.name] + 1)
-            total = total + found.flatten(len(shape), -2).sum(-2) if field.width else total + found
+            total = total + (found.flatten(len(shape), -2).sum(-2) if field.width else found)
         for field, letters in zip(self.texts, self.of_texts, strict=True):
             total = total + letters(columns[field.name])
-        if self.of_time is not None and self.calendar is not None:
-            total = total + self.of_time(self.calendar(columns[self.time]).to(like.dtype))
+        return total
+
+    def said(self, measured: Tensor) -> Tensor:
+        """[..., width] of what `measured` gives."""
+        value, times, names = measured.split(self.sizes, -1)
+        total = names if names.shape[-1] else measured.new_zeros(*measured.shape[:-1], self.width)
+        if self.of_numbers is not None:
+            total = total + self.of_numbers(flagged((value - self.mean) / self.deviation))
+        if self.of_time is not None:
+            total = total + self.of_time(times)
         return total
 
 
@@ -176,6 +202,12 @@ class Inlet(nn.Module):
         self.encoding = Encoding(others, width, calendar)
 
     @property
+    def splits(self) -> list[int]:
+        """Where a row of numbers goes on with what `Encoding.measured` gives, and where that ends."""
+        series = len(self.mean)
+        return [series, series + sum(self.encoding.sizes)]
+
+    @property
     def reads(self) -> list[str]:
         """Names of the columns that are read."""
         return [field.name for field in self.series] + self.encoding.reads
@@ -201,11 +233,23 @@ class Inlet(nn.Module):
     ) -> tuple[Tensor, Scale, State]:
         """x [B, T, width], the scale of the series at each step, and the new state; arguments as for a layer."""
         shape = columns[self.reads[0]].shape[:2]
-        if self.of_series is None:
-            empty = self.mean.expand(*shape, 0)
-            return self.encoding(columns, shape), Scale(empty, empty), State()
-        value = numbers(self.series, columns, 2).to(self.mean.dtype)
+        value = numbers(self.series, columns, 2) if self.series else self.mean.new_empty(*shape, 0)
+        encoded = self.encoding(columns, shape)
+        return self.enter(value.to(self.mean.dtype), encoded, state, resets, lengths, engine)
+
+    def enter(
+        self,
+        value: Tensor,
+        encoded: Tensor,
+        state: Mapping[str, Tensor] | None = None,
+        resets: Tensor | None = None,
+        lengths: Tensor | None = None,
+        engine: str = "auto",
+    ) -> tuple[Tensor, Scale, State]:
+        """As `forward`, of the numbers of the series [B, T, channels] and what else there is, encoded [B, T, width]."""
         after = State()
+        if self.of_series is None:
+            return encoded, Scale(value, value), after
         if self.scale is None:
             mean, deviation = self.mean.expand_as(value), self.deviation.expand_as(value)
         else:
@@ -213,7 +257,7 @@ class Inlet(nn.Module):
             mean, deviation = both.chunk(2, -1)
             # Behind the padding there are zeros: nothing is divided by them.
             deviation = torch.where(deviation == 0, 1, deviation)
-        x = self.of_series(flagged((value - mean) / deviation)) + self.encoding(columns, shape)
+        x = self.of_series(flagged((value - mean) / deviation)) + encoded
         return x, Scale(mean, deviation), after
 
     def _scales(
@@ -226,7 +270,7 @@ class Inlet(nn.Module):
     ) -> tuple[Tensor, State]:
         """What the scaler says of [B, T, channels]: of a single step in one kernel, where that can be."""
         assert self.scale is not None
-        if value.shape[1] == 1 and resets is None and lengths is None:
-            both, after = self.scale.advance(value[:, 0], state, engine=engine)
+        if value.shape[1] == 1 and resets is None and lengths is None and engine == "auto":
+            both, after = self.scale.advance(value[:, 0], state)
             return both[:, None], after
         return self.scale(value, state, resets=resets, lengths=lengths, engine=engine)

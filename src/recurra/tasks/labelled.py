@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from recurra import options
 from recurra.data.arrays import from_arrays
 from recurra.data.reading import Batch, Padded
 from recurra.data.sequences import Field, Sequences
+from recurra.data.times import Frequency
 from recurra.errors import InputError
 from recurra.nn.linear import Linear
 from recurra.state import State
@@ -20,7 +22,9 @@ from recurra.tasks.estimator import Dice, Estimator
 from recurra.tasks.heads.head import Around, Head
 from recurra.tasks.inlet import Inlet
 from recurra.tasks.model import Model
+from recurra.tasks.onerow import OneRow
 from recurra.tasks.pools import pool
+from recurra.tasks.rowwise import Now, Rowwise
 from recurra.tasks.transfer import take_over
 from recurra.training.fitting import Progress, fit
 
@@ -160,21 +164,19 @@ class Stream:
     """One sequence that comes row by row, in constant memory."""
 
     def __init__(self, estimator: Labelled):
-        self._estimator, self._model = estimator, estimator.model_
-        self.state = self._model.initial_state(1)
+        self._estimator, model = estimator, estimator.model_
+        self._row = OneRow(model, estimator.fields_, None, Frequency(0, 1.0))
+        self._steps = Rowwise(model, Now(model), model.initial_state(1))
 
     @torch.no_grad()
     def update(self, row: Any) -> Any:
-        """What is answered after one more row: [channels] numbers, or one number.
+        """What is answered after one more row: [channels] numbers or one number, or a mapping from names to values.
 
         Raises InputError, and nothing has happened, if the row is of other channels.
         """
-        values = [[each] for each in row] if isinstance(row, Sequence | Tensor) or hasattr(row, "__len__") else [[row]]
-        sequences = from_arrays([values], like=self._estimator.fields_, name="row")
-        rows = torch.zeros(1, 1, dtype=torch.int64)
-        columns = {name: sequences.take(name, rows) for name in self._model.inlet.reads}
-        raw, self.state = self._model(columns, self.state)
-        return self._estimator._told(raw[:, 0])
+        if not isinstance(row, Mapping):
+            row = {"x": row if hasattr(row, "__len__") and np.ndim(row) else [row]}
+        return self._estimator._told(self._steps.step(self._row.read(row, 0.0)[0]))
 
 
 def given(sequences: Sequences, y: Any) -> Any:

@@ -44,12 +44,18 @@ class Outlook(nn.Module):
         """raw [..., steps, size] of y [..., D] and columns ahead [..., steps, *width]; all steps of the horizon, or the
         first few."""
         steps = self.horizon if steps is None else steps
+        if self.known is None or ahead is None:
+            return self.raw(y, None, steps)
+        return self.raw(y, self.known(ahead, torch.Size((*y.shape[:-1], steps))), steps)
+
+    def raw(self, y: Tensor, encoded: Tensor | None, steps: int) -> Tensor:
+        """As `forward`, of what is known ahead, encoded [..., steps, width]."""
         first = slice(0, steps * self.size)
         raw = linear(y, self.direct.weight[first], self.direct.bias[first])
         raw = raw.unflatten(-1, (steps, self.size))
-        if self.known is None or ahead is None:
+        if encoded is None:
             return raw
-        hidden = self.known(ahead, raw.shape[:-1]) + self.of_read(y)[..., None, :] + self.place[:steps]
+        hidden = encoded + self.of_read(y)[..., None, :] + self.place[:steps]
         return raw + self.of_hidden(nn.functional.silu(hidden))
 
 

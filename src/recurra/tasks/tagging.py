@@ -9,9 +9,9 @@ from torch import Tensor
 
 from recurra.data.sequences import Field
 from recurra.data.words import from_tokens
-from recurra.tasks.following import value_of
 from recurra.tasks.heads.crf import CRF
 from recurra.tasks.model import Model
+from recurra.tasks.onerow import value_of
 
 
 class Viterbi:
@@ -98,7 +98,8 @@ class Tagging:
         """[1, 1, ...] each."""
         reads = self._model.inlet.reads
         if "letters" not in reads:
-            return {f.name: value_of(f, step, reads) for f in self._fields if f.name in reads}
+            fields = [field for field in self._fields if field.name in reads]
+            return {f.name: torch.as_tensor(value_of(f, step, reads)).view(1, 1, *f.width) for f in fields}
         sequences = from_tokens([[step]], like=self._fields, where=["step"])
         rows = torch.zeros(1, 1, dtype=torch.int64)
         return {name: sequences.take(name, rows) for name in reads}

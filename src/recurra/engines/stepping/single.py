@@ -167,6 +167,7 @@ class StepPlan:
             if step is None:
                 break
             steps.append(step)
+            x = x.new_empty(len(x), step.recipe.y[-1])  # what the next one reads
         self._places = unchanged([(Tensor.data_ptr, self._weights), (Tensor.stride, self._weights)])
         team = self._team if any(step.recipe.kernel.dealt for step in steps) else 1
         # What a step has changed outside of its module shows by now.
