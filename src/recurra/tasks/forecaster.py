@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -135,7 +136,7 @@ class Forecaster(GoesOn):
         self._expect_enough(sequences)
         fields, frequency = list(sequences.fields.values()), sequences.frequency()
         with Dice(self.seed):
-            model = self._build(fields, _plain(frequency), {})
+            model = self._build(fields, asdict(frequency), {})
             model.inlet.fit(sequences)
             if (known := horizon.outlook(model).known) is not None:
                 known.fit(sequences)
@@ -385,7 +386,7 @@ class Forecaster(GoesOn):
         return evaluate(self.model_, self._regular(data), windows, stride, season, list(level), corrected)
 
     def _about(self) -> dict[str, Any]:
-        return super()._about() | _plain(self._frequency)
+        return super()._about() | asdict(self._frequency)
 
     def _remembered(self) -> dict[str, Tensor]:
         errors = {} if self._errors is None else {"errors": self._errors.errors}
@@ -396,7 +397,3 @@ class Forecaster(GoesOn):
         self._frequency, self._ends = Frequency(about["months"], about["seconds"]), tensors["ends"]
         self._always = State(tensors).under("always")
         self._errors = Conformal(tensors["errors"]) if "errors" in tensors else None
-
-
-def _plain(frequency: Frequency) -> dict[str, Any]:
-    return {"months": frequency.months, "seconds": frequency.seconds}

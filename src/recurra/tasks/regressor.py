@@ -78,7 +78,8 @@ class Regressor(Labelled):
 
         Raises InputError if nothing was fitted or X has other channels.
         """
-        return self.model_.head.predict(self._said(self._read(X)), self._around()).double().numpy()
+        raw = self._said(self._read(X))
+        return self.model_.head.predict(raw, self._around()).double().numpy()
 
     def predict_quantiles(self, X: Any, levels: Sequence[float]) -> NDArray[np.float64]:
         """[cases, levels]: below which the number falls with these probabilities.
