@@ -13,7 +13,8 @@ AFFINE = {
     "based": ("diagonal", True), "retnet": ("diagonal", True), "gla": ("diagonal", False),
     "hgrn2": ("diagonal", False), "mamba2": ("diagonal", False), "delta-net": ("block", False),
     "gated-delta-net": ("block", False), "delta-product": ("block", False), "rwkv7": ("block", False),
-    "qrnn": ("scalar", False), "rwkv6": ("diagonal", False), "lightning-attention": ("diagonal", True),
+    "qrnn": ("scalar", False), "rwkv6": ("diagonal", False), "rwkv5": ("diagonal", True),
+    "lightning-attention": ("diagonal", True),
     "longhorn": ("diagonal", False), "rodimus": ("diagonal", False), "gated-slot-attention": ("diagonal", False),
     "kimi-delta-attention": ("block", False), "gated-delta-net-2": ("block", False), "comba": ("block", False),
     "urn": ("dense", False), "block-lrnn": ("dense", False), "space-time": ("dense", True), "linoss": ("dense", True),
@@ -22,6 +23,7 @@ AFFINE = {
     "s4": ("dense", True), "lssl": ("dense", True), "h3": ("diagonal", True), "conv-s5": ("scalar", True),
     "multires-conv": ("dense", True), "fsmn": ("block", True), "griffin": ("scalar", False),
     "falcon-mamba": ("diagonal", False), "rwkv4-channel-mix": ("scalar", True),
+    "gated-oja": ("block", False), "mesa-net": ("diagonal", False),
 }  # fmt: skip
 """Layers whose papers say that the state enters linearly: how the Jacobian is filled, whether it is constant. In all
 others it does not."""

@@ -315,6 +315,16 @@ def test_negative_eigenvalues_turn_signs(name, options):
     assert 1.99 < layer.inputs(torch.ones(1, 1, D), OnePast())["beta"].min() <= 2.0
 
 
+@pytest.mark.parametrize("name", ["delta-net", "delta-product"])
+def test_output_gates_scale_what_was_normed(name):
+    gated, plain = recurra.layer(name, D, output_gate=True).double(), recurra.layer(name, D).double()
+    plain.load_state_dict(gated.state_dict(), strict=False)
+    for layer in (gated, plain):
+        torch.nn.init.eye_(layer.to_output.weight)
+    x = torch.randn(B, T, D, dtype=torch.float64)
+    assert_close("y", gated(x)[0], plain(x)[0] * torch.nn.functional.silu(gated.to_gate(x)))
+
+
 class OnePast:
     """A first time step: nothing lies before it."""
 

@@ -5,6 +5,7 @@ asks for a GPU.
 """
 
 import importlib.util
+import inspect
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -141,13 +142,16 @@ def test_gated_delta_net_core_is_that_of_fla(form):
     same(problem, memory(z["q"], z["k"], z["v"], beta=z["beta"], g=z["log_decay"], scale=1.0)[0])
 
 
+@pytest.mark.parametrize("forget", [False, True])
 @pytest.mark.parametrize("householders", [1, 3])
-def test_delta_product_core_is_that_of_fla(householders):
+def test_delta_product_core_is_that_of_fla(householders, forget):
     """They lay the corrections of a time step one after the other in time."""
-    _, problem, z = core("delta-product", householders=householders)
+    _, problem, z = core("delta-product", householders=householders, forget=forget)
     k, v, beta = (z[name].transpose(2, 3).flatten(1, 2) for name in ("k", "v", "beta"))
     memory = naive("gated_delta_product").naive_recurrent_gated_delta_product
-    same(problem, memory(z["q"], k, v, None, beta, scale=1.0, num_householder=householders)[0])
+    more = {"cu_seqlens": None} if "cu_seqlens" in inspect.signature(memory).parameters else {}
+    decay = z.get("log_decay")
+    same(problem, memory(z["q"], k, v, decay, beta, scale=1.0, num_householder=householders, **more)[0])
 
 
 def test_rwkv7_core_is_that_of_fla():
@@ -181,6 +185,25 @@ def test_comba_core_is_that_of_fla():
     same(problem, naive("comba").naive_recurrent_comba(*values, scale=1.0)[0])
 
 
+@pytest.mark.parametrize("name", ["preconditioned-kda", "preconditioned-gated-delta-net"])
+def test_preconditioned_cores_are_those_of_fla(name):
+    """Their reference of the Gated DeltaNet brings q and k to length one once more, so that of KDA serves for both."""
+    _, problem, z = core(name)
+    decay = z["log_decay"] if name == "preconditioned-kda" else z["log_decay"][..., None].expand_as(z["k"])
+    given = z["q"], z["k"], z["v"], decay, z["forget"], z["admit"], z["beta"]
+    same(problem, naive("precond_kda").naive_recurrent_precond_kda(*given, scale=1.0, log_atk_scale=z["centre"])[0])
+
+
+def test_mesa_net_core_is_that_of_fla():
+    _, problem, z = core("mesa-net", heads=4, iterations=7)
+    step, state, outputs = naive("mesa_net").naive_mesa_net_decoding_one_step, 2 * [torch.zeros(BATCH, 4, 8, 8)], []
+    for t in range(TIME):
+        q, k, v, g, beta = (z[name][:, t] for name in ("q", "k", "v", "g", "beta"))
+        o, *state = step(q, k, v, g.log(), z["ridge"], beta, *state, max_CG_iteration=7)
+        outputs.append(o)
+    same(problem, torch.stack(outputs, 1))
+
+
 def test_gated_slot_attention_core_is_that_of_fla():
     layer, problem, z = core("gated-slot-attention", slots=6)
     f = logsigmoid(z["forget"]) / layer.temperature
@@ -201,10 +224,11 @@ def test_lightning_attention_core_is_that_of_fla():
     same(problem, naive("simple_gla").naive_recurrent_simple_gla(z["q"], z["k"], z["v"], decay, scale=1.0)[0])
 
 
-def test_rwkv6_core_is_that_of_fla():
-    """Norm and gate follow."""
-    layer, problem, z = core("rwkv6")
-    values = by_head(z["r"], z["k"], z["v"], -torch.exp(z["w"]))
+@pytest.mark.parametrize("name", ["rwkv5", "rwkv6"])
+def test_rwkv6_core_is_that_of_fla(name):
+    """Norm and gate follow. The decays of RWKV-5 are the same at all time steps."""
+    layer, problem, z = core(name)
+    values = by_head(z["r"], z["k"], z["v"], -torch.exp(z["w"]).expand_as(z["k"]))
     o = naive("rwkv6", "recurrent_naive").naive_recurrent_rwkv6(*values, z["u"], scale=1.0)[0].transpose(1, 2)
     normed = torch.nn.functional.layer_norm(o, (layer.size,), eps=64e-5)
     same(problem, silu(z["g"]) * (normed * z["weight"] + z["bias"]))

@@ -145,6 +145,22 @@ def rwkv6(layer, x):
     return layer.to_output((silu(g) * (o * layer.norm_weight + layer.norm_bias)).flatten(2))
 
 
+def rwkv5(layer, x):
+    before = torch.cat([0 * x[:, :1], x[:, :-1]], 1)
+    mixes = (mu * before + (1 - mu) * x for mu in layer.mix)
+    maps = layer.to_r, layer.to_k, layer.to_v, layer.to_g
+    r, k, v, g = (heads(to(mixed), layer.heads) for to, mixed in zip(maps, mixes, strict=True))
+    kept = torch.exp(-torch.exp(layer.decay))
+
+    def step(S, r, k, v):
+        o = apply(S + outer(v, layer.bonus * k), r)
+        return S * kept[:, None] + outer(v, k), o
+
+    o = run(0 * layer.start()["S"], step, r, k, v)
+    y = layer_norm(o, o.shape[-1:], eps=64e-5) * layer.norm_weight + layer.norm_bias
+    return layer.to_output((silu(g) * y).flatten(2))
+
+
 def longhorn(layer, x):
     signal, z = layer.to_inner(x).chunk(2, -1)
     u = convolved(layer, signal)
@@ -176,9 +192,23 @@ def rodimus(layer, x):
     return layer.to_output(normed(y * silu(layer.to_gate(x)), layer.norm.weight))
 
 
+def gated_oja(layer, x):
+    q, k, v, decay = with_decays_per_key(layer, x)
+
+    def step(S, q, k, v, decay, beta):  # [K, V]
+        S = S * decay[..., None, :]
+        S = S + outer(beta * (k - apply(S, v)), v)
+        return S, apply(S.mT, q)
+
+    beta = torch.sigmoid(layer.to_beta(x))[..., None]
+    return gated(layer, x, run(0 * layer.start()["S"], step, q, k, unit(v), decay, beta))
+
+
 EQUATIONS = {
     "kimi-delta-attention": (kimi_delta_attention, {"heads": 2}),
     "gated-delta-net-2": (gated_delta_net_2, {"heads": 2, "kernel": 3}),
+    "gated-oja": (gated_oja, {"heads": 2}),
+    "rwkv5": (rwkv5, {"heads": 2}),
     "comba": (comba, {"heads": 2, "correction": 0.5}),
     "gated-slot-attention": (gated_slot_attention, {"heads": 2, "slots": 3}),
     "light-net": (light_net, {"heads": 2, "rank": 3}),

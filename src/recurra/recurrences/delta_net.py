@@ -17,7 +17,8 @@ class DeltaNet(Recurrence):
     Lane: a head, S: [K, K] with K = D/heads, 128 by default; q, k, v: [K], beta: a number.
     q = unit(silu(conv(W_q x))), k alike, v = silu(conv(W_v x)); unit(z) = z / |z|. beta = sigmoid(w x) in (0, 1), or
     twice that with `negative_eigenvalues`: then I - beta k k^T may turn a sign, and the layer can count modulo two.
-    The result is W_o rmsnorm(o), the norm within each head. Initialisation: as PyTorch's linear maps and convolutions.
+    The result is W_o rmsnorm(o), the norm within each head, or W_o (rmsnorm(o) * silu(W_g x)) with
+    `output_gate`. Initialisation: as PyTorch's linear maps and convolutions.
 
     Source: Parallelizing Linear Transformers with the Delta Rule over Sequence Length, Yang, Wang, Zhang, Shen, Kim,
     2024, arXiv:2406.06484; the range (0, 2): Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues,
@@ -29,7 +30,14 @@ class DeltaNet(Recurrence):
         "Parallelizing Linear Transformers with the Delta Rule over Sequence Length", "Yang et al.", 2024, "2406.06484"
     )
 
-    def __init__(self, width: int, heads: int | None = None, kernel: int = 4, negative_eigenvalues: bool = False):
+    def __init__(
+        self,
+        width: int,
+        heads: int | None = None,
+        kernel: int = 4,
+        negative_eigenvalues: bool = False,
+        output_gate: bool = False,
+    ):
         super().__init__(width)
         heads = self.heads = head_count(heads, width, 128)
         self.size = width // heads
@@ -38,6 +46,7 @@ class DeltaNet(Recurrence):
         self.to_qkv = Linear(width, 3 * width, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(3 * width, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
         self.to_beta = Linear(width, heads, bias=False)
+        self.to_gate = Linear(width, width, bias=False) if options.flag("output_gate", output_gate) else None
         self.norm_weight = nn.Parameter(torch.ones(self.size))
         self.to_output = Linear(width, width, bias=False)
 
@@ -56,8 +65,9 @@ class DeltaNet(Recurrence):
     def as_delta_rule(self, S: Tensor, q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> DeltaRule:
         return DeltaRule(q, k, v, S, beta)
 
-    def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
-        return self.to_output(rms_norm(y, self.norm_weight, 1e-5).flatten(2))
+    def outputs(self, y: Tensor, x: Tensor) -> Tensor:
+        y = rms_norm(y, self.norm_weight, 1e-5).flatten(2)
+        return self.to_output(y if self.to_gate is None else y * nn.functional.silu(self.to_gate(x)))
 
 
 def unit(x: Tensor) -> Tensor:
