@@ -141,6 +141,7 @@ FAMILIES = {
             "gla": "gla.GLA",
             "hgrn2": "hgrn2.HGRN2",
             "mamba2": "mamba2.Mamba2",
+            "mamba3": "mamba3.Mamba3",
             "mlstm": "mlstm.MLSTM",
             "xlstm-7b": "xlstm_7b.XLSTM7B",
             "rwkv4": "rwkv4.RWKV4",

@@ -8,6 +8,8 @@ from recurra.nn.linear import Linear
 from recurra.pointwise import RMSNorm
 from recurra.problem import DeltaRule, Lane
 from recurra.recurrence import Paper, Recurrence
+from recurra.recurrences.short_convolution import convolved, taps, window
+from recurra.windows import Past
 
 
 class GLA(Recurrence):
@@ -17,6 +19,7 @@ class GLA(Recurrence):
     Lane: a head with S: [K, V] and q, k, a: [K], linear in x, v: [V]; V = D / heads, K = `key_width` / heads, by
     default V / 2. W_1: [rank, D]. The result is W_o (norm(y) * silu(W_r x + b_r)), norm over each head.
     With `negative_eigenvalues` S_{t-1} is multiplied by 2 a_t - 1, in (-1, 1) (Grazzi et al., 2024, arXiv:2411.12537).
+    With a `kernel` q, k and v are silu(conv(..)) of that many time steps, as an option of the published code has it.
     Initialisation: Xavier uniform with gain 2^-2.5.
 
     Source: Gated Linear Attention Transformers with Hardware-Efficient Training, Yang, Wang, Shen, Panda, Kim, 2023,
@@ -37,6 +40,7 @@ class GLA(Recurrence):
         rank: int = 16,
         temperature: float = 16.0,
         negative_eigenvalues: bool = False,
+        kernel: int | None = None,
     ):
         super().__init__(width)
         keys = max(1, width // 2) if key_width is None else options.count("key_width", key_width)
@@ -52,6 +56,8 @@ class GLA(Recurrence):
         self.to_value = Linear(width, width, bias=False)
         self.to_forget = nn.Sequential(Linear(width, options.count("rank", rank), bias=False), Linear(rank, keys))
         self.to_gate = Linear(width, width)
+        self.conv_weight = taps(2 * keys + width, kernel)
+        self.windows = window(self.conv_weight)
         self.norm = RMSNorm(width // heads, eps=1e-5)
         self.to_output = Linear(width, width, bias=False)
         for module in self.modules():
@@ -63,9 +69,10 @@ class GLA(Recurrence):
     def start(self) -> dict[str, Tensor]:
         return {"S": torch.zeros(self.heads, self.keys, self.width // self.heads)}
 
-    def inputs(self, x: Tensor) -> dict[str, Tensor]:
-        vectors = {"q": self.to_query, "k": self.to_key, "v": self.to_value, "forget": self.to_forget}
-        return {name: project(x).unflatten(-1, (self.heads, -1)) for name, project in vectors.items()}
+    def inputs(self, x: Tensor, past: Past | None = None) -> dict[str, Tensor]:
+        vectors = {"q": self.to_query(x), "k": self.to_key(x), "v": self.to_value(x)}
+        vectors = convolved(past, self.conv_weight, vectors, silu=True) | {"forget": self.to_forget(x)}
+        return {name: vector.unflatten(-1, (self.heads, -1)) for name, vector in vectors.items()}
 
     def step(self, S: Tensor, q: Tensor, k: Tensor, v: Tensor, forget: Tensor) -> tuple[Tensor, Tensor]:
         decay = torch.exp(-nn.functional.softplus(-forget) / self.temperature)

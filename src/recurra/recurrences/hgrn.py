@@ -7,6 +7,8 @@ from recurra import options
 from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
+from recurra.recurrences.short_convolution import convolved, taps, window
+from recurra.windows import Past
 
 
 class HGRN(Recurrence):
@@ -18,6 +20,8 @@ class HGRN(Recurrence):
     `rotate=False` is the real variant of the published code: theta = 0, h and c are real, g: [D].
     With `negative_eigenvalues` h_{t-1} is multiplied by 2 f_t - 1 in the place of f_t (Grazzi et al., 2024,
     arXiv:2411.12537).
+    With a `kernel` W_f x + b_f and W_c x + b_c are convolved over so many time steps, channel by channel, as an option
+    of flash-linear-attention has it.
     Initialisation: theta_j = 10000^(-2 j / D).
 
     Source: Hierarchically Gated Recurrent Neural Network for Sequence Modeling, Qin, Yang, Zhong, 2023,
@@ -28,7 +32,14 @@ class HGRN(Recurrence):
     lane = Lane.CHANNEL
     paper = Paper("Hierarchically Gated Recurrent Neural Network", "Qin, Yang, Zhong", 2023, "2311.04823")
 
-    def __init__(self, width: int, lower_bound: float = 0.0, rotate: bool = True, negative_eigenvalues: bool = False):
+    def __init__(
+        self,
+        width: int,
+        lower_bound: float = 0.0,
+        rotate: bool = True,
+        negative_eigenvalues: bool = False,
+        kernel: int | None = None,
+    ):
         super().__init__(width)
         self.lower_bound = options.number("lower_bound", lower_bound, 0, 1)
         self.rotate = options.flag("rotate", rotate)
@@ -37,6 +48,8 @@ class HGRN(Recurrence):
         self.to_input = Linear(width, inner)
         self.to_forget = Linear(width, width)
         self.to_gate = Linear(width, inner)
+        self.conv_weight = taps(inner + width, kernel)
+        self.windows = window(self.conv_weight)
         self.norm = nn.LayerNorm(inner)
         self.to_output = Linear(inner, width)
         if rotate:
@@ -45,11 +58,12 @@ class HGRN(Recurrence):
     def start(self) -> dict[str, Tensor]:
         return {"h": torch.zeros(self.width, dtype=torch.complex64 if self.rotate else torch.float32)}
 
-    def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
-        c = self.to_input(x)
+    def inputs(self, x: Tensor, past: Past | None = None) -> dict[str, Tensor | StepInput]:
+        signals = {"c": self.to_input(x), "forget": self.to_forget(x)}
+        c, forget = convolved(past, self.conv_weight, signals, silu=False).values()
         return {
             "c": torch.stack(c.chunk(2, -1), -1) if self.rotate else c,
-            "forget": self.to_forget(x),
+            "forget": forget,
             "theta": constant(self.theta if self.rotate else x.new_zeros(self.width)),
         }
 

@@ -9,6 +9,8 @@ from recurra import options
 from recurra.nn.linear import Linear
 from recurra.problem import DeltaRule, Lane
 from recurra.recurrence import Paper, Recurrence
+from recurra.recurrences.short_convolution import convolved, taps, window
+from recurra.windows import Past
 
 
 class HGRN2(Recurrence):
@@ -19,6 +21,9 @@ class HGRN2(Recurrence):
     size, that fits D. low = `lower_bound`. The result is W_o norm(y) + b_o, a layer norm over all of D.
     With `negative_eigenvalues` S_{t-1} is multiplied by 2 f_t - 1 in the place of f_t (Grazzi et al., 2024,
     arXiv:2411.12537).
+
+    With a `kernel` W_f x + b_f and alike are convolved over so many time steps, channel by channel, as an option of
+    flash-linear-attention has it.
 
     Source: HGRN2: Gated Linear RNNs with State Expansion, Qin, Yang, Sun, Shen, Li, Sun, Zhong, 2024, arXiv:2404.07904.
     Activations and norm are those of its published code. There low is learned for all layers of a model together, a
@@ -34,6 +39,7 @@ class HGRN2(Recurrence):
         head_size: int | None = None,
         lower_bound: float = 0.0,
         negative_eigenvalues: bool = False,
+        kernel: int | None = None,
     ):
         super().__init__(width)
         size = math.gcd(128, width) if head_size is None else head_size
@@ -45,15 +51,18 @@ class HGRN2(Recurrence):
         self.to_forget = Linear(width, width)
         self.to_input = Linear(width, width)
         self.to_query = Linear(width, width)
+        self.conv_weight = taps(3 * width, kernel)
+        self.windows = window(self.conv_weight)
         self.norm = nn.LayerNorm(width)
         self.to_output = Linear(width, width)
 
     def start(self) -> dict[str, Tensor]:
         return {"S": torch.zeros(self.width // self.size, self.size, self.size)}
 
-    def inputs(self, x: Tensor) -> dict[str, Tensor]:
-        vectors = {"forget": self.to_forget, "admit": self.to_input, "query": self.to_query}
-        return {name: project(x).unflatten(-1, (-1, self.size)) for name, project in vectors.items()}
+    def inputs(self, x: Tensor, past: Past | None = None) -> dict[str, Tensor]:
+        vectors = {"forget": self.to_forget(x), "admit": self.to_input(x), "query": self.to_query(x)}
+        vectors = convolved(past, self.conv_weight, vectors, silu=False)
+        return {name: vector.unflatten(-1, (-1, self.size)) for name, vector in vectors.items()}
 
     def step(self, S: Tensor, forget: Tensor, admit: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         # 1 - f by itself: near f = 1 the difference would lose its digits.

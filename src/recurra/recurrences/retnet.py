@@ -8,6 +8,8 @@ from recurra.errors import InputError
 from recurra.nn.linear import Linear
 from recurra.problem import DeltaRule, Lane, StepInput, compute_dtype, constant
 from recurra.recurrence import Paper, Recurrence
+from recurra.recurrences.short_convolution import convolved, taps, window
+from recurra.windows import Past
 
 
 class RetNet(Recurrence):
@@ -17,6 +19,8 @@ class RetNet(Recurrence):
     real and imaginary part; v: [V]; K = D / heads, V = expand K. gamma = 1 - 2^(-5 - j) in head j = 0, 1, ..., and
     theta goes from 1 down to 1/10000 geometrically: both are fixed. The result is W_o (norm(y) * silu(W_g x)), norm
     over each head without weights.
+    With a `kernel` W_q x, W_k x and W_v x go through silu(conv(..)) over so many time steps, as an option of
+    flash-linear-attention has it.
     Initialisation: Xavier uniform with gain 2^-2.5, W_o with gain 1.
 
     Source: Retentive Network: A Successor to Transformer for Large Language Models, Sun, Dong, Huang, Ma, Xia, Xue,
@@ -28,7 +32,7 @@ class RetNet(Recurrence):
     lane = Lane.HEAD
     paper = Paper("Retentive Network: A Successor to Transformer", "Sun et al.", 2023, "2307.08621")
 
-    def __init__(self, width: int, heads: int = 4, expand: int = 2):
+    def __init__(self, width: int, heads: int = 4, expand: int = 2, kernel: int | None = None):
         super().__init__(width)
         self.heads = options.divisor("heads", heads, width, "width")
         self.keys = width // heads
@@ -38,6 +42,8 @@ class RetNet(Recurrence):
         self.to_query = Linear(width, width, bias=False)
         self.to_key = Linear(width, width, bias=False)
         self.to_value = Linear(width, inner, bias=False)
+        self.conv_weight = taps(2 * width + inner, kernel)
+        self.windows = window(self.conv_weight)
         self.to_gate = Linear(width, inner, bias=False)
         self.to_output = Linear(inner, width, bias=False)
         for project in (self.to_query, self.to_key, self.to_value, self.to_gate):
@@ -47,14 +53,16 @@ class RetNet(Recurrence):
     def start(self) -> dict[str, Tensor]:
         return {"S": torch.zeros(self.heads, self.keys // 2, self.inner // self.heads, dtype=torch.complex64)}
 
-    def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
+    def inputs(self, x: Tensor, past: Past | None = None) -> dict[str, Tensor | StepInput]:
         dtype, device = compute_dtype(x.dtype), x.device
         gamma = 1 - 2.0 ** (-5 - torch.arange(self.heads, dtype=dtype, device=device))
         theta = 10000.0 ** -torch.linspace(0, 1, self.keys // 2, dtype=dtype, device=device)
+        vectors = {"q": self.to_query(x), "k": self.to_key(x), "v": self.to_value(x)}
+        vectors = convolved(past, self.conv_weight, vectors, silu=True)
         return {
-            "q": self.to_query(x).unflatten(-1, (self.heads, -1, 2)),
-            "k": self.to_key(x).unflatten(-1, (self.heads, -1, 2)),
-            "v": self.to_value(x).unflatten(-1, (self.heads, -1)),
+            "q": vectors["q"].unflatten(-1, (self.heads, -1, 2)),
+            "k": vectors["k"].unflatten(-1, (self.heads, -1, 2)),
+            "v": vectors["v"].unflatten(-1, (self.heads, -1)),
             "gamma": constant(gamma),
             "theta": constant(theta.expand(self.heads, -1)),
         }
