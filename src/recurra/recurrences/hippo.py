@@ -81,9 +81,10 @@ def normal_modes(normal: Tensor) -> tuple[Tensor, Tensor]:
     # The skew-symmetric part times -i is Hermitian, and has the same eigenvectors.
     frequency, vectors = torch.linalg.eigh(-0.5j * (normal - normal.T))
     frequency, vectors = frequency[half:], vectors[:, half:]
-    if frequency[0] < 1e-9 * size:  # a pair that does not turn, in `fout` the first: any two directions of it will do
+    # A pair that does not turn, in `fout` the first: any two directions of it will do. An outline shows no numbers.
+    if not normal.is_meta and frequency[0] < 1e-9 * size:
         vectors[:, 0] = torch.eye(size, dtype=vectors.dtype)[:2].T @ torch.tensor([1, 1j], dtype=vectors.dtype) / 2**0.5
-    return torch.complex(torch.full_like(frequency, float(decay)), frequency), vectors
+    return torch.complex(decay.expand_as(frequency), frequency), vectors
 
 
 def legs_normal(size: int) -> Tensor:
