@@ -19,10 +19,11 @@ class DNC(Recurrence):
     q_t = m_1 L^T q + m_2 look(k, beta) + m_3 L q, r_t = q M_t for each read head;  y_t = W_h h_t + W_r r_t.
 
     Lane: the layer, h and c: [H], M: [slots, W], W = `slot`; u, w, p: [slots], L: [slots, slots], q: [heads, slots], r:
-    [heads, W], all zero at first. Slot j is before i if u_j is less, or as much and j < i. `control` makes of h_t e, a,
-    g and f by sigmoid, beta by 1 + softplus, m by softmax.
+    [heads, W], all zero at first but M, which is `memory`, trained. Slot j is before i if u_j is less, or
+    as much and j < i. `control` makes of h_t e, a, g and f by sigmoid, beta by 1 + softplus, m by softmax.
 
     Source: Hybrid computing using a neural network with dynamic external memory, Graves et al., Nature 538, 2016.
+    Departure: M starts at zero there, and of slots that are all alike rounding would say which is the freest.
     """
 
     lane = Lane.LAYER
@@ -41,10 +42,11 @@ class DNC(Recurrence):
         self.parts = [W, W, W, 1, 1, 1, R * W, R, R, 3 * R]
         self.control = nn.Parameter(torch.empty(sum(self.parts), H).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(sum(self.parts)))
+        self.memory = nn.Parameter(torch.randn(slots, slot) / 10)
         self.to_output = Linear(H + R * W, H)
 
     def start(self) -> dict[str, Tensor]:
-        return {name: torch.zeros(size) for name, size in self.sizes.items()}
+        return {name: torch.zeros(size) for name, size in self.sizes.items()} | {"M": self.memory}
 
     def inputs(self, x: Tensor) -> dict[str, Tensor]:
         return {"x": self.to_gates(x)}
