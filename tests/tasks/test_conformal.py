@@ -20,8 +20,8 @@ def series(count, length):
 
 
 def test_they_cover_what_they_say_though_nothing_was_learned():
-    found = Forecaster("gru", horizon=2, head="normal", steps=1, **SETTINGS).fit(series(6, 500))
-    report = found.evaluate(series(6, 500), windows=150, stride=2, level=[50, 90])
+    found = Forecaster("gru", horizon=2, head="normal", steps=1, **SETTINGS).fit(series(24, 500))
+    report = found.evaluate(series(24, 500), windows=100, stride=2, level=[50, 90])
     assert abs(report["coverage"]["50"] - 0.5) < 0.06
     assert abs(report["coverage"]["90"] - 0.9) < 0.04
 
