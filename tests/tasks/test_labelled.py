@@ -75,7 +75,7 @@ def test_it_learns():
     assert "accuracy" in str(report)
 
 
-@pytest.mark.parametrize("labels", [["b", "a"], [7, 3], [True, False], [0.5, 1.5], [np.str_("x"), np.str_("y")]])
+@pytest.mark.parametrize("labels", [["b", "a"], [7, 3], [True, False], [0.0, 2.0], [np.str_("x"), np.str_("y")]])
 def test_labels_come_back_as_they_were(labels, tmp_path):
     X, y = cases()
     y = np.array([labels[name == "up"] for name in y])
@@ -133,7 +133,31 @@ def test_scikit_learn_copies_validates_and_searches(kind):
     assert best["width"] in (3, 5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Classifier, Regressor])
+def test_scikit_learn_checks_it(kind):
+    """All of scikit-learn's own checks; it may skip those that need what is not installed."""
+    checks = pytest.importorskip("sklearn.utils.estimator_checks")
+    found = checks.check_estimator(kind("min-gru", width=16, steps=150, mlp=0, dropout=0.0), on_fail=None, on_skip=None)
+    failed = {each["check_name"]: str(each["exception"]) for each in found if each["status"] == "failed"}
+    assert len(found) > 40
+    assert not failed
+
+
+class Sparse:
+    """Looks like a sparse matrix of SciPy."""
+
+    shape = (24, 3)
+
+    def tocsr(self):
+        raise NotImplementedError
+
+
 BAD = {
+    "sparse": (lambda X, y: classifier().fit(Sparse(), y), "X is sparse"),
+    "complex X": (lambda X, y: classifier().fit(np.ones((24, 3), complex), y), "X is complex128"),
+    "continuous": (lambda X, y: classifier().fit(X, np.arange(24) / 7), "continuous"),
+    "columns": (lambda X, y: classifier(steps=1).fit(np.eye(24), y).predict(np.eye(3)), "3 features, but .* 24"),
     "one class": (lambda X, y: classifier().fit(X, ["a"] * len(X)), "one class, 'a'"),
     "answers": (lambda X, y: classifier().fit(X, y[1:]), "y has 23 answers; expected 24"),
     "none": (lambda X, y: classifier().fit(X), "y is missing"),

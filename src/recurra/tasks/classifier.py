@@ -18,6 +18,7 @@ from recurra.metrics.labels import confusion, f1
 from recurra.tasks.heads.categorical import Categorical
 from recurra.tasks.heads.margin import LDAM, Hinge
 from recurra.tasks.labelled import Labelled, given
+from recurra.tasks.scikit import expect_classes
 
 LOSSES = ("likelihood", "hinge", "ldam")
 
@@ -89,6 +90,7 @@ class Classifier(Labelled):
             )
         if labels.dtype.kind == "O" and any(label is None for label in labels.tolist()):
             raise InputError(f"y[{labels.tolist().index(None)}] is None; expected a label for each case")
+        expect_classes(labels)
         if fresh:
             self.classes_, codes = np.unique(labels, return_inverse=True)
             self._counts = np.bincount(codes, minlength=len(self.classes_))
@@ -129,7 +131,7 @@ class Classifier(Labelled):
         A label never seen while fitting counts as wrong. Raises InputError as `predict_proba`.
         """
         began, sequences = time.perf_counter(), self._read(X)
-        answers = self._answers(given(sequences, y), fresh=False)
+        answers = self._answers(given(sequences, y, type(self).__name__), fresh=False)
         said = torch.from_numpy(self.predict_proba(sequences).argmax(1))
         right, count = float((answers == said).double().mean()), len(answers)
         known = answers >= 0

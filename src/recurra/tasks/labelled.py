@@ -18,6 +18,7 @@ from recurra.data.times import Frequency
 from recurra.errors import InputError
 from recurra.nn.linear import Linear
 from recurra.state import State
+from recurra.tasks import scikit
 from recurra.tasks.estimator import Dice, Estimator
 from recurra.tasks.heads.head import Around, Head
 from recurra.tasks.inlet import Inlet
@@ -38,6 +39,8 @@ class Labelled(Estimator):
 
     _estimator_type: ClassVar[str]
     """What scikit-learn calls it."""
+    n_features_in_: int
+    """Columns of the table that was fitted on, if it was one."""
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn asks of an estimator before it searches settings or validates across folds."""
@@ -88,8 +91,9 @@ class Labelled(Estimator):
             RecurraError: the loss became no number.
         """
         schedule = self._schedule()
-        sequences = X if isinstance(X, Sequences) else from_arrays(X)
-        answers = self._answers(given(sequences, y), fresh=True)
+        vars(self).pop("n_features_in_", None)
+        sequences = self._sequences(X)
+        answers = self._answers(given(sequences, y, type(self).__name__), fresh=True)
         fields = [field for field in sequences.fields.values() if field.role not in ("target", "time")]
         if not fields:
             raise InputError("X has no columns to read; expected one besides the target")
@@ -126,11 +130,24 @@ class Labelled(Estimator):
         read, _ = model.read(batch.columns, lengths=ragged)
         return model.outlook(read.at(torch.arange(len(batch.rows)), batch.lengths - 1).y)[:, 0]
 
+    def _expect_fitted(self) -> None:
+        if not hasattr(self, "model_"):
+            raise scikit.not_fitted(f"this {type(self).__name__} has not been fitted; call fit first, or load one")
+
+    def _sequences(self, X: Any, like: list[Field] | None = None) -> Sequences:
+        """Arrays as sequences. A table of two axes has as many columns as that which was fitted on, if that was one."""
+        if isinstance(X, Sequences):
+            return X
+        found = scikit.table(X, getattr(self, "n_features_in_", None))
+        if like is None and (columns := scikit.columns(found)) is not None:
+            self.n_features_in_ = columns
+        return from_arrays(found, like=like)
+
     def _read(self, X: Any) -> Sequences:
         """Sequences of the columns that were fitted on."""
         self._expect_fitted()
         if not isinstance(X, Sequences):
-            return from_arrays(X, like=self.fields_)
+            return self._sequences(X, self.fields_)
         if missing := [field.name for field in self.fields_ if field.name not in X.fields]:
             raise InputError(f"X has no column {missing[0]!r}, which this {type(self).__name__} was fitted on")
         return X
@@ -179,16 +196,15 @@ class Stream:
         return self._estimator._told(self._steps.step(self._row.read(row, 0.0)[0]))
 
 
-def given(sequences: Sequences, y: Any) -> Any:
+def given(sequences: Sequences, y: Any, who: str) -> Any:
     """Answers: those given, or the target of the sequences, [cases] each."""
     targets = sequences.of_role("target")
-    if y is None and not targets:
-        raise InputError("y is missing; expected an answer for each case")
-    if y is None:
+    if y is None and targets:
         field = targets[0]
         values = sequences.values[field.name]
         values = values if field.whole else values[sequences.offsets[:-1]]
         return field.vocabulary.decode(values) if field.vocabulary is not None else values.numpy()
-    if len(y) != len(sequences):
-        raise InputError(f"y has {len(y)} answers; expected {len(sequences)}, one for each case")
-    return y
+    found = scikit.answers(y, who)
+    if len(found) != len(sequences):
+        raise InputError(f"y has {len(found)} answers; expected {len(sequences)}, one for each case")
+    return found

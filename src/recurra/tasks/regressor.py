@@ -99,7 +99,7 @@ class Regressor(Labelled):
         Raises InputError as `predict`.
         """
         began, sequences = time.perf_counter(), self._read(X)
-        answers = self._answers(given(sequences, y), fresh=False).double()
+        answers = self._answers(given(sequences, y, type(self).__name__), fresh=False).double()
         off = answers - torch.from_numpy(self.predict(sequences))
         spread = (answers - answers.mean()).square().sum()
         return {
