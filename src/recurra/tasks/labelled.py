@@ -47,11 +47,12 @@ class Labelled(Estimator):
         from sklearn import utils
 
         classifies = self._estimator_type == "classifier"
+        # Its measure of a good score is a table whose columns come in no order; here they are read as time.
         return utils.Tags(
             estimator_type=self._estimator_type,
             target_tags=utils.TargetTags(required=True),
             classifier_tags=utils.ClassifierTags() if classifies else None,
-            regressor_tags=None if classifies else utils.RegressorTags(),
+            regressor_tags=None if classifies else utils.RegressorTags(poor_score=True),
             input_tags=utils.InputTags(three_d_array=True, allow_nan=True),
             non_deterministic=False,
         )

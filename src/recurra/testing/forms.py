@@ -11,7 +11,7 @@ from torch import Tensor
 from recurra.engines.choose import ENGINES, observe
 from recurra.recurrence import Recurrence
 from recurra.state import State
-from recurra.testing.cases import Case, Make, compare, draw, gradients, states_close
+from recurra.testing.cases import Case, Make, compare, draw, gradients, rounded, states_close
 from recurra.testing.tolerances import assert_close
 
 LONG = 512
@@ -158,13 +158,13 @@ def long_sequences(make: Make, engine: str, dtype: torch.dtype) -> None:
     beside = {name: value.repeat(3, *[1] * (value.dim() - 1)) for name, value in case.beside.items()}
     later = torch.cat([case.x[:, :cut], torch.randn_like(case.x[:, cut:])], 1)
     # Side by side, since what takes time is the steps: the case, the same with a rounding more, and another end.
-    x = torch.cat([case.x, _rounded(case.x), later]).requires_grad_()
+    x = torch.cat([case.x, rounded(case.x), later]).requires_grad_()
     assert case.state is not None
-    state = State({name: torch.cat([value, _rounded(value), value]) for name, value in case.state.items()})
+    state = State({name: torch.cat([value, rounded(value), value]) for name, value in case.state.items()})
     y, end = replace(case, x=x, state=state, beside=beside).run(engine)
-    whole, rounded, changed = y.unbind()
+    whole, nearby, changed = y.unbind()
     # Some recurrences make much of a rounding, and more with time; what differs by less is the same.
-    slack = 100 * _largest((rounded - whole).detach()).cummax(0).values
+    slack = 100 * _largest((nearby - whole).detach()).cummax(0).values
     assert_close(f"before a change of x at {cut}", changed[:cut], whole[:cut], dtype, _over(slack[:cut], whole))
     if whole.isfinite().all() and y.requires_grad:
         (slope,) = torch.autograd.grad(whole[:cut].sum(), x)
@@ -178,11 +178,6 @@ def long_sequences(make: Make, engine: str, dtype: torch.dtype) -> None:
         counts = not (value.is_floating_point() or value.is_complex()) or not value.numel()
         moved = 0.0 if counts else 100 * (rounded_end[name] - value).abs().max()
         assert_close(f"state {name!r}, cut at {cut} of {time}", last[name], value, dtype, moved)
-
-
-def _rounded(t: Tensor) -> Tensor:
-    """The same with a few roundings more, if it is of numbers that are rounded."""
-    return t * (1 + 4 * torch.finfo(t.dtype).eps) if t.is_floating_point() or t.is_complex() else t
 
 
 def _largest(difference: Tensor) -> Tensor:
