@@ -1,5 +1,6 @@
 """Uninitialised memory is filled with NaN in every test, so that a forgotten element cannot pass by luck."""
 
+import signal
 from inspect import isfunction, unwrap
 
 import pytest
@@ -28,6 +29,15 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def usual_interrupt():
+    """Ctrl-C as a terminal has it, also where whoever runs the tests ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ BAD = {
     ),
     "layer option passed on": (
         lambda: recurra.layer("falcon-mamba", 4, foo=3),
-        ["layer 'falcon-mamba' has no option 'foo'", "rank=None, eps=1e-06, state_size=16, expand=2"],
+        ["layer 'falcon-mamba' has no option 'foo'", "rank=None, eps=1e-06, weighted=False, state_size=16, expand=2"],
     ),
     "keys of no width": (lambda: recurra.layer("xlstm-7b", 1, heads=1), ["width times key is 0", "positive int"]),
     "batch": (lambda: layer().initial_state("2"), ["batch is '2'", "at least 0"]),

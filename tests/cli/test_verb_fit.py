@@ -2,11 +2,13 @@
 
 import signal
 
+import pytest
 from calling import SMALL, called
 
 from recurra.training import checkpoint
 
 
+@pytest.mark.usefixtures("usual_interrupt")
 def test_a_fit_that_was_interrupted_goes_on(sales, tmp_path, monkeypatch):
     command = ["fit", "forecast", sales / "sales.csv", "--horizon", 3, "--windows", 2, *SMALL, "--out"]
     assert called(*command, tmp_path / "whole")[0] == 0

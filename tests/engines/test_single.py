@@ -18,9 +18,9 @@ from recurra.engines.reading import Reading
 from recurra.engines.stepping import single
 from recurra.testing.tolerances import assert_close
 
-IN_DOUBLE = {"s4d", "s5", "dss"}
+IN_DOUBLE = {"s4d", "s5", "dss", "s4", "lssl", "h3", "conv-s5"}
 """Layers whose step sizes are computed in float64 whatever their type, which single steps in float32 are not."""
-GROWING = {"attention", "local-attention", "forgetting-attention", "rat"}
+GROWING = {"attention", "latent-attention", "local-attention", "forgetting-attention", "rat"}
 
 
 def steps(layer, xs, state, engine="auto"):

@@ -1,6 +1,7 @@
 """Each recurrence against its paper's equations, written out here over the whole batch, step by step."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -224,6 +225,15 @@ def test_layer_is_its_paper(name):
     assert_close("y", layer(x)[0], equations(layer, x))
 
 
+ELSEWHERE = {
+    "mamba3": "test_mamba3",
+    "mesa-net": "test_fla",
+    "preconditioned-kda": "test_fla",
+    "preconditioned-gated-delta-net": "test_fla",
+}
+"""Files that hold a layer to equations, or to another implementation, by itself."""
+
+
 def test_every_layer_is_held_to_something():
     held = (
         set(EQUATIONS)
@@ -231,7 +241,9 @@ def test_every_layer_is_held_to_something():
         | {name for name, *_ in TORCHRECURRENT.values()}
         | CLASSIC
     )
-    held |= NEWER.keys() | ATLAS | CONTINUOUS | DELTA_RULE | LINEAR_ATTENTION | STATE_SPACES | TAPS
+    for name, file in ELSEWHERE.items():
+        assert f'"{name}"' in Path(__file__).with_name(f"{file}.py").read_text()
+    held |= ELSEWHERE.keys() | NEWER.keys() | ATLAS | CONTINUOUS | DELTA_RULE | LINEAR_ATTENTION | STATE_SPACES | TAPS
     assert held == {name for name, kind in recurra.layers().items() if issubclass(kind, recurra.Recurrence)}
 
 

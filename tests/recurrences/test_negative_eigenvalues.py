@@ -9,7 +9,9 @@ from recurra.testing.cases import compare, draw
 
 D = 6
 OPTION = "negative_eigenvalues"
-LAYERS = [name for name, kind in recurra.layers().items() if OPTION in _options_of(kind)]
+BEYOND = "preconditioned-gated-delta-net"
+"""Its eigenvalues are negative already, by as much as they can be: it refuses the option."""
+LAYERS = [name for name, kind in recurra.layers().items() if OPTION in _options_of(kind) and name != BEYOND]
 OPTIONS = {"hgrn": {"rotate": False}, "gla": {"heads": 1}, "mamba2": {"state_size": 3}}
 GATED = {"gated-delta-net", "mamba", "mamba2", "gla", "hgrn", "hgrn2", "min-gru", "min-lstm", "comba", "delta-net",
          "delta-product", "kimi-delta-attention", "gated-delta-net-2"}  # fmt: skip
@@ -21,6 +23,11 @@ def build(name, negative):
 
 def test_every_gated_layer_has_the_option():
     assert set(LAYERS) >= GATED
+
+
+def test_a_memory_that_would_grow_is_refused():
+    with pytest.raises(recurra.InputError, match=r"negative_eigenvalues is True; expected False: .* would grow"):
+        build(BEYOND, True)
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -72,6 +72,7 @@ def test_a_fit_goes_on_to_the_same_bits(name, tmp_path, monkeypatch):
     assert all(torch.equal(value, whole[key]) for key, value in weights(again).items())
 
 
+@pytest.mark.usefixtures("usual_interrupt")
 def test_ctrl_c_keeps_the_update_at_hand(tmp_path):
     make, data = FITS["forecaster"]
     given = data()

@@ -28,12 +28,7 @@ def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.fixture(autouse=True)
-def usual_handler():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("usual_interrupt")
 
 
 @pytest.mark.parametrize("step", [1, 5, 11, 12])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from recurra import options
 from recurra.errors import InputError
 from recurra.interop.family import head
 from recurra.interop.rules import Rule, rule
@@ -151,9 +152,9 @@ def expert_rules(
 def mamba2(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Options of our Mamba-2 from fields that begin with `mamba_`. Raises InputError where sizes do not fit."""
     inner = int(config["mamba_expand"] * config["hidden_size"])
-    heads, size = config["mamba_n_heads"], config["mamba_d_head"]
+    heads, size = options.count("mamba_n_heads", config["mamba_n_heads"]), config["mamba_d_head"]
     inner = more.pop("inner", None) or inner
-    size = inner // heads if size == "auto" else size
+    size = inner // heads if size == "auto" else options.count("mamba_d_head", size)
     if heads * size != inner:
         raise InputError(f"config.json has mamba_n_heads * mamba_d_head = {heads * size}; expected {inner}")
     return {

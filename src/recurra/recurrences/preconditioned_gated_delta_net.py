@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.errors import InputError
 from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper
@@ -36,6 +37,11 @@ class PreconditionedGatedDeltaNet(GatedDeltaNet):
     as_delta_rule = None  # type: ignore[assignment]  # what is written depends on another state
 
     def __init__(self, width: int, *, squash: float = 1.5, **gated_delta_net: Any):
+        if gated_delta_net.get("negative_eigenvalues"):
+            raise InputError(
+                "negative_eigenvalues is True; expected False: eigenvalues lie between 1 - squash and 1 here, and a "
+                "memory that erases twice as much would grow"
+            )
         super().__init__(width, **gated_delta_net)
         self.squash = options.number("squash", squash, 1, 2 + 1e-9)
         self.to_curvature = Linear(width, 2 * self.key_heads, bias=False)

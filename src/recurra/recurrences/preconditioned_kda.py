@@ -23,7 +23,8 @@ class PreconditionedKDA(KimiDeltaAttention):
     Initialisation: m = -0.2, exp(C_log) uniform in [1, 16), softplus(dt_bias) log-uniform in [0.001, 0.1].
 
     Source: Preconditioned DeltaNet: Curvature-aware Sequence Modeling for Linear Recurrences, Tumma, Loo, Rus, 2026,
-    arXiv:2604.21100, as read in flash-linear-attention. `squash` is 2 at most: there the memory stays stable.
+    arXiv:2604.21100, as read in flash-linear-attention. `squash` is 2 at most: there the memory stays stable,
+    its eigenvalues between 1 - squash and 1, whatever the option that turns signs elsewhere.
     """
 
     lane = Lane.HEAD
@@ -33,15 +34,8 @@ class PreconditionedKDA(KimiDeltaAttention):
     )  # fmt: skip
     as_delta_rule = None  # type: ignore[assignment]  # what is written depends on another state
 
-    def __init__(
-        self,
-        width: int,
-        heads: int | None = None,
-        kernel: int = 4,
-        negative_eigenvalues: bool = False,
-        squash: float = 1.5,
-    ):
-        super().__init__(width, heads, kernel, negative_eigenvalues)
+    def __init__(self, width: int, heads: int | None = None, kernel: int = 4, squash: float = 1.5):
+        super().__init__(width, heads, kernel)
         self.squash = options.number("squash", squash, 1, 2 + 1e-9)
         self.to_curvature = Linear(width, 2 * self.heads, bias=False)
         self.curvature_dt_bias = nn.Parameter(softplus_steps(self.heads))
