@@ -49,6 +49,8 @@ def eigenvalues(layer):
 
     shape = state[name][0].numel()
     jacobian = torch.autograd.functional.jacobian(after, state[name])  # [..., B, ...]: rows do not see each other
+    # What has underflowed is none to LAPACK either, which may not converge over it.
+    jacobian = torch.where(jacobian.abs() < 1e-30, 0, jacobian)
     return torch.linalg.eigvals(jacobian.movedim(state[name].dim() - 1, 0).reshape(40, shape, shape)).real
 
 

@@ -84,8 +84,9 @@ def from_transformers(folder: Path, config: Mapping[str, Any]) -> LanguageModel:
         theirs.pop(name, None)
     held, asked = (sum(t.numel() for t in found.values()) for found in (theirs, model.state_dict()))
     if asked > 4 * held:
-        reason = f"they are {held} numbers, and the config asks for {asked}"
-        raise InputError(f"the weights in {folder} do not fit config.json: {reason}")
+        raise InputError(
+            f"the weights in {folder} do not fit config.json: they are {held} numbers, it asks for {asked}"
+        )
     # Only now: there are as many rules as a model has tensors, and they name the rows of some.
     ours = to_ours(family.rules(full), theirs, model.state_dict())
     if reason := misfit(model.state_dict(), ours):
