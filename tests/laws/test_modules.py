@@ -316,4 +316,6 @@ def _same_time_step(kind, module, plain, given):
     if kind.streams:
         with torch.no_grad():
             y, expected = (m.advance(given[:1, 2], m(given[:1, :2])[1])[0] for m in (module, plain))
-        assert_close("y of a time step", y, expected)
+            # Weights with holes may make much of a rounding: as far apart as the plain layer's own forms are.
+            slack = 100 * (expected - plain(given[:1, :3])[0][:, 2]).abs().max()
+        assert_close("y of a time step", y, expected, slack=slack)

@@ -33,7 +33,7 @@ def test_what_comes_again_and_again_is_expected_better(head):
     """The same rows, after which a model that learns from them says less of a surprise than one that does not."""
     learns = forecaster(head=head)
     rests = copy.deepcopy(learns)
-    rows = [series(5 + 5 * np.sin(np.arange(9)), start, 9) for start in range(80, 80 + 9 * 30, 9)]
+    rows = [series(5 + 5 * np.sin(np.arange(9)), start, 9) for start in range(80, 80 + 9 * 60, 9)]
     first = [each.update(rows[0], learn=each is learns) for each in (learns, rests)]
     assert np.allclose(first[0]["surprise"], first[1]["surprise"], equal_nan=True)  # told before it learns
     found = [
