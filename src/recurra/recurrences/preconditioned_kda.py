@@ -9,7 +9,7 @@ from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper
 from recurra.recurrences.discretisation import softplus_steps
 from recurra.recurrences.kimi_delta_attention import KimiDeltaAttention
-from recurra.recurrences.preconditioned_gated_delta_net import preconditioner
+from recurra.recurrences.preconditioned_gated_delta_net import PreconditionedGatedDeltaNet
 from recurra.windows import Past
 
 
@@ -55,11 +55,4 @@ class PreconditionedKDA(KimiDeltaAttention):
         }
         return more | super().inputs(x, past)
 
-    def step(
-        self, S: Tensor, A: Tensor, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, forget: Tensor,
-        admit: Tensor, centre: Tensor,
-    ):  # fmt: skip
-        A = torch.exp(forget) * A + admit * k * k
-        S = S * torch.exp(log_decay)
-        S = S + beta * torch.outer(v - S @ k, k * preconditioner(A, centre, self.squash))
-        return (S, A), S @ q
+    step = PreconditionedGatedDeltaNet.step  # type: ignore[assignment]  # a decay of each key channel where that has one of each head
