@@ -394,3 +394,8 @@ def test_pieces_do_not_start_cold():
 def test_a_text_too_short_to_evaluate_on(text):
     with pytest.raises(InputError, match="at least 2"):
         bits_per_byte(LanguageModel(width=8), text)
+
+
+def test_mlps_may_be_left_out(tmp_path):
+    train(replace(TINY, mlp=0, steps=2), TEXT, tmp_path / "run")
+    assert not any("mlp" in name for name in load(tmp_path / "run").state_dict())

@@ -22,7 +22,7 @@ def train(
     out: Annotated[Path, Option(help="The run folder to fill.")] = Path("runs/default"),
     pattern: Annotated[str | None, Option(help="Recurrences from bottom to top, such as mamba*3+lstm.")] = None,
     width: Annotated[int | None, Option(help="Channels between blocks.")] = None,
-    mlp: Annotated[int | None, Option(help="Hidden width of the gated MLPs.")] = None,
+    mlp: Annotated[int | None, Option(help="Hidden width of the gated MLPs; 0 leaves them out.")] = None,
     dropout: Annotated[float | None, Option(help="Dropout while training.")] = None,
     batch: Annotated[int | None, Option(help="Streams of text side by side.")] = None,
     window: Annotated[int | None, Option(help="Bytes between two updates.")] = None,

@@ -25,6 +25,7 @@ class TrainConfig:
     """A GRU learns most per byte, a matrix memory above it recalls what was named before: less than two of either."""
     width: int = 192
     mlp: int = 192
+    """Hidden width of the gated MLPs; 0 leaves them out."""
     dropout: float = 0.05
     batch: int = 16
     """Streams of text side by side."""
@@ -51,9 +52,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         parse(self.pattern)
-        for name in ("width", "mlp", "batch", "window", "steps", "log_every", "checkpoint_every"):
+        for name in ("width", "batch", "window", "steps", "log_every", "checkpoint_every"):
             self._expect(name, "a positive int", type(self.__dict__[name]) is int and self.__dict__[name] >= 1)
-        for name in ("warmup", "seed"):
+        for name in ("mlp", "warmup", "seed"):
             value = self.__dict__[name]
             self._expect(name, "an int, 0 or more, below 2^63", type(value) is int and 0 <= value < 2**63)
         for name in ("learning_rate", "clip"):
