@@ -13,6 +13,8 @@ GROWING = ["attention", "local-attention", "forgetting-attention", "rat", "laten
 VARIANTS = {
     "window": ("attention", {"key_heads": 2, "rotary": 0.5, "window": 3}),
     "window of one": ("attention", {"window": 1}),
+    "sinks and persistent pairs": ("attention", {"key_heads": 2, "window": 2, "sinks": 2, "persistent": 3}),
+    "more sinks than time steps": ("local-attention", {"window": 1, "sinks": 9}),
     "shifts and norms": ("forgetting-attention", {"pro": True}),
     "chunks of two": ("rat", {"chunk": 2}),
     "chunks of three": ("rat", {"chunk": 3, "key_heads": 1}),
@@ -125,7 +127,8 @@ def test_states_that_do_not_fit(case):
 def test_options():
     for options, words in (
         ({"heads": 3}, "heads is 3"), ({"key_heads": 3}, "key_heads is 3"), ({"rotary": 1.5}, "rotary is 1.5"),
-        ({"window": 0}, "window is 0"), ({"base": 0}, "base is 0"),
+        ({"window": 0}, "window is 0"), ({"base": 0}, "base is 0"), ({"persistent": -1}, "persistent is -1"),
+        ({"sinks": 2}, "sinks is 2 and window is None"), ({"window": 2, "sinks": -1}, "sinks is -1"),
     ):  # fmt: skip
         with pytest.raises(recurra.InputError, match=words):
             recurra.layer("attention", 8, **options)

@@ -45,6 +45,27 @@ def attention(layer, x, part=1.0):
     return layer.to_output(merge(out))
 
 
+def sinks_and_pairs(layer, x):
+    """Every pair by its distance, which for what the window has left behind is the window's; q turns for both."""
+    q, k, v = (
+        split(to(x), n)
+        for to, n in ((layer.to_query, H), (layer.to_key, layer.key_heads), (layer.to_value, layer.key_heads))
+    )
+    k, v = (z.repeat_interleave(H // layer.key_heads, 1) for z in (k, v))
+    fixed = layer.persistent.repeat_interleave(H // layer.key_heads, 0)
+    out = torch.zeros_like(q)
+    for t in range(x.shape[1]):
+        seen = [i for i in range(t + 1) if i < layer.sinks or t - i < layer.window]
+        distance = torch.tensor([min(t - i, layer.window) for i in seen])
+        for h in range(H):
+            asked = turned(q[:, h : h + 1, t : t + 1].expand(-1, -1, len(seen), -1), distance)[:, 0]
+            scores = (asked * k[:, h, seen]).sum(-1, keepdim=True)
+            scores = torch.cat([q[:, h, t] @ fixed[h, 0].T, scores[..., 0]], 1)[..., None] / (D // H) ** 0.5
+            values = torch.cat([fixed[h, 1].expand(len(x), -1, -1), v[:, h, seen]], 1)
+            out[:, h, t] = (torch.softmax(scores, 1) * values).sum(1)
+    return layer.to_output(merge(out))
+
+
 def local_attention(layer, x):
     return attention(layer, x, part=0.5)
 
@@ -100,6 +121,7 @@ def rat(layer, x):
 EQUATIONS = [
     ("attention", attention, {}),
     ("attention", attention, {"key_heads": 2, "window": 3}),
+    ("attention", sinks_and_pairs, {"key_heads": 2, "window": 3, "sinks": 2, "persistent": 3}),
     ("local-attention", local_attention, {"window": 4}),
     ("forgetting-attention", forgetting_attention, {}),
     ("forgetting-attention", forgetting_attention_pro, {"pro": True}),
@@ -130,6 +152,30 @@ def test_long_sequences_run_in_blocks(name, formula, options):
     weight = torch.randn_like(y)
     got, wanted = (torch.autograd.grad((z * weight).sum(), x)[0] for z in (y, expected))
     assert_close("gradient", got, wanted)
+
+
+def test_within_the_window_sinks_change_nothing_and_beyond_it_the_state_does_not_grow():
+    layer, x = recurra.layer("local-attention", D, window=5, sinks=2), torch.randn(B, 40, D)
+    full = recurra.layer("attention", D, key_heads=1, rotary=0.5)
+    full.load_state_dict(layer.state_dict())
+    assert_close("y", layer(x[:, :5])[0], full(x[:, :5])[0])
+    assert not torch.allclose(layer(x)[0][:, 5:], full(x)[0][:, 5:])
+    assert {name: value.shape[2] for name, value in layer(x)[1].items() if value.dim() > 2} == {
+        "keys": 4, "values": 4, "sink_keys": 2, "sink_values": 2,
+    }  # fmt: skip
+
+
+def test_shared_keys_are_many_heads_that_are_tied():
+    """With one key head the state is smaller by the number of heads."""
+    shared, many = (recurra.layer("attention", D, key_heads=n) for n in (1, H))
+    tied = {
+        n: w.repeat(H, 1) if n in ("to_key.weight", "to_value.weight") else w for n, w in shared.state_dict().items()
+    }
+    many.load_state_dict(tied)
+    x = torch.randn(B, T, D)
+    (y, state), (expected, wide) = shared(x), many(x)
+    assert_close("y", y, expected)
+    assert wide["keys"].nbytes == H * state["keys"].nbytes
 
 
 def test_attention_is_that_of_torch():

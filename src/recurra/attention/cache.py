@@ -27,10 +27,15 @@ def extend(entries: Tensor, new: Tensor) -> Tensor:
     return torch.cat([entries, new.transpose(1, 2).to(entries.dtype)], 2)
 
 
+def chosen(made: Tensor) -> Tensor:
+    """Which time steps are `made` [B, T], in their order, then T: [B, S], S the most that a row has."""
+    time = made.shape[1]
+    return torch.where(made, torch.arange(time, device=made.device), time).sort(1).values[:, : most(made.sum(1))]
+
+
 def append(entries: Tensor, new: Tensor, made: Tensor) -> Tensor:
     """Entries [B, L, S, ...] followed by those of `new` [B, L, T, ...] that are `made` [B, T], then zeros."""
-    time, size = made.shape[1], most(made.sum(1))
-    steps = torch.where(made, torch.arange(time, device=made.device), time).sort(1).values[:, :size]
+    time, steps = made.shape[1], chosen(made)
     picked = pick(new, steps.clamp(max=time - 1))
     return torch.cat([entries, torch.where(spread(steps < time, new.dim()), picked, 0).to(entries.dtype)], 2)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from recurra import options
-from recurra.attention import cache, rope
+from recurra.attention import cache, front, rope
 from recurra.attention.base import Attention, Call
-from recurra.attention.softmax import attend
+from recurra.attention.softmax import Front, attend
 from recurra.contract import Paper
+from recurra.errors import InputError
 from recurra.nn.linear import Linear
 from recurra.pointwise import RMSNorm, RMSNormFromOne
 from recurra.problem import Lane, compute_dtype
@@ -28,6 +29,10 @@ class CausalAttention(Attention):
     and k, an even number of them, turn by RoPE with the position in the sequence (`rope.py`). The result is W_o y.
     With a `window` the state holds the window - 1 entries that the next time step can see.
 
+    With `sinks`, all time steps see the first so many of their sequence as well: once the window has left them behind
+    they turn as if they were `window` steps away, and the state keeps them apart. With `persistent`, there are so many
+    learned pairs besides in each key head, which have no position: q asks them before it turns. They start normal.
+
     Options of published models: `size` is K where it is not D / heads; `bias` and `output_bias` give the maps to q, k,
     v, and W_o, one; `scale` stands in place of 1 / sqrt(K); `qk_norm` divides q and k by their root mean squares before
     they turn: "head", each head's, times one weight per channel, which with "head-from-one" is added to one; "whole",
@@ -36,7 +41,8 @@ class CausalAttention(Attention):
 
     Source: Attention Is All You Need, Vaswani et al., 2017, arXiv:1706.03762, where positions are added to the input;
     RoPE: arXiv:2104.09864; fewer key heads: GQA, Ainslie et al., 2023, arXiv:2305.13245. No biases
-    by default. Gates and norms are those of Qwen3-Next and OLMo, biases and scales of Granite and Falcon-H1.
+    by default. Gates and norms are those of Qwen3-Next and OLMo, biases and scales of Granite and Falcon-H1. Sinks:
+    LM-Infinite, Han et al., 2023, arXiv:2308.16137; persistent pairs: Sukhbaatar et al., 2019, arXiv:1907.01470.
     """
 
     lane = Lane.HEAD
@@ -57,6 +63,8 @@ class CausalAttention(Attention):
         qk_norm: str | None = None,
         norm_eps: float = 1e-6,
         gated: bool = False,
+        sinks: int = 0,
+        persistent: int = 0,
     ):
         super().__init__(width)
         if size is None:
@@ -68,6 +76,11 @@ class CausalAttention(Attention):
         self.turning = 2 * int(options.number("rotary", rotary, 0, 1 + 1e-9) * self.size / 2)
         self.base = options.number("base", base, 1)
         self.window = None if window is None else options.count("window", window)
+        self.sinks = options.whole("sinks", sinks)
+        if sinks and window is None:
+            raise InputError(f"sinks is {sinks} and window is None; expected a window, beyond which sinks are seen")
+        pairs = torch.randn(self.key_heads, 2, options.whole("persistent", persistent), self.size)
+        self.persistent = nn.Parameter(pairs) if persistent else None
         self.gated, inner = options.flag("gated", gated), heads * self.size
         self.to_query = Linear(width, inner * (2 if gated else 1), bias=options.flag("bias", bias))
         self.to_key = Linear(width, self.key_heads * self.size, bias=bias)
@@ -86,7 +99,8 @@ class CausalAttention(Attention):
 
     def start(self, like: Tensor) -> dict[str, Tensor]:
         empty = like.new_zeros(self.key_heads, 0, self.size)
-        return {"keys": empty, "values": empty}
+        first = like.new_zeros(self.key_heads, self.sinks, self.size)
+        return {"keys": empty, "values": empty} | (dict.fromkeys(front.SINKS, first) if self.sinks else {})
 
     def kept(self, position: Tensor) -> Tensor:
         return position if self.window is None else position.clamp(max=self.window - 1)
@@ -104,36 +118,79 @@ class CausalAttention(Attention):
         k, v = (part.unflatten(-1, (self.key_heads, -1)) for part in (k, v))
         if self.qk_norm in ("head", "head-from-one"):
             q, k = self.query_norm(q), self.key_norm(k)
+        more = self._for_the_front(q, k, position)
         k = rope.rotate(k, cos[:, :, None], sin[:, :, None])
-        return {"q": rope.rotate(q, cos[:, :, None, None], sin[:, :, None, None]), "k": k, "v": v} | gate
+        return {"q": rope.rotate(q, cos[:, :, None, None], sin[:, :, None, None]), "k": k, "v": v} | gate | more
+
+    def _for_the_front(self, q: Tensor, k: Tensor, position: Tensor) -> dict[str, Tensor]:
+        """What sinks and persistent pairs need of q [B, T, L, G, K] and k [B, T, L, K] that have not turned."""
+        more = {} if self.persistent is None and not self.sinks else {"plain": q}
+        if self.persistent is not None:
+            more["pairs"] = self.persistent.expand(*position.shape, *self.persistent.shape)
+        if self.window is not None and self.sinks:
+            distance = torch.full((1, 1), self.window, device=k.device)
+            cos, sin = rope.angles(distance, self.turning, self.base, compute_dtype(k.dtype))
+            more["far"] = rope.rotate(k, cos[:, :, None], -sin[:, :, None])
+            more["position"] = position[:, :, None].expand(k.shape[:3])
+            more["behind"] = more["position"] + 1 - self.window
+        return more
 
     def step(
-        self, keys: Tensor, values: Tensor, present: Tensor, q: Tensor, k: Tensor, v: Tensor,
-        gate: Tensor | None = None,
+        self, keys: Tensor, values: Tensor, *sinks: Tensor, present: Tensor, q: Tensor, k: Tensor, v: Tensor,
+        gate: Tensor | None = None, **more: Tensor,
     ):  # fmt: skip
         keys, values = torch.cat([keys, k[None]]), torch.cat([values, v[None]])
         seen = pad(present, (0, 1), value=True)
-        weights = torch.softmax(torch.where(seen, q @ keys.T * self.scale, float("-inf")), -1)
-        return (keys, values), weights @ values if gate is None else torch.sigmoid(gate) * (weights @ values)
+        scores, read = [torch.where(seen, q @ keys.T * self.scale, float("-inf"))], [values]
+        if "pairs" in more:
+            scores.append(more["plain"] @ more["pairs"][0].T * self.scale)
+            read.append(more["pairs"][1])
+        if sinks:
+            place = torch.arange(self.sinks, device=k.device)
+            now = (place == more["position"])[:, None]
+            sinks = torch.where(now, more["far"], sinks[0]), torch.where(now, v, sinks[1])
+            behind = place < more["behind"]
+            scores.append(torch.where(behind, more["plain"] @ sinks[0].T * self.scale, float("-inf")))
+            read.append(sinks[1])
+        y = torch.softmax(torch.cat(scores, -1), -1) @ torch.cat(read)
+        return (keys, values, *sinks), y if gate is None else torch.sigmoid(gate) * y
 
     def parallel(self, call: Call) -> tuple[Tensor, dict[str, Tensor]]:
         keys, values = (cache.extend(call.state[name], call.inputs[name[0]]) for name in ("keys", "values"))
         q = call.inputs["q"].flatten(2, 3).transpose(1, 2).to(keys.dtype)
         seen = self.kept(call.position) + 1
-        y = attend(q, keys, values, seen, whole=call.whole, window=self.window, scale=self.scale)
+        before, sinks = self._front(call)
+        y = attend(q, keys, values, seen, whole=call.whole, window=self.window, scale=self.scale, front=before)
         y = y.transpose(1, 2).unflatten(2, (self.key_heads, -1))
         if self.gated:
             y = torch.sigmoid(call.inputs["gate"]).to(y.dtype) * y
         stop, count = keys.shape[2] - call.position.shape[1] + call.ends, self.kept(call.last)
         new = {"keys": cache.newest(keys, stop, count), "values": cache.newest(values, stop, count)}
-        return y, new
+        return y, new | sinks
+
+    def _front(self, call: Call) -> tuple[Front | None, dict[str, Tensor]]:
+        """What all time steps of a call see besides their windows, and the new states of the sinks."""
+        if "plain" not in call.inputs:
+            return None, {}
+        q, held = call.inputs["plain"].flatten(2, 3).transpose(1, 2), call.state["keys"].dtype
+        parts: list[front.Pairs] = []
+        state: dict[str, Tensor] = {}
+        if self.persistent is not None:
+            k, v = self.persistent.to(held).expand(len(q), -1, -1, -1, -1).unbind(2)
+            parts.append((k, v, k.new_ones(*call.position.shape, k.shape[2], dtype=torch.bool)))
+        if self.window is not None and self.sinks:
+            seen, state = front.sinks(call, call.inputs["far"], call.inputs["v"], self.window)
+            parts.append(seen)
+        keys, values, visible = zip(*parts, strict=True)
+        return Front(q.to(held), torch.cat(keys, 2), torch.cat(values, 2), torch.cat(visible, -1)), state
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
         return self.to_output(y.flatten(2))
 
 
 class LocalAttention(CausalAttention):
-    """`attention` with a window of 1024 time steps, one key head, and half of the channels turning.
+    """`attention` with a window of 1024 time steps, one key head, and half of the channels turning. `sinks` and
+    `persistent` are those of `attention`.
 
     Lane: the key head with all query heads. Its state is bounded. The layer pattern of Griffin is
     `rg-lru*2+local-attention`.
@@ -155,6 +212,10 @@ class LocalAttention(CausalAttention):
         base: float = 10000.0,
         window: int = 1024,
         output_bias: bool = False,
+        sinks: int = 0,
+        persistent: int = 0,
     ):
         window = options.count("window", window)
-        super().__init__(width, heads, key_heads, rotary, base, window, output_bias=output_bias)
+        super().__init__(
+            width, heads, key_heads, rotary, base, window, output_bias=output_bias, sinks=sinks, persistent=persistent
+        )

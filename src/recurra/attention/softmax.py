@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,20 @@ Bias = Callable[[int, int, int], Tensor]
 """
 
 
+@dataclass(frozen=True)
+class Front:
+    """Pairs in front of all entries, read by queries of their own."""
+
+    q: Tensor
+    """[B, H, T, K]"""
+    k: Tensor
+    """[B, L, P, K]"""
+    v: Tensor
+    """[B, L, P, V]"""
+    visible: Tensor
+    """[B, T, P], which of them a query sees."""
+
+
 def attend(
     q: Tensor,
     k: Tensor,
@@ -31,6 +46,7 @@ def attend(
     window: int | None = None,
     bias: Bias | None = None,
     scale: float | None = None,
+    front: Front | None = None,
 ) -> Tensor:
     """What queries read: [B, H, T, V].
 
@@ -43,19 +59,30 @@ def attend(
         whole: each query sees all entries up to its own, and N = T.
         window: the most that any query sees.
         scale: of the products of queries and keys, by default 1 / sqrt(K).
+        front: what queries see besides the entries.
     """
     time, carried = q.shape[2], k.shape[2] - q.shape[2]
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
     stop = carried + 1 + torch.arange(time, device=q.device).expand_as(seen)
-    entries_fine = k.isfinite().all(-1) & v.isfinite().all(-1)
-    seen_fine = all_fine(entries_fine, stop - seen, stop).repeat_interleave(q.shape[1] // k.shape[1], 1)
-    fine = q.isfinite().all(-1) & seen_fine
+    (k, v), entries_fine = _cleaned(k, v)
+    seen_fine = all_fine(entries_fine, stop - seen, stop)
+    if front is not None:
+        (first_k, first_v), first_fine = _cleaned(front.k, front.v)
+        seen_fine = seen_fine & (first_fine[:, :, None] | ~front.visible[:, None]).all(-1)
+        front = Front(torch.where(front.q.isfinite(), front.q, 0), first_k, first_v, front.visible)
+    fine = q.isfinite().all(-1) & seen_fine.repeat_interleave(q.shape[1] // k.shape[1], 1)
     q = torch.where(q.isfinite(), q, 0)
-    k, v = (torch.where(entries_fine[..., None], part, 0) for part in (k, v))
-    if whole and bias is None and (window is None or window >= time):
+    if whole and bias is None and front is None and (window is None or window >= time):
         y = _attention(q, k, v, is_causal=True, scale=scale)
     else:
-        y = _in_blocks(q, k, v, stop, seen, window, bias, scale)
+        y = _in_blocks(q, k, v, stop, seen, window, bias, scale, front)
     return torch.where(fine[..., None], y, float("nan"))
+
+
+def _cleaned(k: Tensor, v: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Keys and values with zeros for entries that are not finite, and which are, [B, L, N]."""
+    fine = k.isfinite().all(-1) & v.isfinite().all(-1)
+    return (torch.where(fine[..., None], k, 0), torch.where(fine[..., None], v, 0)), fine
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
@@ -80,7 +107,8 @@ def _in_blocks(
     seen: Tensor,
     window: int | None,
     bias: Bias | None,
-    scale: float | None,
+    scale: float,
+    front: Front | None,
 ) -> Tensor:
     time, carried = q.shape[2], k.shape[2] - q.shape[2]
 
@@ -93,6 +121,8 @@ def _in_blocks(
         if bias is not None:
             mask = torch.where(mask, bias(begin, end, first).to(q.dtype), float("-inf"))
         part = q[:, :, begin:end], k[:, :, first:last], v[:, :, first:last]
+        if front is not None:
+            part, mask = _behind(front, begin, end, *part, mask)
         return _attention(*part, attn_mask=mask, scale=scale)
 
     if time <= BLOCK:
@@ -101,3 +131,16 @@ def _in_blocks(
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     begins = range(0, time, BLOCK)
     return torch.cat([checkpoint(block, t, min(t + BLOCK, time), q, k, v, **options) for t in begins], 2)
+
+
+def _behind(
+    front: Front, begin: int, end: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Queries, keys, values and mask of a block of queries with the pairs of `front` among the entries.
+
+    Both kinds of queries lie side by side, each before the zeros of what the other kind asks.
+    """
+    size, visible = q.shape[-1], front.visible[:, None, begin:end]
+    k = torch.cat([pad(front.k, (size, 0)), pad(k, (0, size))], 2)
+    q, v = torch.cat([q, front.q[:, :, begin:end]], -1), torch.cat([front.v, v], 2)
+    return (q, k, v), torch.cat([visible.expand(-1, mask.shape[1], -1, -1), mask], -1)
