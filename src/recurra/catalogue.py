@@ -152,6 +152,7 @@ FAMILIES = {
             "longhorn": "longhorn.Longhorn",
             "rodimus": "rodimus.Rodimus",
             "gated-slot-attention": "gated_slot_attention.GatedSlotAttention",
+            "abc": "bounded_memory.ABC",
             "aaren": "aaren.Aaren",
         },
     ),

@@ -210,6 +210,13 @@ def test_gated_slot_attention_core_is_that_of_fla():
     same(problem, naive("gsa").naive_recurrent_gsa(z["q"], z["k"], z["v"], 1 - f.exp(), f, scale=1.0)[0])
 
 
+@pytest.mark.parametrize("form", ["recurrent", "cumsum"])
+def test_abc_core_is_that_of_fla(form):
+    _, problem, z = core("abc", slots=6)
+    values = by_head(z["q"], z["k"], z["v"], z["s"])
+    same(problem, getattr(naive("abc"), f"naive_{form}_abc")(*values)[0].transpose(1, 2))
+
+
 def test_light_net_core_is_that_of_fla():
     """Their layer brings keys to weights and decays by the running sum, then runs gated linear attention."""
     _, problem, z = core("light-net")

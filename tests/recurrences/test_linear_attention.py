@@ -125,6 +125,16 @@ def mlstm(layer, x):
     return layer.to_output((normed + layer.skip * u) * silu(layer.to_gate(x)))
 
 
+def abc(layer, x):
+    """All slots of all time steps by sums over time."""
+    q, k, v, s = (heads(to(x), layer.heads) for to in (layer.to_query, layer.to_key, layer.to_value, layer.to_slots))
+    p = torch.exp(s)[:, :, None] * CAUSAL[..., None]  # [B, n, T, T, M]
+    p = p / p.sum(3, keepdim=True)
+    K, V = (torch.einsum("bntsm,bnsd->bntmd", p, z) for z in (k, v))
+    weights = torch.softmax((K @ q[..., None])[..., 0] / math.sqrt(q.shape[-1]), -1)
+    return layer.to_output(whole((weights[..., None] * V).sum(3)))
+
+
 EQUATIONS = [
     ("linear-attention", linear_attention, {"heads": 2}),
     ("based", based, {"heads": 2, "features": 3}),
@@ -136,6 +146,8 @@ EQUATIONS = [
     ("hgrn2", hgrn2, {}),
     ("mamba2", mamba2, {"head_size": 4, "groups": 2, "state_size": 3}),
     ("mamba2", mamba2, {"head_size": 8, "state_size": 5, "kernel": 2}),
+    ("abc", abc, {"heads": 2, "slots": 3}),
+    ("abc", abc, {"heads": 4, "slots": 1}),
     ("mlstm", mlstm, {"heads": 2}),
     ("mlstm", mlstm, {"heads": 4, "block": 8, "expand": 1}),
 ]
@@ -221,6 +233,8 @@ def test_retention_decays_are_not_rounded_to_one():
         ("mamba2", {"state_size": 0}, "state_size is 0"),
         ("mamba2", {"expand": 1.5}, "expand is 1.5"),
         ("mamba2", {"kernel": 0}, "kernel is 0"),
+        ("abc", {"heads": 3}, "heads is 3"),
+        ("abc", {"slots": 0}, "slots is 0"),
         ("mlstm", {"heads": 3}, "heads is 3"),
         ("mlstm", {"block": 5}, "block is 5"),
         ("mlstm", {"kernel": None}, "kernel is None"),

@@ -59,20 +59,31 @@ class LightNet(Recurrence):
     def step(
         self, z: Tensor, S: Tensor, seen: Tensor, q: Tensor, k: Tensor, v: Tensor
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        # Nothing has been seen: k, which z is then, in place of an infinity that no arithmetic is to meet.
-        before = torch.where(seen == 0, k, z)
-        new = torch.where(seen == 0, k, torch.logaddexp(before, k))
-        S = torch.exp(before - new)[:, None] * S + torch.outer(torch.exp(k - new), v)
-        return (new, S, torch.ones_like(seen)), S.T @ q * self.size**-0.5
+        z, S, seen = taken_up((z, S, seen), k, v)
+        return (z, S, seen), S.T @ q * self.size**-0.5
 
     def combine(self, earlier: tuple[Tensor, ...], later: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The softmax sums of two neighbouring stretches of time, brought to one denominator."""
-        (z0, S0, seen0), (z1, S1, seen1) = earlier, later
-        z0, z1 = torch.where(seen0 == 0, z1, z0), torch.where(seen1 == 0, z0, z1)
-        both = seen0 * seen1 != 0
-        z = torch.where(both, torch.logaddexp(z0, z1), z0)
-        S = torch.exp(z0 - z)[:, None] * S0 + torch.exp(z1 - z)[:, None] * S1
-        return z, S, torch.where((seen0 != 0) | (seen1 != 0), 1.0, 0.0).to(z.dtype)
+        return joined(earlier, later)
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         return self.to_output(rms_norm(y.flatten(2), self.norm_weight, 1e-5) * nn.functional.silu(self.to_gate(x)))
+
+
+def taken_up(state: tuple[Tensor, Tensor, Tensor], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """z [K], S [K, V] and seen after a time step with k [K] and v [V]."""
+    z, S, seen = state
+    # Nothing has been seen: k, which z is then, in place of an infinity that no arithmetic is to meet.
+    before = torch.where(seen == 0, k, z)
+    new = torch.where(seen == 0, k, torch.logaddexp(before, k))
+    S = torch.exp(before - new)[:, None] * S + torch.outer(torch.exp(k - new), v)
+    return new, S, torch.ones_like(seen)
+
+
+def joined(earlier: tuple[Tensor, ...], later: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The softmax sums z, S, seen of two neighbouring stretches of time, brought to one denominator."""
+    (z0, S0, seen0), (z1, S1, seen1) = earlier, later
+    z0, z1 = torch.where(seen0 == 0, z1, z0), torch.where(seen1 == 0, z0, z1)
+    both = seen0 * seen1 != 0
+    z = torch.where(both, torch.logaddexp(z0, z1), z0)
+    S = torch.exp(z0 - z)[:, None] * S0 + torch.exp(z1 - z)[:, None] * S1
+    return z, S, torch.where((seen0 != 0) | (seen1 != 0), 1.0, 0.0).to(z.dtype)
