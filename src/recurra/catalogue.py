@@ -197,6 +197,8 @@ FAMILIES = {
             "attention": "attention/causal.CausalAttention",
             "local-attention": "attention/causal.LocalAttention",
             "forgetting-attention": "attention/forgetting.ForgettingAttention",
+            "path-attention": "attention/path.PathAttention",
+            "wall-attention": "attention/wall.WallAttention",
             "latent-attention": "attention/latent.LatentAttention",
             "rat": "attention/rat.RAT",
         },

@@ -44,7 +44,7 @@ class Layer(nn.Module):
     lane: ClassVar[Lane]
     """The smallest part of the state that evolves without looking at the others."""
     paper: ClassVar[Paper | None] = None
-    growing: ClassVar[tuple[str, ...]] = ()
+    growing: tuple[str, ...] = ()
     """Names of states [B, lanes, S, ...] whose third axis, S, grows with time."""
 
     windows: dict[str, tuple[int, int]] = {}

@@ -9,13 +9,15 @@ import recurra
 from recurra.testing.laws import LAWS
 from recurra.testing.tolerances import assert_close
 
-GROWING = ["attention", "local-attention", "forgetting-attention", "rat", "latent-attention"]
+GROWING = ["attention", "local-attention", "forgetting-attention", "rat", "latent-attention", "path-attention",
+           "wall-attention"]  # fmt: skip
 VARIANTS = {
     "window": ("attention", {"key_heads": 2, "rotary": 0.5, "window": 3}),
     "window of one": ("attention", {"window": 1}),
     "sinks and persistent pairs": ("attention", {"key_heads": 2, "window": 2, "sinks": 2, "persistent": 3}),
     "more sinks than time steps": ("local-attention", {"window": 1, "sinks": 9}),
     "shifts and norms": ("forgetting-attention", {"pro": True}),
+    "keys that move and fade": ("path-attention", {"forget": True, "kernel": 1, "rank": 1}),
     "chunks of two": ("rat", {"chunk": 2}),
     "chunks of three": ("rat", {"chunk": 3, "key_heads": 1}),
 }
@@ -132,6 +134,11 @@ def test_options():
     ):  # fmt: skip
         with pytest.raises(recurra.InputError, match=words):
             recurra.layer("attention", 8, **options)
+    for options, words in (({"rank": 0}, "rank is 0"), ({"kernel": 0}, "kernel is 0"), ({"forget": 1}, "forget is 1")):
+        with pytest.raises(recurra.InputError, match=words):
+            recurra.layer("path-attention", 8, **options)
+    with pytest.raises(recurra.InputError, match="gated is 1"):
+        recurra.layer("wall-attention", 8, gated=1)
     with pytest.raises(recurra.InputError, match="chunk is 0"):
         recurra.layer("rat", 8, chunk=0)
 

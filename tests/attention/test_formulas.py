@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import conv1d, logsigmoid, pad, scaled_dot_product_attention, silu
 
 import recurra
 from recurra.attention.softmax import BLOCK
@@ -98,6 +98,37 @@ def forgetting_attention_pro(layer, x):
     return layer.to_output(merge(y) * torch.sigmoid(layer.to_output_gate(x)))
 
 
+def path_attention(layer, x):
+    """Every pair by itself: the key goes through all maps between it and the query."""
+    q, k, v = (split(to(x)) for to in (layer.to_query, layer.to_key, layer.to_value))
+    taps = layer.conv_weight.shape[1]
+    w = conv1d(pad(layer.to_w(x).mT, (taps - 1, 0)), layer.conv_weight[:, None], groups=D).mT
+    w = split(silu(w))
+    w = w / (w.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+    beta = 2 * torch.sigmoid(layer.to_beta(x)).mT[..., None, None]
+    change = torch.eye(D // H) - beta * w[..., :, None] * w[..., None, :]
+    gates = torch.zeros(len(x), H, x.shape[1]) if layer.to_gate is None else logsigmoid(layer.to_gate(x)).mT
+    out, keys, faded = [], k[:, :, :0], gates[:, :, :0]
+    for t in range(x.shape[1]):
+        keys = torch.cat([keys @ change[:, :, t].mT, k[:, :, t : t + 1]], 2)
+        faded = torch.cat([faded + gates[:, :, t : t + 1], torch.zeros_like(gates[:, :, :1])], 2)
+        weights = torch.softmax((keys @ q[:, :, t, :, None])[..., 0] / (D // H) ** 0.5 + faded, -1)
+        out.append((weights[..., None] * v[:, :, : t + 1]).sum(2))
+    return layer.to_output(merge(torch.stack(out, 2)))
+
+
+def wall_attention(layer, x):
+    q, k, v = (split(to(x)) for to in (layer.to_query, layer.to_key, layer.to_value))
+    f = torch.sigmoid(split(layer.to_decay(x)))
+    out, faded = [], k[:, :, :0]
+    for t in range(x.shape[1]):
+        faded = torch.cat([faded * f[:, :, t : t + 1], k[:, :, t : t + 1]], 2)
+        weights = torch.softmax((faded @ q[:, :, t, :, None])[..., 0] / (D // H) ** 0.5, -1)
+        out.append((weights[..., None] * v[:, :, : t + 1]).sum(2))
+    y = merge(torch.stack(out, 2))
+    return layer.to_output(y if layer.to_output_gate is None else torch.sigmoid(layer.to_output_gate(x)) * y)
+
+
 def rat(layer, x):
     group, L, K = H // layer.key_heads, layer.chunk, D // H
     q, k = (split(to(x), layer.key_heads).repeat_interleave(group, 1) for to in (layer.to_query, layer.to_key))
@@ -125,6 +156,10 @@ EQUATIONS = [
     ("local-attention", local_attention, {"window": 4}),
     ("forgetting-attention", forgetting_attention, {}),
     ("forgetting-attention", forgetting_attention_pro, {"pro": True}),
+    ("path-attention", path_attention, {}),
+    ("path-attention", path_attention, {"forget": True, "kernel": 1, "rank": 2}),
+    ("wall-attention", wall_attention, {}),
+    ("wall-attention", wall_attention, {"gated": True}),
     ("rat", rat, {"chunk": 3}),
     ("rat", rat, {"chunk": 1, "key_heads": 4}),
 ]

@@ -20,7 +20,15 @@ from recurra.testing.tolerances import assert_close
 
 IN_DOUBLE = {"s4d", "s5", "dss", "s4", "lssl", "h3", "conv-s5"}
 """Layers whose step sizes are computed in float64 whatever their type, which single steps in float32 are not."""
-GROWING = {"attention", "latent-attention", "local-attention", "forgetting-attention", "rat"}
+GROWING = {
+    "attention",
+    "latent-attention",
+    "local-attention",
+    "forgetting-attention",
+    "path-attention",
+    "wall-attention",
+    "rat",
+}
 
 
 def steps(layer, xs, state, engine="auto"):

@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from peers import LIMITS, close
 from torch.nn.functional import logsigmoid, silu, softplus
 
 import recurra
+from recurra.attention import loop
 from recurra.engines.choose import run
+from recurra.windows import Past
 
 WIDTH, BATCH, TIME = 32, 2, 37
 
@@ -68,6 +71,28 @@ def same(problem, expected):
             rollout = run(replace(problem, inputs=inputs, state=state, time=1), "auto")
             assert (rollout.y[:, 0] - expected[:, t]).abs().max() <= LIMITS[y.dtype] * expected.abs().max()
             state = rollout.state
+
+
+def attended(name, **options):
+    """An attention layer with every parameter scattered, a call of it, and the values its step reads, by name."""
+    layer = recurra.layer(name, WIDTH, **options)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+        x, state = torch.randn(BATCH, TIME, WIDTH), layer.initial_state(BATCH)
+        call = layer.prepare(x, state, Past(layer.windows, state, None, None), None, None, {})
+    return layer, call, {name: value.requires_grad_() for name, value in call.inputs.items()}
+
+
+def attends(layer, call, expected):
+    """Its engines give `expected` [B, T, heads, K], and its gradients."""
+    leaves, slope = list(call.inputs.values()), torch.randn_like(expected)
+    wanted = torch.autograd.grad(expected, leaves, slope, materialize_grads=True)
+    for run_all in (layer.parallel, partial(loop.run, layer)):
+        y = run_all(call)[0]
+        close("y", y, expected)
+        for name, *gradients in zip(call.inputs, torch.autograd.grad(y, leaves, slope), wanted, strict=True):
+            close(f"gradient of {name}", *gradients)
 
 
 def by_head(*tensors):
@@ -257,3 +282,13 @@ def test_ttt_linear_core_is_that_of_fla():
         models.append((q[:, -1, :, None] @ W_t + b_t)[:, :, 0])
         outputs.append(y[:, -1])
     same(problem, torch.stack(outputs, 1) - torch.stack(models, 1) + z["q"])
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_path_attention_core_is_that_of_fla(forget):
+    """They scale what entries have faded by as well as the scores."""
+    layer, call, z = attended("path-attention", forget=forget)
+    scale = layer.size**-0.5
+    fades = z["log_gate"] / scale if forget else torch.zeros(BATCH, TIME, layer.heads)
+    values = (z[name] for name in ("q", "k", "v", "w", "beta"))
+    attends(layer, call, naive("path_attn").naive_path_attn(*values, fades, scale, chunk_size=16))

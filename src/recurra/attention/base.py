@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class Attention(Layer, ABC):
     """
 
     lane = Lane.HEAD
-    growing: ClassVar[tuple[str, ...]] = ("keys", "values")
+    growing: tuple[str, ...] = ("keys", "values")
 
     @abstractmethod
     def start(self, like: Tensor) -> dict[str, Tensor]:
