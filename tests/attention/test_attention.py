@@ -14,6 +14,8 @@ GROWING = ["attention", "local-attention", "forgetting-attention", "rat", "laten
 VARIANTS = {
     "window": ("attention", {"key_heads": 2, "rotary": 0.5, "window": 3}),
     "window of one": ("attention", {"window": 1}),
+    "a gate per head": ("attention", {"gated": "head", "qk_norm": "head", "window": 3}),
+    "gated latents": ("latent-attention", {"gated": True}),
     "sinks and persistent pairs": ("attention", {"key_heads": 2, "window": 2, "sinks": 2, "persistent": 3}),
     "more sinks than time steps": ("local-attention", {"window": 1, "sinks": 9}),
     "shifts and norms": ("forgetting-attention", {"pro": True}),

@@ -14,11 +14,12 @@ def turned(vector, t, base):
     return torch.cat([pairs.real, pairs.imag])
 
 
+@pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("base", [None, 50.0])
 @torch.no_grad()
-def test_equations(base):
+def test_equations(base, gated):
     layer = recurra.layer(
-        "latent-attention", 9, heads=2, size=3, value_size=5, latent=4, shared=6, base=base, norm_eps=0.1
+        "latent-attention", 9, heads=2, size=3, value_size=5, latent=4, shared=6, base=base, norm_eps=0.1, gated=gated
     ).double()
     layer.norm.weight.normal_()
     x, K = torch.randn(11, 9, dtype=torch.float64), 3
@@ -33,7 +34,8 @@ def test_equations(base):
             made = layer.to_heads.weight.chunk(2)[h]
             scores = [q @ made[:K] @ c + place(q_turning, t, base) @ r for c, r in kept]
             weights = torch.softmax(torch.stack(scores) / 3, 0)  # 3 is the root of K + R
-            heads.append(sum(w * (made[K:] @ c) for w, (c, _) in zip(weights, kept, strict=True)))
+            open_ = torch.sigmoid(layer.to_gate.weight[h] @ x_t) if gated else 1
+            heads.append(open_ * sum(w * (made[K:] @ c) for w, (c, _) in zip(weights, kept, strict=True)))
         expected = layer.to_output(torch.cat(heads))
         torch.testing.assert_close(layer(x[None, : t + 1])[0][0, -1], expected)
 

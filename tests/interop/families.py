@@ -69,6 +69,15 @@ KIMI = {
     "qk_nope_head_dim": 3, "n_group": 2, "num_local_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 7,
     "n_shared_experts": 2,
 }  # fmt: skip
+LFM3 = {
+    **HYBRID, "layer_types": ["conv", "full_attention", "sliding_attention"], "num_hidden_layers": 3, "head_dim": 8,
+    "sliding_window": 9, "conv_L_cache": 4,
+}  # fmt: skip
+NEAR = {"rope_type": "proportional", "rope_theta": 50.0, "partial_rotary_factor": 0.75}
+LING = {
+    **{name: value for name, value in KIMI.items() if not name.startswith("linear_")}, "head_dim": 4, "topk_group": 1,
+    "short_conv_kernel_size": 3, "num_nextn_predict_layers": 0,
+}  # fmt: skip
 
 CASES = {
     "mamba": ("Mamba", {**SMALL, "state_size": 5, "expand": 3, "conv_kernel": 3, "time_step_rank": 2}),
@@ -121,7 +130,26 @@ CASES = {
     "lfm2": ("Lfm2", LFM2),
     "lfm2, with biases": ("Lfm2", {**LFM2, "conv_bias": True, "block_auto_adjust_ff_dim": False, "conv_L_cache": 1}),
     "lfm2_moe": ("Lfm2Moe", {**LFM2, **MIXED, "num_dense_layers": 1, "moe_intermediate_size": 7, "head_dim": 4}),
+    "lfm3": ("Lfm3", LFM3),
+    "lfm3, plain": (
+        "Lfm3",
+        {
+            **LFM3,
+            "attention_bias": True,
+            "use_sandwich_norm": False,
+            "use_attention_gate": False,
+            "rope_parameters": {
+                "sliding_attention": NEAR,
+                "full_attention": {"rope_type": "default", "rope_theta": 9.0},
+            },
+        },
+    ),
     "kimi_linear": ("KimiLinear", KIMI),
+    "bailing_hybrid": ("BailingHybrid", LING),
+    "bailing_hybrid, unbounded": (
+        "BailingHybrid",
+        {**LING, "kda_safe_gate": False, "layer_types": None, "layer_group_size": 2},
+    ),
 }
 """What is tested -> the class in transformers, without its ending, and its config."""
 
@@ -139,9 +167,12 @@ def build(case, dtype=torch.float32):
             block.mlstm_layer.mlstm_backend.config.inference_state_dtype = "float64"
     if dtype == torch.float64:  # angles are computed from these, rounded to float32
         for module in model.modules():
-            if hasattr(module, "inv_freq"):
-                count, base = len(module.inv_freq), config.rope_parameters["rope_theta"]
-                module.inv_freq = base ** -(torch.arange(count, dtype=dtype) / count)
+            for of in ("", "full_attention_", "sliding_attention_"):
+                if hasattr(module, f"{of}inv_freq"):
+                    turning = config.rope_parameters[of[:-1]] if of else config.rope_parameters
+                    rounded = getattr(module, f"{of}inv_freq")
+                    exact = turning["rope_theta"] ** -(torch.arange(len(rounded), dtype=dtype) / len(rounded))
+                    setattr(module, f"{of}inv_freq", exact * (rounded != 0))
             if hasattr(module, "get_slope_rate"):  # made of these when it was built, in float32
                 torch.set_default_dtype(dtype)
                 module.slope_rate = module.get_slope_rate()

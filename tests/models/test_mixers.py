@@ -49,12 +49,15 @@ def test_whole_in_pieces_and_step_by_step():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("place", ["before", "after", "around"])
+@pytest.mark.parametrize("place", ["before", "after", "around", "both"])
 def test_each_place_of_the_norm(place):
     net = Backbone(6, "gru", mlp=0, layers={"gru": {"norm_at": place, "gain": 2.0, "keep": 0.3}})
     x, norm, gru = torch.randn(2, 5, 6), net.blocks[0].recurrence_norm, net.blocks[0].recurrence.layers[0]
-    flow = {"before": x, "after": x, "around": norm(x)}[place]
+    flow = norm(x) if place == "around" else x
     added = norm(2 * gru(x)[0]) if place == "after" else 2 * gru(norm(x))[0]
+    if place == "both":
+        net.blocks[0].norm_behind.weight.normal_()
+        added = net.blocks[0].norm_behind(added)
     torch.testing.assert_close(net(x)[0], net.norm(0.3 * flow + added))
 
 

@@ -54,8 +54,9 @@ def corrected(S, decay, k, erased, value):
 
 def with_decays_per_key(layer, x):
     q, k, v = (heads(part, layer.heads) for part in convolved(layer, layer.to_qkv(x)).chunk(3, -1))
-    dt = softplus(layer.to_decay[1](layer.to_decay[0](x)) + layer.dt_bias)
-    decay = torch.exp(-layer.A_log.exp()[:, None] * heads(dt, layer.heads))
+    rate, dt = layer.A_log.exp()[:, None], heads(layer.to_decay(x) + layer.dt_bias, layer.heads)
+    bound = getattr(layer, "bound", None)
+    decay = torch.exp(-rate * softplus(dt) if bound is None else bound * torch.sigmoid(rate * dt))
     return unit(q) / q.shape[-1] ** 0.5, unit(k), v, decay
 
 
@@ -206,6 +207,7 @@ def gated_oja(layer, x):
 
 EQUATIONS = {
     "kimi-delta-attention": (kimi_delta_attention, {"heads": 2}),
+    "kimi-delta-attention, bounded": (kimi_delta_attention, {"heads": 2, "full_rank": True, "lower_bound": -3.0}),
     "gated-delta-net-2": (gated_delta_net_2, {"heads": 2, "kernel": 3}),
     "gated-oja": (gated_oja, {"heads": 2}),
     "rwkv5": (rwkv5, {"heads": 2}),
@@ -222,7 +224,7 @@ EQUATIONS = {
 @pytest.mark.parametrize("name", EQUATIONS)
 def test_the_papers_equations(name):
     written_out, options = EQUATIONS[name]
-    layer = recurra.layer(name, D, **options).double()
+    layer = recurra.layer(name.split(",")[0], D, **options).double()
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter += 0.2 * torch.randn_like(parameter)

@@ -37,12 +37,12 @@ class CausalAttention(Attention):
     v, and W_o, one; `scale` stands in place of 1 / sqrt(K); `qk_norm` divides q and k by their root mean squares before
     they turn: "head", each head's, times one weight per channel, which with "head-from-one" is added to one; "whole",
     that of all heads together. With `gated`, y is multiplied by sigmoid(W_g x); `to_query` has, for each head, the rows
-    of q above those of the gate.
+    of q above those of the gate. With `gated` = "head", a head has one gate, and their map is `to_gate`.
 
     Source: Attention Is All You Need, Vaswani et al., 2017, arXiv:1706.03762, where positions are added to the input;
     RoPE: arXiv:2104.09864; fewer key heads: GQA, Ainslie et al., 2023, arXiv:2305.13245. No biases
-    by default. Gates and norms are those of Qwen3-Next and OLMo, biases and scales of Granite and Falcon-H1. Sinks:
-    LM-Infinite, Han et al., 2023, arXiv:2308.16137; persistent pairs: Sukhbaatar et al., 2019, arXiv:1907.01470.
+    by default. Gates and norms are those of Qwen3-Next, LFM3 and OLMo, biases and scales of Granite and Falcon-H1.
+    Sinks: LM-Infinite, Han et al., 2023, arXiv:2308.16137; persistent pairs: Sukhbaatar et al., 2019, arXiv:1907.01470.
     """
 
     lane = Lane.HEAD
@@ -62,7 +62,7 @@ class CausalAttention(Attention):
         output_bias: bool = False,
         qk_norm: str | None = None,
         norm_eps: float = 1e-6,
-        gated: bool = False,
+        gated: bool | str = False,
         sinks: int = 0,
         persistent: int = 0,
     ):
@@ -81,11 +81,13 @@ class CausalAttention(Attention):
             raise InputError(f"sinks is {sinks} and window is None; expected a window, beyond which sinks are seen")
         pairs = torch.randn(self.key_heads, 2, options.whole("persistent", persistent), self.size)
         self.persistent = nn.Parameter(pairs) if persistent else None
-        self.gated, inner = options.flag("gated", gated), heads * self.size
-        self.to_query = Linear(width, inner * (2 if gated else 1), bias=options.flag("bias", bias))
+        inner = heads * self.size
+        self.gated = gated != "head" and options.flag("gated", gated)
+        self.to_query = Linear(width, inner * (2 if self.gated else 1), bias=options.flag("bias", bias))
         self.to_key = Linear(width, self.key_heads * self.size, bias=bias)
         self.to_value = Linear(width, self.key_heads * self.size, bias=bias)
         self.to_output = Linear(inner, width, bias=options.flag("output_bias", output_bias))
+        self.to_gate = Linear(width, heads, bias=False) if gated == "head" else None
         self.qk_norm = None if qk_norm is None else options.choice("qk_norm", qk_norm, NORMS)
         if self.qk_norm is not None:
             norm = RMSNormFromOne if qk_norm == "head-from-one" else RMSNorm
@@ -184,7 +186,9 @@ class CausalAttention(Attention):
         keys, values, visible = zip(*parts, strict=True)
         return Front(q.to(held), torch.cat(keys, 2), torch.cat(values, 2), torch.cat(visible, -1)), state
 
-    def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
+    def outputs(self, y: Tensor, x: Tensor) -> Tensor:
+        y = y.flatten(2, 3)
+        y = y if self.to_gate is None else torch.sigmoid(self.to_gate(x))[..., None].to(y.dtype) * y
         return self.to_output(y.flatten(2))
 
 

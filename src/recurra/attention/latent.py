@@ -23,12 +23,13 @@ class LatentAttention(Attention):
     Lane: the layer, which keeps c = rmsnorm(W_c x): [L], L = `latent`, and r: [R], R = `shared`, a linear map of x that
     all heads read, as `keys`: [S, L + R].
     q = W_q x: [H, K + R], K = `size`; v: [V], V = `value_size`. r and the last R channels of q turn by RoPE with the
-    position in the sequence, unless `base` is None. The result is W_o y. W_c and the map to r are `to_latent`, W and W'
+    position in the sequence, unless `base` is None. The result is W_o y; with `gated` y of each head is multiplied by
+    sigmoid(w x) before. W_c and the map to r are `to_latent`, W and W'
     of each head in turn `to_heads`.
 
     Source: DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts Language Model, DeepSeek-AI, 2024,
-    arXiv:2405.04434, without its latent of queries; without `base` as in Kimi Linear. By default K = V = D / H and
-    L = 2 K, and R is half of K, rounded up to be even.
+    arXiv:2405.04434, without its latent of queries; without `base` as in Kimi Linear, `gated` as in
+    Ling 3. By default K = V = D / H and L = 2 K, and R is half of K, rounded up to be even.
     """
 
     lane = Lane.LAYER
@@ -47,6 +48,7 @@ class LatentAttention(Attention):
         shared: int | None = None,
         base: float | None = 10000.0,
         norm_eps: float = 1e-6,
+        gated: bool = False,
     ):
         super().__init__(width)
         self.heads = options.count("heads", heads)
@@ -61,6 +63,7 @@ class LatentAttention(Attention):
         self.norm = RMSNorm(self.L, eps=options.number("norm_eps", norm_eps, 0))
         self.to_heads = Linear(self.L, heads * (self.K + self.V), bias=False)
         self.to_output = Linear(heads * self.V, width, bias=False)
+        self.to_gate = Linear(width, heads, bias=False) if options.flag("gated", gated) else None
 
     def start(self, like: Tensor) -> dict[str, Tensor]:
         return {"keys": like.new_zeros(1, 0, self.L + self.R)}
@@ -99,5 +102,7 @@ class LatentAttention(Attention):
         stop = keys.shape[2] - call.position.shape[1] + call.ends
         return y.transpose(1, 2)[:, :, None], {"keys": cache.newest(keys, stop, call.last)}
 
-    def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
+    def outputs(self, y: Tensor, x: Tensor) -> Tensor:
+        y = y[:, :, 0]
+        y = y if self.to_gate is None else torch.sigmoid(self.to_gate(x))[..., None].to(y.dtype) * y
         return self.to_output(y.flatten(2))

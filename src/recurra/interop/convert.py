@@ -9,6 +9,7 @@ from typing import Any
 from recurra import options
 from recurra.errors import InputError, one_line
 from recurra.files import write_atomically
+from recurra.interop.bailing_hybrid import BAILING_HYBRID
 from recurra.interop.bamba import BAMBA
 from recurra.interop.checkpoint import WHOLE, read_tensors
 from recurra.interop.falcon_h1 import FALCON_H1
@@ -17,6 +18,7 @@ from recurra.interop.granite import GRANITE
 from recurra.interop.jamba import JAMBA
 from recurra.interop.kimi_linear import KIMI_LINEAR
 from recurra.interop.lfm2 import LFM2, LFM2_MOE
+from recurra.interop.lfm3 import LFM3
 from recurra.interop.mamba import FALCON_MAMBA, MAMBA
 from recurra.interop.mamba2 import MAMBA2
 from recurra.interop.minimax import MINIMAX
@@ -51,6 +53,8 @@ FAMILIES = {
     "kimi_linear": KIMI_LINEAR,
     "lfm2": LFM2,
     "lfm2_moe": LFM2_MOE,
+    "lfm3": LFM3,
+    "bailing_hybrid": BAILING_HYBRID,
 }
 """model_type in config.json -> how it is read."""
 
@@ -80,8 +84,8 @@ def from_transformers(folder: Path, config: Mapping[str, Any]) -> LanguageModel:
     aliases = family.aliases(full)
     theirs = {aliases.get(name, name): tensor for name, tensor in tensors.items()}
     model = outline(arguments, path, len(theirs))
-    for name in family.ignored(full):
-        theirs.pop(name, None)
+    ignored = tuple(family.ignored(full))
+    theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith(ignored)}
     held, asked = (sum(t.numel() for t in found.values()) for found in (theirs, model.state_dict()))
     if asked > 4 * held:
         raise InputError(

@@ -24,7 +24,8 @@ class Family:
     rules: Callable[[Mapping[str, Any]], list[Rule]]
     """From the completed config to where every tensor goes."""
     ignored: Callable[[Mapping[str, Any]], list[str]] = lambda config: []
-    """Tensors that a checkpoint may hold and that say nothing new, such as a head tied to the embedding."""
+    """What names of tensors begin with that a checkpoint may hold and that say nothing of what is read, such as a head
+    tied to the embedding."""
     aliases: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda config: {}
     """Other names under which tensors are found -> those that the rules have."""
 

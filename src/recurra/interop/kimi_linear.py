@@ -30,11 +30,15 @@ def kinds(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     chosen = [
         i > 0 and i % 4 == 0 if attentive is None else i + 1 in attentive for i in layers
     ]  # theirs count from one
-    time = config["layer_types"] or ["full_attention" if one else "linear_attention" for one in chosen]
-    first = config["first_k_dense_replace"]
+    return with_channels(config, ["full_attention" if one else "linear_attention" for one in chosen])
+
+
+def with_channels(config: Mapping[str, Any], usual: list[str]) -> list[tuple[str, str]]:
+    """As `kinds`, where config.json does not say what mixes over time from what is `usual`."""
+    first, layers = config["first_k_dense_replace"], range(config["num_hidden_layers"])
     channels = config["mlp_layer_types"] or ["dense" if i < first else "sparse" for i in layers]
     mixing = hybrid.kinds(config, "mlp_layer_types", channels, MIXING)
-    return list(zip(hybrid.kinds(config, "layer_types", time, KINDS), mixing, strict=True))
+    return list(zip(hybrid.kinds(config, "layer_types", config["layer_types"] or usual, KINDS), mixing, strict=True))
 
 
 def _delta_options(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,11 +55,18 @@ def _delta_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def model(config: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a `LanguageModel`."""
-    eps, hidden = config["rms_norm_eps"], config["moe_intermediate_size"]
-    layers = {
-        "kimi-delta-attention": _delta_options(config),
+    return model_of(config, kinds(config), _delta_options(config), {"base": None})
+
+
+def model_of(
+    config: Mapping[str, Any], kinds: list[tuple[str, str]], delta: Mapping[str, Any], latent: Mapping[str, Any]
+) -> dict[str, Any]:
+    """As `model`, of layers of these kinds, whose recurrence and attention have these options as well."""
+    hidden = config["moe_intermediate_size"]
+    layers: dict[str, Mapping[str, Any]] = {
+        "kimi-delta-attention": delta,
         "latent-attention": {
-            "heads": config["num_attention_heads"], "size": config["qk_nope_head_dim"], "base": None,
+            "heads": config["num_attention_heads"], "size": config["qk_nope_head_dim"], **latent,
             "value_size": config["v_head_dim"], "latent": config["kv_lora_rank"], "shared": config["qk_rope_head_dim"],
         },
         "mlp": {"hidden": config["intermediate_size"]},
@@ -66,7 +77,7 @@ def model(config: Mapping[str, Any]) -> dict[str, Any]:
         },
         SHARED: {"hidden": hidden * config["num_shared_experts"]},
     }  # fmt: skip
-    return hybrid.model(config, [name for both in kinds(config) for name in both], layers, eps=eps)
+    return hybrid.model(config, [name for both in kinds for name in both], layers, eps=config["rms_norm_eps"])
 
 
 def rules(config: Mapping[str, Any]) -> list[Rule]:
@@ -75,16 +86,22 @@ def rules(config: Mapping[str, Any]) -> list[Rule]:
     for i, (time, channels) in enumerate(kinds(config)):
         at = held(2 * i), f"model.layers.{i}.self_attn."
         result += _delta(config, at) if time == "kimi-delta-attention" else _latent(at)
-        layer = f"model.layers.{i}."
-        if channels == "mlp":
-            result += hybrid.mlp_rules((held(2 * i + 1), f"{layer}block_sparse_moe."))
-        else:
-            at = held(2 * i + 1, 0), f"{layer}block_sparse_moe."
-            sizes = config["num_experts"], config["moe_intermediate_size"], config["hidden_size"]
-            result += hybrid.expert_rules(at, *sizes, "gate.weight", "w1 w3", "w2")
-            result.append(rule("correction", "gate.e_score_correction_bias", at=at))
-            result += hybrid.mlp_rules((held(2 * i + 1, 1), f"{layer}block_sparse_moe.shared_experts."))
+        names = "block_sparse_moe", "w1 w3", "w2", "gate.e_score_correction_bias"
+        result += channel_rules(config, i, channels, *names)
     return result
+
+
+def channel_rules(
+    config: Mapping[str, Any], i: int, channels: str, name: str, into: str, out: str, correction: str
+) -> list[Rule]:
+    """What mixes channels in layer i; `name` is theirs for it, `into` and `out` are those of an expert's maps."""
+    layer = f"model.layers.{i}.{name}."
+    if channels == "mlp":
+        return hybrid.mlp_rules((held(2 * i + 1), layer))
+    at, sizes = (held(2 * i + 1, 0), layer), (config["moe_intermediate_size"], config["hidden_size"])
+    result = hybrid.expert_rules(at, config["num_experts"], *sizes, "gate.weight", into, out)
+    result.append(rule("correction", correction, at=at))
+    return result + hybrid.mlp_rules((held(2 * i + 1, 1), f"{layer}shared_experts."))
 
 
 def _delta(config: Mapping[str, Any], at: hybrid.At) -> list[Rule]:

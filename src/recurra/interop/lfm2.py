@@ -78,7 +78,7 @@ def rules(config: Mapping[str, Any]) -> list[Rule]:
             result += hybrid.attention_rules(at, output="out_proj")
             result += [rule(f"{own}.weight", f"{own[0]}_layernorm.weight", at=at) for own in ("query_norm", "key_norm")]
         else:
-            result += _conv(config, (held(2 * i), f"{layer}conv."))
+            result += conv_rules(config, (held(2 * i), f"{layer}conv."))
         at = held(2 * i + 1), f"{layer}feed_forward."
         if _sparse(config, i):
             sizes = config["num_experts"], config["moe_intermediate_size"], config["hidden_size"]
@@ -89,7 +89,8 @@ def rules(config: Mapping[str, Any]) -> list[Rule]:
     return result
 
 
-def _conv(config: Mapping[str, Any], at: hybrid.At) -> list[Rule]:
+def conv_rules(config: Mapping[str, Any], at: hybrid.At) -> list[Rule]:
+    """A gated short convolution."""
     maps = {"to_inner": "in_proj", "to_output": "out_proj"}
     result = [rule(f"{ours}.weight", f"{theirs}.weight", at=at) for ours, theirs in maps.items()]
     result.append(rule("conv_weight", "conv.weight", (config["hidden_size"], 1, config["conv_L_cache"]), at))

@@ -20,7 +20,7 @@ class Block(nn.Module):
 
     The options of a recurrence may hold some that are the block's: `gain`, a factor of what the recurrence gives, and
     `keep`, one of what that is added to; `norm_at`, where its norm stands: "before", as above; "after",
-    x + norm(recurrence(x)); "around", norm(x) + recurrence(norm(x)).
+    x + norm(recurrence(x)); "around", norm(x) + recurrence(norm(x)); "both", x + norm'(recurrence(norm(x))).
 
     Args:
         name: of the recurrence, as in a pattern: in the registry, a channel mixer, or several side by side.
@@ -52,6 +52,7 @@ class Block(nn.Module):
         self.design = design = design or Design()
         self.recurrence_norm = design.make_norm(width)
         self.norm_at, self.keep = mixers.around(name, layers or {})
+        self.norm_behind = design.make_norm(width) if self.norm_at == "both" else None
         self.recurrence: Any = mixers.make(name, width, layers or {}, bidirectional, {} if shared is None else shared)
         self.gives: int = self.recurrence.output_width if gives is None else gives
         self.join = Linear(self.gives, width, bias=False) if self.gives != width else None
@@ -77,6 +78,7 @@ class Block(nn.Module):
         y = y if self.join is None else self.join(y)
         if self.norm_at == "after":
             y = self.recurrence_norm(y)
+        y = y if self.norm_behind is None else self.norm_behind(y)
         kept = read if self.norm_at == "around" else x
         x = (kept if self.keep == 1 else self.keep * kept) + self.dropout(y)
         if not self.mlp:

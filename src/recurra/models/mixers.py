@@ -27,7 +27,7 @@ ACTIVATIONS = {
     "relu-squared": relu_squared,
 }
 OF_THE_BLOCK = ("gain", "norm_at", "keep")
-NORM_AT = ("before", "after", "around")
+NORM_AT = ("before", "after", "around", "both")
 SCORES = ("softmax", "sigmoid")
 
 Options = Mapping[str, Mapping[str, Any]]

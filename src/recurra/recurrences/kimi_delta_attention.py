@@ -21,11 +21,12 @@ class KimiDeltaAttention(Recurrence):
     large with `negative_eigenvalues`; A_log: a number per head, dt_bias: [H K]; W_1: [K, D]. q and k are
     unit(silu(conv(..))), v is silu(conv(..)) of linear maps of x. The result is
     W_o (rmsnorm(o) * sigmoid(W_4 W_3 x + b)), W_3: [K, D], the norm within each head,
-    `norm_eps` under its root; without `gate_bias` there is no b.
+    `norm_eps` under its root; without `gate_bias` there is no b. With `full_rank`, one [H K, D] stands in place of
+    W_2 W_1, and one of W_4 W_3. With a `lower_bound`, a_t = exp(lower_bound sigmoid(exp(A_log) (W_2 W_1 x + dt_bias))).
     Initialisation: exp(A_log) uniform in [1, 16), softplus(dt_bias) log-uniform in [0.001, 0.1].
 
     Source: Kimi Linear: An Expressive, Efficient Attention Architecture, Kimi Team, 2025, arXiv:2510.26692; ranges of
-    the start, and 1e-6 under unit's root, as in flash-linear-attention.
+    the start, and 1e-6 under unit's root, as in flash-linear-attention; the last two options are those of Ling 3.
     """
 
     lane = Lane.HEAD
@@ -40,6 +41,8 @@ class KimiDeltaAttention(Recurrence):
         size: int | None = None,
         gate_bias: bool = True,
         norm_eps: float = 1e-5,
+        full_rank: bool = False,
+        lower_bound: float | None = None,
     ):
         super().__init__(width)
         if size is None:
@@ -51,11 +54,12 @@ class KimiDeltaAttention(Recurrence):
         self.windows = {"conv": (3 * self.inner, options.count("kernel", kernel) - 1)}
         self.to_qkv = Linear(width, 3 * self.inner, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(3 * self.inner, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
-        self.to_decay = nn.Sequential(Linear(width, self.size, bias=False), Linear(self.size, self.inner, bias=False))
+        self.bound = None if lower_bound is None else options.number("lower_bound", lower_bound, -options.MOST, 0)
+        rank = None if options.flag("full_rank", full_rank) else self.size
+        self.to_decay, gate_bias = _map(width, rank, self.inner), options.flag("gate_bias", gate_bias)
         self.dt_bias = nn.Parameter(softplus_steps(self.inner))
         self.A_log = nn.Parameter(torch.log(torch.empty(self.heads).uniform_(1, 16)))
-        biased = options.flag("gate_bias", gate_bias)
-        self.to_gate = nn.Sequential(Linear(width, self.size, bias=False), Linear(self.size, self.inner, bias=biased))
+        self.to_gate = _map(width, rank, self.inner, gate_bias)
         self.norm_weight = nn.Parameter(torch.ones(self.size))
         self.to_output = Linear(self.inner, width, bias=False)
         self._make_rates()
@@ -69,9 +73,13 @@ class KimiDeltaAttention(Recurrence):
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor]:
         qkv = past.convolve("conv", self.to_qkv(x), self.conv_weight, silu=True)
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in qkv.chunk(3, -1))
-        dt = nn.functional.softplus(self.to_decay(x) + self.dt_bias).unflatten(-1, (self.heads, -1))
-        log_decay = -torch.exp(self.A_log)[:, None] * dt
-        return {"q": unit(q) * self.size**-0.5, "k": unit(k), "v": v, "log_decay": log_decay} | self._rates(x)
+        decay = {"log_decay": self._log_decay(self.to_decay(x) + self.dt_bias)}
+        return {"q": unit(q) * self.size**-0.5, "k": unit(k), "v": v} | decay | self._rates(x)
+
+    def _log_decay(self, dt: Tensor) -> Tensor:
+        if self.bound is None:
+            return -torch.exp(self.A_log)[:, None] * nn.functional.softplus(dt).unflatten(-1, (self.heads, -1))
+        return self.bound * torch.sigmoid(torch.exp(self.A_log)[:, None] * dt.unflatten(-1, (self.heads, -1)))
 
     def _rates(self, x: Tensor) -> dict[str, Tensor]:
         """What says how much is erased and written."""
@@ -88,3 +96,8 @@ class KimiDeltaAttention(Recurrence):
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         gate = torch.sigmoid(self.to_gate(x)).unflatten(-1, (self.heads, -1))
         return self.to_output((rms_norm(y, self.norm_weight, self.norm_eps) * gate).flatten(2))
+
+
+def _map(width: int, rank: int | None, inner: int, bias: bool = False) -> nn.Module:
+    last = Linear(rank or width, inner, bias=bias)
+    return last if rank is None else nn.Sequential(Linear(width, rank, bias=False), last)
