@@ -199,6 +199,7 @@ FAMILIES = {
             "forgetting-attention": "attention/forgetting.ForgettingAttention",
             "path-attention": "attention/path.PathAttention",
             "wall-attention": "attention/wall.WallAttention",
+            "delta-former": "attention/delta_former.DeltaFormer",
             "latent-attention": "attention/latent.LatentAttention",
             "rat": "attention/rat.RAT",
         },

@@ -10,7 +10,7 @@ from recurra.testing.laws import LAWS
 from recurra.testing.tolerances import assert_close
 
 GROWING = ["attention", "local-attention", "forgetting-attention", "rat", "latent-attention", "path-attention",
-           "wall-attention"]  # fmt: skip
+           "wall-attention", "delta-former"]  # fmt: skip
 VARIANTS = {
     "window": ("attention", {"key_heads": 2, "rotary": 0.5, "window": 3}),
     "window of one": ("attention", {"window": 1}),

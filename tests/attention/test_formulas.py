@@ -129,6 +129,18 @@ def wall_attention(layer, x):
     return layer.to_output(y if layer.to_output_gate is None else torch.sigmoid(layer.to_output_gate(x)) * y)
 
 
+def delta_former(layer, x):
+    """One triangular system over all of time."""
+    q, k, v = (split(to(x)) for to in (layer.to_query, layer.to_key, layer.to_value))
+    q, k = (turned(z, torch.arange(x.shape[1])) for z in (q, k))
+    scores = q @ k.mT / (D // H) ** 0.5
+    later = torch.ones(x.shape[1], x.shape[1]).triu().bool()
+    strict = torch.softmax(scores.masked_fill(later, float("-inf")), -1).nan_to_num()
+    rate = torch.sigmoid(layer.to_rate(x)).mT[..., None]
+    u = torch.linalg.inv(torch.eye(x.shape[1]) + rate * strict) @ v
+    return layer.to_output(merge(torch.softmax(scores.masked_fill(later.triu(1), float("-inf")), -1) @ u))
+
+
 def rat(layer, x):
     group, L, K = H // layer.key_heads, layer.chunk, D // H
     q, k = (split(to(x), layer.key_heads).repeat_interleave(group, 1) for to in (layer.to_query, layer.to_key))
@@ -160,6 +172,7 @@ EQUATIONS = [
     ("path-attention", path_attention, {"forget": True, "kernel": 1, "rank": 2}),
     ("wall-attention", wall_attention, {}),
     ("wall-attention", wall_attention, {"gated": True}),
+    ("delta-former", delta_former, {}),
     ("rat", rat, {"chunk": 3}),
     ("rat", rat, {"chunk": 1, "key_heads": 4}),
 ]

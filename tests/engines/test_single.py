@@ -27,6 +27,7 @@ GROWING = {
     "forgetting-attention",
     "path-attention",
     "wall-attention",
+    "delta-former",
     "rat",
 }
 

@@ -292,3 +292,9 @@ def test_path_attention_core_is_that_of_fla(forget):
     fades = z["log_gate"] / scale if forget else torch.zeros(BATCH, TIME, layer.heads)
     values = (z[name] for name in ("q", "k", "v", "w", "beta"))
     attends(layer, call, naive("path_attn").naive_path_attn(*values, fades, scale, chunk_size=16))
+
+
+def test_delta_former_core_is_that_of_fla():
+    layer, call, z = attended("delta-former")
+    values = (z[name] for name in ("q", "k", "v", "rate"))
+    attends(layer, call, naive("deltaformer").naive_deltaformer_attn(*values))
