@@ -1,5 +1,6 @@
 """Every Python example in the documents runs."""
 
+import json
 import re
 import runpy
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import recurra
+from benchmarks import shelf
 from recurra import registry
 from recurra.engines import rates
 
@@ -76,3 +78,9 @@ def test_the_table_of_systems_is_up_to_date_and_its_tests_are_there():
     script = runpy.run_path(str(ROOT / "docs/systems.py"))
     assert script["missing"]() == []
     assert (ROOT / "docs/tasks.md").read_text() == script["page"](), "run docs/systems.py"
+
+
+def test_the_shelf_is_as_it_was_measured():
+    results = json.loads((ROOT / "benchmarks/shelf.json").read_text())
+    assert (ROOT / "docs/shelf.md").read_text() == shelf.page(results), "run `python -m benchmarks.shelf LAYER`"
+    assert {row["layer"] for row in results["rows"]} <= set(recurra.layers())
