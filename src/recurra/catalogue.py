@@ -200,6 +200,7 @@ FAMILIES = {
             "path-attention": "attention/path.PathAttention",
             "wall-attention": "attention/wall.WallAttention",
             "delta-former": "attention/delta_former.DeltaFormer",
+            "parallax": "attention/parallax.Parallax",
             "latent-attention": "attention/latent.LatentAttention",
             "rat": "attention/rat.RAT",
         },

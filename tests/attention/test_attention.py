@@ -10,7 +10,7 @@ from recurra.testing.laws import LAWS
 from recurra.testing.tolerances import assert_close
 
 GROWING = ["attention", "local-attention", "forgetting-attention", "rat", "latent-attention", "path-attention",
-           "wall-attention", "delta-former"]  # fmt: skip
+           "wall-attention", "delta-former", "parallax"]  # fmt: skip
 VARIANTS = {
     "window": ("attention", {"key_heads": 2, "rotary": 0.5, "window": 3}),
     "window of one": ("attention", {"window": 1}),
@@ -20,6 +20,7 @@ VARIANTS = {
     "more sinks than time steps": ("local-attention", {"window": 1, "sinks": 9}),
     "shifts and norms": ("forgetting-attention", {"pro": True}),
     "keys that move and fade": ("path-attention", {"forget": True, "kernel": 1, "rank": 1}),
+    "a probe behind a window": ("parallax", {"window": 3, "key_heads": 2}),
     "chunks of two": ("rat", {"chunk": 2}),
     "chunks of three": ("rat", {"chunk": 3, "key_heads": 1}),
 }

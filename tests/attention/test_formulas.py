@@ -141,6 +141,22 @@ def delta_former(layer, x):
     return layer.to_output(merge(torch.softmax(scores.masked_fill(later.triu(1), float("-inf")), -1) @ u))
 
 
+def parallax(layer, x):
+    """The mean of the values less their covariance with what the probe makes of the keys."""
+    group, position = H // layer.key_heads, torch.arange(x.shape[1])
+    q, r = (turned(split(to(x)), position) for to in (layer.to_query, layer.to_probe))
+    k, v = (split(to(x), layer.key_heads).repeat_interleave(group, 1) for to in (layer.to_key, layer.to_value))
+    k, out = turned(k, position), []
+    for t in range(x.shape[1]):
+        first = 0 if layer.window is None else max(0, t + 1 - layer.window)
+        k_t, v_t = k[:, :, first : t + 1], v[:, :, first : t + 1]
+        p = torch.softmax((k_t @ q[:, :, t, :, None]) / (D // H) ** 0.5, 2)
+        probed, mean = k_t @ r[:, :, t, :, None], (p * v_t).sum(2, keepdim=True)
+        covariance = (p * (probed - (p * probed).sum(2, keepdim=True)) * (v_t - mean)).sum(2)
+        out.append(mean[:, :, 0] - covariance)
+    return layer.to_output(merge(torch.stack(out, 2)))
+
+
 def rat(layer, x):
     group, L, K = H // layer.key_heads, layer.chunk, D // H
     q, k = (split(to(x), layer.key_heads).repeat_interleave(group, 1) for to in (layer.to_query, layer.to_key))
@@ -173,6 +189,8 @@ EQUATIONS = [
     ("wall-attention", wall_attention, {}),
     ("wall-attention", wall_attention, {"gated": True}),
     ("delta-former", delta_former, {}),
+    ("parallax", parallax, {}),
+    ("parallax", parallax, {"window": 3, "key_heads": 2}),
     ("rat", rat, {"chunk": 3}),
     ("rat", rat, {"chunk": 1, "key_heads": 4}),
 ]

@@ -28,6 +28,7 @@ GROWING = {
     "path-attention",
     "wall-attention",
     "delta-former",
+    "parallax",
     "rat",
 }
 

@@ -298,3 +298,11 @@ def test_delta_former_core_is_that_of_fla():
     layer, call, z = attended("delta-former")
     values = (z[name] for name in ("q", "k", "v", "rate"))
     attends(layer, call, naive("deltaformer").naive_deltaformer_attn(*values))
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_parallax_core_is_that_of_fla(window):
+    layer, call, z = attended("parallax", key_heads=2, window=window)
+    q, r = z["q"].flatten(2, 3).chunk(2, -1)
+    expected = naive("parallax").naive_parallax(q, r, z["k"], z["v"], window_size=window)
+    attends(layer, call, expected.unflatten(2, (2, -1)))

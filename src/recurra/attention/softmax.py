@@ -21,6 +21,9 @@ Bias = Callable[[int, int, int], Tensor]
 """From a block of queries, [begin, end), and its first entry, to what is added to its scores: [B, H, end - begin, ...].
 """
 
+Read = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+"""From queries, keys and values of as many heads, what is added to scores, and their scale, to what is read."""
+
 
 @dataclass(frozen=True)
 class Front:
@@ -47,6 +50,7 @@ def attend(
     bias: Bias | None = None,
     scale: float | None = None,
     front: Front | None = None,
+    read: Read | None = None,
 ) -> Tensor:
     """What queries read: [B, H, T, V].
 
@@ -60,6 +64,7 @@ def attend(
         window: the most that any query sees.
         scale: of the products of queries and keys, by default 1 / sqrt(K).
         front: what queries see besides the entries.
+        read: how, if it is not softmax attention; queries may be of any size then.
     """
     time, carried = q.shape[2], k.shape[2] - q.shape[2]
     scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -72,10 +77,10 @@ def attend(
         front = Front(torch.where(front.q.isfinite(), front.q, 0), first_k, first_v, front.visible)
     fine = q.isfinite().all(-1) & seen_fine.repeat_interleave(q.shape[1] // k.shape[1], 1)
     q = torch.where(q.isfinite(), q, 0)
-    if whole and bias is None and front is None and (window is None or window >= time):
+    if whole and bias is None and front is None and read is None and (window is None or window >= time):
         y = _attention(q, k, v, is_causal=True, scale=scale)
     else:
-        y = _in_blocks(q, k, v, stop, seen, window, bias, scale, front)
+        y = _in_blocks(q, k, v, stop, seen, window, bias, scale, front, read)
     return torch.where(fine[..., None], y, float("nan"))
 
 
@@ -109,6 +114,7 @@ def _in_blocks(
     bias: Bias | None,
     scale: float,
     front: Front | None,
+    read: Read | None,
 ) -> Tensor:
     time, carried = q.shape[2], k.shape[2] - q.shape[2]
 
@@ -123,6 +129,9 @@ def _in_blocks(
         part = q[:, :, begin:end], k[:, :, first:last], v[:, :, first:last]
         if front is not None:
             part, mask = _behind(front, begin, end, *part, mask)
+        if read is not None:
+            k, v = (entry.repeat_interleave(q.shape[1] // entry.shape[1], 1) for entry in part[1:])
+            return read(part[0], k, v, mask if bias is not None else torch.where(mask, 0.0, float("-inf")), scale)
         return _attention(*part, attn_mask=mask, scale=scale)
 
     if time <= BLOCK:
