@@ -114,6 +114,12 @@ def test_letters_are_read_to_the_end_of_each_word():
         alone = letters(own)[0] if own.numel() else torch.zeros(6)
         assert_close("word", row, alone)
     assert letters(words[:, :0]).shape == (3, 6)
+    again = letters(words[[1, 0, 1, 2, 0]].view(5, 1, 4))  # what comes twice is read once
+    assert_close("again", again, found[[1, 0, 1, 2, 0]][:, None])
+    for place in (0, 3):  # both ends matter
+        other = words[:1].clone()
+        other[0, place] = 2
+        assert (letters(other) - found[:1]).abs().max() > 1e-3
 
 
 def test_the_calendar_knows_days_and_years():

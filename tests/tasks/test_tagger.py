@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from recurra.data.reading import Padded
 from recurra.data.sequences import Field, Sequences
 from recurra.data.vocabulary import Vocabulary
+from recurra.data.words import from_tokens
 from recurra.errors import InputError
 from recurra.tasks.heads.crf import CRF
 from recurra.tasks.tagger import Tagger
@@ -52,6 +54,23 @@ def test_it_learns_and_reads_letters_of_words_it_has_never_seen():
     assert report["steps"] == 9
     assert report["floors"]["most frequent"]["accuracy"] <= 1
     assert "accuracy" in str(report)
+
+
+def test_dropped_words_are_read_as_unknown():
+    X, y = sentences()
+    found = tagger().fit(X, y)
+    data = from_tokens(X, {"tag": y})
+    (word,) = (field for field in data.fields.values() if field.name == "word")
+    batch = next(iter(Padded(data, len(X))))
+    words = batch.columns["word"]
+    known = int(((words >= 0) & (words < word.vocabulary.unknown)).sum())
+    for share, least, most in ((0.0, 0, 0), (0.5, 1, known - 1), (1.0, known, known)):
+        read = found.set_params(word_dropout=share)._blanked(batch, word).columns
+        changed = read["word"] != words
+        assert (read["word"][changed] == word.vocabulary.unknown).all()
+        assert least <= changed.sum() <= most
+        assert (read["word"][words < 0] == words[words < 0]).all()
+        assert all((read[name] == column).all() for name, column in batch.columns.items() if name != "word")
 
 
 def test_a_tag_that_is_missing_says_nothing():
@@ -128,6 +147,7 @@ BAD = {
     "in a sentence": (lambda X, y: tagger().fit(X, [y[0][1:], *y[1:]]), "sentence 0"),
     "empty": (lambda X, y: tagger(steps=1).fit(X, y).predict([[]]), "sentence 0"),
     "head": (lambda X, y: tagger(head="hmm").fit(X, y), "head is 'hmm'"),
+    "words": (lambda X, y: tagger(word_dropout=1.5).fit(X, y), "word_dropout is 1.5"),
     "unfitted": (lambda X, y: tagger().predict(X), "not been fitted"),
     "new tag": (lambda X, y: tagger(steps=1).fit(X, y).evaluate(X, [["Q"] * len(t) for t in y]), "never seen"),
 }

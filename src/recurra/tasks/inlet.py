@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from recurra import options
 from recurra.data.sequences import Field, Sequences
+from recurra.models.stacked import Stacked
 from recurra.nn.linear import Linear
+from recurra.pointwise import Dropout
 from recurra.recurrences.gru import GRU
 from recurra.state import State
 from recurra.tasks.calendar import Calendar
@@ -36,22 +38,30 @@ def numbers(fields: Sequence[Field], columns: Mapping[str, Tensor], axes: int) -
 
 
 class Letters(nn.Module):
-    """A text, [..., letters] int64 with -1 behind its end, to [..., width]: a GRU over its letters, its last output."""
+    """A text, [..., letters] int64 with -1 behind its end, to [..., width]: GRUs over its letters from both ends, their
+    last outputs joined. What is written several times in one call is read once."""
 
     def __init__(self, letters: int, width: int):
         super().__init__()
-        self.embedding = nn.Embedding(letters + 2, width)
-        self.recurrence = GRU(width)
+        half = -(-width // 2)
+        self.embedding = nn.Embedding(letters + 2, half)
+        self.recurrence = Stacked(GRU, half, bidirectional=True)
+        self.join = Linear(2 * half, width, bias=False)
 
     def forward(self, text: Tensor) -> Tensor:
         """Zeros where there is no letter."""
-        flat = text.flatten(0, -2)
-        lengths = (flat >= 0).sum(-1)
+        flat = text.reshape(math.prod(text.shape[:-1]), text.shape[-1])
         if not flat.numel():
-            return self.embedding.weight.new_zeros(*text.shape[:-1], self.embedding.embedding_dim)
-        y, _ = self.recurrence(self.embedding(flat + 1), lengths=lengths)
-        last = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, y.shape[2])
-        return y.gather(1, last)[:, 0].unflatten(0, text.shape[:-1])
+            return self.embedding.weight.new_zeros(*text.shape[:-1], self.join.out_features)
+        words, which = flat[:, : max(1, int((flat >= 0).sum(1).max()))].unique(dim=0, return_inverse=True)
+        return self.join(self._ends(words))[which].view(*text.shape[:-1], -1)
+
+    def _ends(self, words: Tensor) -> Tensor:
+        """[n, 2 halves] of [n, letters]: what each direction says when it has read the whole of a word."""
+        lengths = (words >= 0).sum(1)
+        y, _ = self.recurrence(self.embedding(words + 1), lengths=lengths)
+        ahead, back = y.chunk(2, -1)
+        return torch.cat([ahead[torch.arange(len(words)), (lengths - 1).clamp(min=0)], back[:, 0]], 1)
 
 
 class Encoding(nn.Module):
@@ -178,6 +188,7 @@ class Inlet(nn.Module):
         scale: of the series: "running", by means and deviations so far; "fit", those of the data fitted on; "none".
         calendar: reads the field whose role is time.
         memory: of the running scale, as `Scaler` has it.
+        dropout: of x, while training.
     """
 
     def __init__(
@@ -188,6 +199,7 @@ class Inlet(nn.Module):
         scale: str = "running",
         calendar: Calendar | None = None,
         memory: int | None = None,
+        dropout: float = 0.0,
     ):
         super().__init__()
         self.series, self.width = list(series), options.count("width", width)
@@ -200,6 +212,7 @@ class Inlet(nn.Module):
         self.register_buffer("deviation", torch.ones(count))
         self.of_series = Linear(2 * count, width) if count else None
         self.encoding = Encoding(others, width, calendar)
+        self.dropout = Dropout(dropout)
 
     @property
     def splits(self) -> list[int]:
@@ -249,7 +262,7 @@ class Inlet(nn.Module):
         """As `forward`, of the numbers of the series [B, T, channels] and what else there is, encoded [B, T, width]."""
         after = State()
         if self.of_series is None:
-            return encoded, Scale(value, value), after
+            return self.dropout(encoded), Scale(value, value), after
         if self.scale is None:
             mean, deviation = self.mean.expand_as(value), self.deviation.expand_as(value)
         else:
@@ -258,7 +271,7 @@ class Inlet(nn.Module):
             # Behind the padding there are zeros: nothing is divided by them.
             deviation = torch.where(deviation == 0, 1, deviation)
         x = self.of_series(flagged((value - mean) / deviation)) + encoded
-        return x, Scale(mean, deviation), after
+        return self.dropout(x), Scale(mean, deviation), after
 
     def _scales(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -59,7 +60,9 @@ class Tagger(Estimator):
         head: "crf", all tags of a sequence together; "categorical", each by itself.
         bidirectional: each block reads in both directions.
         scale: of numbers: "fit", as over all data fitted on; "running"; "none".
-        width, mlp, dropout, layers: of the `Backbone`.
+        word_dropout: this share of words is read as unknown while training, so that their letters learn to speak for
+            them.
+        width, mlp, dropout, layers: of the `Backbone`; dropout also of what it reads.
         steps, seconds, learning_rate, weight_decay: of training, as in `recurra.training.fitting.Schedule`.
         batch: sequences in one update.
         seed: of all that is random.
@@ -74,6 +77,7 @@ class Tagger(Estimator):
         head: str = "crf",
         bidirectional: bool = True,
         scale: str = "fit",
+        word_dropout: float = 0.15,
         width: int = 128,
         mlp: int | None = None,
         dropout: float = 0.3,
@@ -86,6 +90,7 @@ class Tagger(Estimator):
         seed: int = 0,
     ):
         self.pattern, self.head, self.bidirectional, self.scale = pattern, head, bidirectional, scale
+        self.word_dropout = word_dropout
         self.width, self.mlp, self.dropout, self.layers = width, mlp, dropout, layers
         self.steps, self.seconds, self.batch = steps, seconds, batch
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
@@ -109,6 +114,7 @@ class Tagger(Estimator):
         """
         schedule = self._schedule()
         options.choice("head", self.head, tuple(HEADS))
+        options.number("word_dropout", self.word_dropout, 0, 1)
         sequences = X if isinstance(X, Sequences) else self._told(X, y)
         target = _target(sequences)
         with Dice(self.seed):
@@ -117,7 +123,7 @@ class Tagger(Estimator):
             reading = Padded(sequences, options.count("batch", self.batch), self.seed)
 
             def loss(batch: Batch, _: State | None) -> tuple[Tensor, None]:
-                raw, around = self._raw(model, batch)
+                raw, around = self._raw(model, self._blanked(batch, sequences.fields.get("word")))
                 return model.head.loss(raw, batch.columns[target.name], None, around), None
 
             kept = self._kept(folder, resume, sequences)
@@ -139,9 +145,18 @@ class Tagger(Estimator):
         head: Head = HEADS[self.head](target.vocabulary.unknown)
         read = [field for field in fields if field.role not in ("target", "time")]
         series = [field for field in read if field.kind == "number" and field.role != "static"]
-        inlet = Inlet(series, [field for field in read if field not in series], self.width, self.scale)
+        others = [field for field in read if field not in series]
+        inlet = Inlet(series, others, self.width, self.scale, dropout=self.dropout)
         outlook = Linear(self.width, head.size)
         return Model(inlet, self._backbone(self.bidirectional), pool("each", self.width), outlook, head)
+
+    def _blanked(self, batch: Batch, word: Field | None) -> Batch:
+        """The batch with some words unknown."""
+        if word is None or word.vocabulary is None or not self.word_dropout:
+            return batch
+        words = batch.columns[word.name]
+        gone = (torch.rand(words.shape) < self.word_dropout) & (words >= 0)
+        return replace(batch, columns=batch.columns | {word.name: torch.where(gone, word.vocabulary.unknown, words)})
 
     def _raw(self, model: Model, batch: Batch) -> tuple[Tensor, Around]:
         """[B, T, classes], and where sequences end."""
