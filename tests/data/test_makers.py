@@ -134,6 +134,22 @@ def test_frequencies(times, expected):
         assert found.after(other, -steps) == one or expected.months  # the last day of February is not that of March
 
 
+def test_a_short_series_of_equal_months_is_of_the_frequency_of_the_others():
+    years, quarter = (
+        np.arange("1973", "1980", dtype="datetime64[Y]"),
+        np.arange("2024-07", "2024-10", dtype="datetime64[M]"),
+    )
+    months = np.arange("2020-01", "2020-09", dtype="datetime64[M]")
+    for times, short, expected in ((years, years[:3], 12), (months, quarter, 1)):
+        for parts in ((times, short), (short, times)):
+            ids, ds = np.repeat(["a", "b"], [len(part) for part in parts]), np.concatenate(parts)
+            data = from_frame({"unique_id": ids, "ds": ds, "y": np.arange(len(ds))})
+            assert data.frequency() == Frequency(expected, 0)
+    other = {"unique_id": list("aaabb"), "ds": [*months[:3], *months[:4:2]], "y": np.arange(5)}
+    with pytest.raises(InputError, match="series 'b' has other steps than 'a'"):
+        from_frame(other).frequency()
+
+
 def test_times_with_zones_are_points_in_time():
     zone = datetime.timezone(datetime.timedelta(hours=2))
     times = [datetime.datetime(2024, 1, 1, hour, tzinfo=zone) for hour in (2, 3)]

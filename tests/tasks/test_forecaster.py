@@ -1,5 +1,6 @@
 """The forecaster: updates are reading the whole, nothing leaks, one pass is refeeding, files bring it back."""
 
+import copy
 import math
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from recurra.errors import InputError, RecurraError
 from recurra.tasks import horizon
 from recurra.tasks.forecaster import Forecaster
+from recurra.tasks.inlet import Scale
+from recurra.tasks.model import Read
 from recurra.tasks.walk import forecasts, origins
 from recurra.testing.tolerances import assert_close
 
@@ -160,6 +163,21 @@ def test_one_pass_is_refeeding_every_origin(fitted):
         known = {name: future[name] for name in ("unique_id", "ds", "promo")}
         fed = forecaster.predict(past, known=known)["y"]
         assert_close(f"origin {n}", point[n], torch.tensor(fed).float())
+
+
+def test_what_is_known_of_a_row_is_the_same_for_all_that_look_ahead_to_it(fitted):
+    """In value and gradient: numbers, days, and behind the end of a series nothing."""
+    forecaster, _, _, data = fitted
+    sequences, model = forecaster._like(data), copy.deepcopy(forecaster.model_)
+    rows = torch.tensor([[*range(50, 60), -1], [*range(90, 101)]])
+    read = Read(torch.randn(2, 11, 12), Scale(*torch.rand(2, 2, 11, 2)))
+    steps = {n: sequences.ahead(n, rows, H) for n in horizon.reads_ahead(model)}
+    found = [horizon.raw_after(model, read, sequences, rows), horizon.raw(model, read, steps)]
+    assert_close("values", *found)
+    weights = list(model.outlook.parameters())
+    slopes = [torch.autograd.grad(raw.square().sum(), weights) for raw in found]
+    for n, pair in enumerate(zip(*slopes, strict=True)):
+        assert_close(f"gradient {n}", *pair)
 
 
 def test_evaluation_beside_naive(fitted):

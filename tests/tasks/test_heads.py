@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recurra.errors import InputError
+from recurra.tasks.heads import student_t
 from recurra.tasks.heads.binary import Binary
 from recurra.tasks.heads.categorical import Categorical
 from recurra.tasks.heads.crf import CRF, Forward
@@ -49,6 +50,17 @@ def test_densities_integrate_to_one_and_to_their_quantiles(name):
         below = (density * (y <= head.quantile(raw, levels, around)[..., n])).sum(0)
         assert_close(f"below the quantile of {level}", below, torch.full((3,), level).double(), slack=2e-4)
     assert_close("median", head.predict(raw, around), head.quantile(raw, [0.5], around)[..., 0])
+
+
+def test_quantiles_of_students_t_are_those_that_are_known_by_formula():
+    """With 2 and 4 degrees of freedom, and with so many that it is a normal distribution."""
+    p = torch.cat([torch.tensor([1e-4, 0.025, 0.5, 0.9999]), 0.01 + 0.98 * torch.rand(9)]).double()
+    a = 2 * p - 1
+    root = (4 * p * (1 - p)).sqrt()
+    four = 2 * a.sign() * ((root.arccos() / 3).cos() / root - 1).clamp(min=0).sqrt()
+    found = student_t.quantiles(torch.tensor([2.0, 4.0, 1e30]), p)
+    expected = torch.stack([a / (2 * p * (1 - p)).sqrt(), four, torch.special.ndtri(p)])
+    assert torch.allclose(found, expected, rtol=1e-8, atol=1e-12)
 
 
 def test_counts_sum_to_one_and_to_their_quantiles():

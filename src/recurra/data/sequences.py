@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recurra import options
-from recurra.data.times import Frequency, frequency, text
+from recurra.data.times import Frequency, common, frequency, text
 from recurra.data.vocabulary import MISSING, Vocabulary
 from recurra.errors import InputError
 
@@ -154,14 +154,19 @@ class Sequences:
         longest = int((letters >= 0).sum(-1).amax()) if letters.numel() else 0
         return letters[..., :longest]
 
+    def following(self, rows: Tensor, horizon: int) -> Tensor:
+        """[..., horizon]: the flat rows 1 to `horizon` time steps after each row, of its own sequence; -1 behind its
+        end."""
+        later = rows.unsqueeze(-1) + torch.arange(1, horizon + 1)
+        if not self.steps:
+            return torch.full_like(later, MISSING)
+        ends = self.offsets[1:][self.sequence_of[rows.clamp(min=0)]].unsqueeze(-1)
+        return later.where((rows.unsqueeze(-1) >= 0) & (later < ends), MISSING)
+
     def ahead(self, name: str, rows: Tensor, horizon: int) -> Tensor:
         """[..., horizon, *width]: the values 1 to `horizon` time steps after each row, of its own sequence; missing
         behind its end."""
-        later = rows.unsqueeze(-1) + torch.arange(1, horizon + 1)
-        if not self.steps:
-            return self.take(name, later)
-        ends = self.offsets[1:][self.sequence_of[rows.clamp(min=0)]].unsqueeze(-1)
-        return self.take(name, later.where((rows.unsqueeze(-1) >= 0) & (later < ends), -1))
+        return self.take(name, self.following(rows, horizon))
 
     def select(self, which: Tensor | Sequence[int]) -> Sequences:
         """Some sequences, in the order given."""
@@ -274,20 +279,18 @@ class Sequences:
         """
         if self.time is None:
             return Frequency(0, 1.0)
-        times, first = self.values[self.time.name], None
-        found: Frequency | None = None
-        for number, (a, b) in enumerate(zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)):
-            if b - a < 2:
-                continue
-            own = frequency(times[a:b].numpy(), self.time.dated)
-            if own is None or found not in (None, own):
-                near = ", ".join(text(float(t), self.time.dated) for t in times[a : min(b, a + 3)])
-                what = "steps of different lengths" if own is None else f"other steps than {first!r}"
-                which = f"series {self.ids[number]!r}"
-                raise InputError(f"{which} has {what} in {self.time.name!r} ({near}, ...); expected one frequency")
-            found, first = own, first or self.ids[number]
-        if found is None:
+        times = [part.numpy() for part in self.values[self.time.name].split(self.lengths.tolist())]
+        own = {n: frequency(part, self.time.dated) for n, part in enumerate(times) if len(part) > 1}
+        if not own:
             raise InputError(f"no series has two times in {self.time.name!r}; expected two, to tell the frequency")
+        found = common([each for each in own.values() if each is not None] or [Frequency(0, 1.0)])
+        first = next((self.ids[n] for n, each in own.items() if each == found), "")
+        for n, each in own.items():
+            if each != found and (each is None or not found.fits(times[n])):
+                near = ", ".join(text(float(t), self.time.dated) for t in times[n][:3])
+                what = "steps of different lengths" if each is None else f"other steps than {first!r}"
+                which = f"series {self.ids[n]!r}"
+                raise InputError(f"{which} has {what} in {self.time.name!r} ({near}, ...); expected one frequency")
         return found
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,19 @@ class Frequency:
             return round((last - first) / self.seconds)
         month = [np.datetime64(round(time), "s").astype("datetime64[M]") for time in (first, last)]
         return round(int((month[1] - month[0]).astype(int)) / self.months)
+
+    def fits(self, times: NDArray[np.float64]) -> bool:
+        """Whether rising times are whole numbers of steps apart, some of them a single one."""
+        pairs = list(pairwise(times))
+        counts = [self.between(a, b) for a, b in pairs]
+        exact = all(abs(self.after(a, n) - b) < 1e-6 * (b - a) for (a, b), n in zip(pairs, counts, strict=True))
+        return bool(counts) and min(counts) == 1 and exact
+
+
+def common(found: Sequence[Frequency]) -> Frequency:
+    """What the frequencies of several series, each found by itself, may all be: those of months rather than of days,
+    since of a few months some are of equal lengths."""
+    return next((each for each in found if each.months), found[0])
 
 
 def frequency(times: NDArray[np.float64], dated: bool) -> Frequency | None:

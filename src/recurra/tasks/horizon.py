@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurra.data.sequences import Field, Sequences
 from recurra.tasks.inlet import channels, numbers
@@ -22,11 +22,6 @@ def reads_ahead(model: Model) -> list[str]:
     """Names of the columns that are known ahead."""
     known = outlook(model).known
     return [] if known is None else known.reads
-
-
-def ahead(model: Model, sequences: Sequences, rows: Tensor) -> dict[str, Tensor]:
-    """What is known of the steps that follow flat rows [...]: [..., horizon, *width]."""
-    return {name: sequences.ahead(name, rows, outlook(model).horizon) for name in reads_ahead(model)}
 
 
 def truth(model: Model, sequences: Sequences, rows: Tensor) -> Tensor:
@@ -63,3 +58,17 @@ def values(sequences: Sequences, rows: Tensor | None = None) -> Tensor:
 def raw(model: Model, read: Read, known: Mapping[str, Tensor], steps: int | None = None) -> Tensor:
     """[B, T, steps, targets, size], of the whole horizon or of its first few steps."""
     return outlook(model)(read.y, known or None, steps).unflatten(-1, (-1, model.head.size))
+
+
+def raw_after(model: Model, read: Read, sequences: Sequences, rows: Tensor) -> Tensor:
+    """[B, T, horizon, targets, size] of what had been read at flat rows [B, T], and what is known of those that follow.
+
+    Each row is ahead of many others, and is encoded once for all of them.
+    """
+    look = outlook(model)
+    if look.known is None:
+        return raw(model, read, {})
+    which, place = sequences.following(rows, look.horizon).unique(return_inverse=True)
+    encoded = look.known({name: sequences.take(name, which) for name in look.known.reads}, which.shape)
+    found = look.raw(read.y, nn.functional.embedding(place, encoded), look.horizon)
+    return found.unflatten(-1, (-1, model.head.size))

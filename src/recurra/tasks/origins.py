@@ -16,7 +16,7 @@ from recurra.tasks.model import Model, Read, joined
 def loss(model: Model, sequences: Sequences, batch: Batch, state: State | None, feed: Feed) -> tuple[Tensor, State]:
     """The mean over all origins and steps of the horizon, [], and the state after the last."""
     read, after = _read(model, sequences, batch, state, feed)
-    raw = horizon.raw(model, read, horizon.ahead(model, sequences, batch.rows))
+    raw = horizon.raw_after(model, read, sequences, batch.rows)
     truth = horizon.truth(model, sequences, batch.rows)
     return model.head.loss(raw, truth, None, read.around(truth.shape[-1])), after
 

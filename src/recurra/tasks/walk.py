@@ -64,7 +64,7 @@ def forecasts(model: Model, sequences: Sequences, rows: Tensor) -> tuple[Tensor,
     order = torch.cat([found for found, _ in parts]).argsort()
     read = joined([read for _, read in parts])
     read = read.at(order, torch.zeros_like(order))
-    return horizon.raw(model, read, horizon.ahead(model, sequences, rows[:, None])), read
+    return horizon.raw_after(model, read, sequences, rows[:, None]), read
 
 
 def evaluate(
