@@ -201,6 +201,8 @@ FAMILIES = {
             "wall-attention": "attention/wall.WallAttention",
             "delta-former": "attention/delta_former.DeltaFormer",
             "parallax": "attention/parallax.Parallax",
+            "mega": "attention/mega.Mega",
+            "tcnca": "attention/tcnca.TCNCA",
             "latent-attention": "attention/latent.LatentAttention",
             "rat": "attention/rat.RAT",
         },

@@ -43,22 +43,28 @@ class Past:
         self._segment = None if resets is None else resets.cumsum(1)
         self.carry: dict[str, Tensor] = {}
 
-    def lags(self, name: str, signal: Tensor) -> list[Tensor]:
-        """`signal` [B, T, channels] delayed by 0, 1, ..., steps; zero before the start of its own sequence."""
-        carried = self._window("lags", name, signal)
+    def lags(self, name: str, signal: Tensor, dilation: int = 1) -> list[Tensor]:
+        """`signal` [B, T, channels] delayed by 0, `dilation`, 2 `dilation`, ..., steps; zero before its sequence."""
+        carried = self._window("lags", name, signal, dilation)
         if carried is None:
             return [signal]
         steps, time = carried.shape[1], signal.shape[1]
         extended = torch.cat([carried.to(signal.dtype), signal], 1)
         self.carry[name] = self._last(extended, steps).to(carried.dtype)
-        delayed = [extended[:, steps - lag : steps - lag + time] for lag in range(steps + 1)]
+        lags = range(0, steps + 1, dilation)
+        delayed = [extended[:, steps - lag : steps - lag + time] for lag in lags]
         if self._segment is None:
             return delayed
         segment = torch.nn.functional.pad(self._segment, (steps, 0))
         return [
             torch.where((segment[:, steps - lag : steps - lag + time] == self._segment)[..., None], value, 0)
-            for lag, value in enumerate(delayed)
+            for lag, value in zip(lags, delayed, strict=True)
         ]
+
+    def delay(self, name: str, signal: Tensor) -> Tensor:
+        """`signal` [B, T, channels] as late as its window has steps: what goes beside a look ahead by so many."""
+        carried = self._window("delay", name, signal)
+        return signal if carried is None else self.lags(name, signal, carried.shape[1])[-1]
 
     def mix(self, name: str, signal: Tensor, shares: Tensor) -> list[Tensor]:
         """(1 - share) * x_t + share * x_{t-1} of a signal [B, T, channels], for every row of `shares` [n, channels]."""
@@ -73,46 +79,53 @@ class Past:
         return [torch.addcmul(now, share, change).to(signal.dtype) for share in shares]
 
     def convolve(
-        self, name: str, signal: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool = False
-    ) -> Tensor:
-        """Depthwise causal convolution of [B, T, channels] with `weight` [channels, steps + 1] (last tap: now), and,
-        as most layers have it, SiLU of the result."""
-        carried = self._window("convolve", name, signal)
-        size = [signal.shape[2], self._windows[name][1] + 1]
+        self, name: str, signal: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool = False,
+        dilation: int = 1,
+    ) -> Tensor:  # fmt: skip
+        """Depthwise causal convolution of [B, T, channels] with `weight` [channels, steps / dilation + 1], the last tap
+        for now, and, as most layers have it, SiLU of the result."""
+        carried = self._window("convolve", name, signal, dilation)
+        size = [signal.shape[2], self._windows[name][1] // dilation + 1]
         if list(weight.shape) != size:
-            raise InputError(f"past.convolve: weight is {list(weight.shape)}; expected {size}, [channels, steps + 1]")
+            raise InputError(
+                f"past.convolve: weight is {list(weight.shape)}; expected {size}, [channels, steps / dilation + 1]"
+            )
         if carried is not None and self._resets is None and self._lengths is None and signal.shape[1] == 1:
-            return self._convolve_one(name, carried, signal, weight, bias, silu)
+            return self._convolve_one(name, carried, signal, weight, bias, silu, dilation)
         if carried is not None and not self._plain:
             compiled = window.convolve(carried, signal, weight, bias, self._resets, self._lengths, silu)
             if compiled is not None:
                 y, self.carry[name] = compiled
                 return y
-        delayed = self.lags(name, signal)
+        delayed = self.lags(name, signal, dilation)
         taps = weight.to(compute_dtype(signal.dtype)).unbind(-1)
         result = delayed[0] * taps[-1] if bias is None else delayed[0] * taps[-1] + bias
         for lag in range(1, len(delayed)):
             result = result + delayed[lag] * taps[-1 - lag]
         return (torch.nn.functional.silu(result) if silu else result).to(signal.dtype)
 
-    def _window(self, method: str, name: str, signal: Tensor) -> Tensor | None:
+    def _window(self, method: str, name: str, signal: Tensor, dilation: int = 1) -> Tensor | None:
         """What is remembered of a window, if anything is."""
         if name not in self._windows:
             raise InputError(f"past.{method}: there is no window {name!r}; expected one of {list(self._windows)}")
-        channels = self._windows[name][0]
+        channels, steps = self._windows[name]
         if signal.dim() != 3 or signal.shape[2] != channels:
             raise InputError(
                 f"past.{method}: signal is {list(signal.shape)}; expected [B, T, {channels}], as windows[{name!r}] says"
             )
+        if not isinstance(dilation, int) or dilation < 1 or steps % dilation:
+            raise InputError(
+                f"past.{method}: dilation is {dilation!r}; expected a divisor of the {steps} steps of {name!r}"
+            )
         return self._carried[name]
 
     def _convolve_one(
-        self, name: str, carried: Tensor, signal: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
+        self, name: str, carried: Tensor, signal: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, dilation: int
     ) -> Tensor:
         """One time step, in as few operations as it can be."""
         whole = torch.cat([carried, signal.to(carried.dtype)], 1)
         self.carry[name] = whole[:, 1:]
-        result = torch.linalg.vecdot(whole, weight.t().to(carried.dtype), dim=1)
+        result = torch.linalg.vecdot(whole[:, ::dilation], weight.t().to(carried.dtype), dim=1)
         result = result if bias is None else result + bias
         return (torch.nn.functional.silu(result) if silu else result)[:, None].to(signal.dtype)
 

@@ -10,7 +10,7 @@ from recurra.testing.laws import LAWS
 from recurra.testing.tolerances import assert_close
 
 GROWING = ["attention", "local-attention", "forgetting-attention", "rat", "latent-attention", "path-attention",
-           "wall-attention", "delta-former", "parallax"]  # fmt: skip
+           "wall-attention", "delta-former", "parallax", "mega", "tcnca"]  # fmt: skip
 VARIANTS = {
     "window": ("attention", {"key_heads": 2, "rotary": 0.5, "window": 3}),
     "window of one": ("attention", {"window": 1}),
@@ -21,6 +21,9 @@ VARIANTS = {
     "shifts and norms": ("forgetting-attention", {"pro": True}),
     "keys that move and fade": ("path-attention", {"forget": True, "kernel": 1, "rank": 1}),
     "a probe behind a window": ("parallax", {"window": 3, "key_heads": 2}),
+    "averages and chunks of three": ("mega", {"chunk": 3, "size": 1}),
+    "averages and softmax": ("mega", {"softmax": True, "size": 3, "state_size": 1}),
+    "convolutions and chunks": ("tcnca", {"chunk": 3, "kernel": 2, "depth": 2, "factor": 3}),
     "chunks of two": ("rat", {"chunk": 2}),
     "chunks of three": ("rat", {"chunk": 3, "key_heads": 1}),
 }
@@ -140,6 +143,12 @@ def test_options():
     for options, words in (({"rank": 0}, "rank is 0"), ({"kernel": 0}, "kernel is 0"), ({"forget": 1}, "forget is 1")):
         with pytest.raises(recurra.InputError, match=words):
             recurra.layer("path-attention", 8, **options)
+    for options, words in (({"chunk": 0}, "chunk is 0"), ({"depth": 17}, "depth is 17"),
+                           ({"depth": 9, "factor": 10}, "receptive field of .* is 444444445")):  # fmt: skip
+        with pytest.raises(recurra.InputError, match=words):
+            recurra.layer("tcnca", 8, **options)
+    with pytest.raises(recurra.InputError, match="softmax is 2"):
+        recurra.layer("mega", 8, softmax=2)
     with pytest.raises(recurra.InputError, match="gated is 1"):
         recurra.layer("wall-attention", 8, gated=1)
     with pytest.raises(recurra.InputError, match="chunk is 0"):

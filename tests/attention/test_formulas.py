@@ -157,6 +157,45 @@ def parallax(layer, x):
     return layer.to_output(merge(torch.stack(out, 2)))
 
 
+def gated(layer, m, x):
+    """Mega's block over m, as its authors' code has it, for all pairs of time steps."""
+    Z, E, time = layer.size, layer.value_size, torch.arange(x.shape[1])
+    z, r, h, u = layer.to_inner(m).split([Z, E, D, D], -1)
+    q, k = (silu(z) * layer.gain[i] + layer.offset[i] for i in (0, 1))
+    a, b = (turned(part.expand(1, 1, len(time), -1), time)[0, 0] for part in layer.far)
+    chunk = layer.chunk or len(time)
+    causal = (time[:, None] >= time) & (time[:, None] // chunk == time // chunk)
+    if layer.softmax:
+        weights = torch.softmax((q @ k.mT / Z**0.5 + a @ b.T).masked_fill(~causal, float("-inf")), -1)
+    else:
+        scores = q @ k.mT / causal.sum(-1, keepdim=True) + a @ b.T
+        weights = causal * 0.5 * (1 + torch.erf((scores - 0.5**0.5) / ((0.25 / torch.pi) ** 0.5 * 2**0.5)))
+    o = weights @ silu(layer.to_value(x))
+    new = silu(h + layer.to_back(o * silu(r)))
+    return x + torch.sigmoid(u) * (new - x)
+
+
+def mega(layer, x):
+    p, a = torch.sigmoid(layer.P), torch.sigmoid(layer.A)
+    h, out = torch.zeros(len(x), *p.shape), []
+    for x_t in x.unbind(1):
+        h = (1 - p * a) * h + p * layer.B * x_t[..., None]
+        out.append(silu((layer.C * h).sum(-1) / p.shape[1] ** 0.5 + layer.D * x_t))
+    return gated(layer, torch.stack(out, 1), x)
+
+
+def tcnca(layer, x):
+    m = x.mT
+    for level, dilation in enumerate(layer.dilations):
+        signal = m
+        for taps in layer.taps[2 * level : 2 * level + 2]:
+            weight = taps.weight.unflatten(1, (-1, D)).transpose(1, 2).flip(-1)
+            reach = (weight.shape[2] - 1) * dilation
+            signal = torch.relu(conv1d(pad(signal, (reach, 0)), weight, taps.bias, dilation=dilation))
+        m = torch.relu(m + signal)
+    return gated(layer, m.mT, x)
+
+
 def rat(layer, x):
     group, L, K = H // layer.key_heads, layer.chunk, D // H
     q, k = (split(to(x), layer.key_heads).repeat_interleave(group, 1) for to in (layer.to_query, layer.to_key))
@@ -191,6 +230,11 @@ EQUATIONS = [
     ("delta-former", delta_former, {}),
     ("parallax", parallax, {}),
     ("parallax", parallax, {"window": 3, "key_heads": 2}),
+    ("mega", mega, {}),
+    ("mega", mega, {"softmax": True, "size": 3, "chunk": 4}),
+    ("mega", mega, {"size": 2, "chunk": 5, "state_size": 3}),
+    ("tcnca", tcnca, {"chunk": 4, "kernel": 2, "depth": 2, "factor": 3}),
+    ("tcnca", tcnca, {"softmax": True}),
     ("rat", rat, {"chunk": 3}),
     ("rat", rat, {"chunk": 1, "key_heads": 4}),
 ]
@@ -242,6 +286,17 @@ def test_shared_keys_are_many_heads_that_are_tied():
     (y, state), (expected, wide) = shared(x), many(x)
     assert_close("y", y, expected)
     assert wide["keys"].nbytes == H * state["keys"].nbytes
+
+
+def test_the_receptive_field_of_tcnca_is_the_one_that_is_said():
+    layer = recurra.layer("tcnca", D, kernel=3, depth=2, factor=2, chunk=1).double()
+    for taps in layer.taps:  # so that nothing is cut off on the way
+        taps.weight.data.abs_()
+        taps.bias.data.fill_(0.1)
+    x = torch.rand(1, 30, D, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(layer(x)[0][0, -1].sum(), x)
+    assert layer.receptive_field == 13
+    assert slope[0].abs().sum(-1).nonzero().flatten().tolist() == list(range(30 - 13, 30))
 
 
 def test_attention_is_that_of_torch():

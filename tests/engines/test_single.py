@@ -29,6 +29,8 @@ GROWING = {
     "wall-attention",
     "delta-former",
     "parallax",
+    "mega",
+    "tcnca",
     "rat",
 }
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from recurra.engines.kernels import window
+from recurra.errors import InputError
 from recurra.testing.tolerances import assert_close
 from recurra.windows import Past
 
@@ -13,10 +14,10 @@ def holding(resets=None, lengths=None, plain=False, **carried):
     return Past(windows, carried, resets, lengths, plain)
 
 
-def run(plain, leaves, resets, lengths, silu=False):
+def run(plain, leaves, resets, lengths, silu=False, dilation=1):
     carried, signal, weight, bias = (t.detach().requires_grad_() if t is not None else None for t in leaves)
     past = holding(resets, lengths, plain, conv=carried)
-    y = past.convolve("conv", signal, weight, bias, silu=silu)
+    y = past.convolve("conv", signal, weight, bias, silu=silu, dilation=dilation)
     if lengths is not None:
         y = torch.where((torch.arange(signal.shape[1]) < lengths[:, None])[..., None], y, 0)
     slopes = torch.linspace(-1, 1, y.numel()).view_as(y)
@@ -43,6 +44,35 @@ def test_equals_the_sum_of_lagged_signals(dtype, resets, lengths, silu):
         ):
             assert_close(name, got, expected, dtype)
             assert got.dtype is expected.dtype, name
+
+
+@pytest.mark.parametrize("resets", [False, True])
+def test_dilated_convolutions_are_those_of_pytorch(resets):
+    """Of the taps between nothing is read: what is not finite there does no harm."""
+    for time, channels, taps, dilation in ((1, 3, 2, 4), (23, 5, 3, 2), (40, 4, 4, 5)):
+        steps = (taps - 1) * dilation
+        leaves = torch.randn(2, steps, channels), torch.randn(2, time, channels), torch.randn(channels, taps), None
+        starts = torch.rand(2, time) < 0.1 if resets else None
+        compiled, plain = (run(way, leaves, starts, None, dilation=dilation) for way in (False, True))
+        for got, expected in zip(compiled, plain, strict=True):
+            assert_close("compiled", got, expected)
+        if not resets:
+            whole = torch.cat(leaves[:2], 1).mT
+            expected = torch.nn.functional.conv1d(whole, leaves[2][:, None], dilation=dilation, groups=channels).mT
+            assert_close("y", compiled[0], expected)
+    signal = torch.randn(1, 9, 2)
+    signal[0, 3] = torch.nan
+    y = holding(conv=torch.zeros(1, 4, 2)).convolve("conv", signal, torch.ones(2, 3), dilation=2)
+    assert y.isnan().all(-1)[0].nonzero().flatten().tolist() == [3, 5, 7]
+    with pytest.raises(InputError, match="dilation is 3; expected a divisor of the 4 steps of 'conv'"):
+        holding(conv=torch.zeros(1, 4, 2)).lags("conv", signal, 3)
+
+
+def test_a_delay_is_as_long_as_its_window():
+    signal = torch.randn(2, 7, 3)
+    late = holding(late=torch.zeros(2, 4, 3)).delay("late", signal)
+    assert_close("late", late, torch.cat([torch.zeros(2, 4, 3), signal[:, :3]], 1))
+    assert Past({"late": (3, 0)}, {}, None, None).delay("late", signal) is signal
 
 
 def mixed(plain, leaves, resets, lengths):

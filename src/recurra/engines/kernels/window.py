@@ -29,7 +29,7 @@ def convolve(
     Args:
         window: [B, steps, channels], the values before the first time step.
         signal: [B, T, channels].
-        weight: [channels, steps + 1], the last for the current value.
+        weight: [channels, steps / dilation + 1], the last for the current value.
         bias: [channels].
         silu: whether the result goes through SiLU.
 
@@ -95,7 +95,8 @@ def _problem(
 
 def _convolve(states: tuple[Tensor, ...], inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
     (h,), x, weight = states, inputs["x"], inputs["weight"]
-    y = (weight[:-1] * h).sum() + weight[-1] * x
+    dilation = len(h) // (len(weight) - 1)
+    y = (weight[:-1] * (h if dilation == 1 else h[::dilation])).sum() + weight[-1] * x
     return (torch.cat([h[1:], x[None]]),), y + inputs["bias"] if "bias" in inputs else y
 
 
