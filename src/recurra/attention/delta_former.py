@@ -12,6 +12,7 @@ from recurra.attention.base import Attention, Call
 from recurra.attention.corrections import before, corrected
 from recurra.attention.softmax import attend
 from recurra.contract import Paper
+from recurra.engines.gate import without_autocast
 from recurra.nn.linear import Linear
 from recurra.problem import Lane, cast, compute_dtype
 from recurra.windows import Past
@@ -67,7 +68,8 @@ class DeltaFormer(Attention):
         held, keys = call.state["values"], cache.extend(call.state["keys"], call.inputs["k"])
         q, v, rate = (call.inputs[name].transpose(1, 2) for name in ("q", "v", "rate"))
         d = rate.dtype
-        u = corrected(q.to(d), keys.to(d), held.to(d), v.to(d), rate, call.position, self.size**-0.5)
+        with without_autocast(keys.device):
+            u = corrected(q.to(d), keys.to(d), held.to(d), v.to(d), rate, call.position, self.size**-0.5)
         values = torch.cat([held, u.to(held.dtype)], 2)
         y = attend(q.to(keys.dtype), keys, values, call.position + 1, whole=call.whole)
         stop = keys.shape[2] - call.position.shape[1] + call.ends

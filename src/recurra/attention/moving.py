@@ -19,6 +19,7 @@ from recurra.attention import cache
 from recurra.attention.base import Attention, Call
 from recurra.attention.fades import Fades
 from recurra.attention.softmax import BLOCK, Bias, all_fine
+from recurra.engines.gate import without_autocast
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,11 @@ class MovingKeys(Attention):
             clean[name] = torch.where(valid.reshape(*valid.shape, *[1] * (part.dim() - 3)), part, 0)
         before, values = (torch.where(fine[..., :carried, None], state[n], 0).to(dtype) for n in ("keys", "values"))
         values = torch.cat([values, clean["v"]], 2)
-        chunks = self.chunks(*(_chunked(clean[name], self.chunk) for name in ("q", "k", *self.moves)))
         fades = Fades(state["decays"], clean["log_gate"]) if "decays" in state else None
-        y = attend(chunks, before, values, _mask(call.position, carried, fades), given["q"].shape[3] ** -0.5)
-        keys = torch.where(fine[..., None], moved(chunks, before, time), float("nan"))
+        with without_autocast(values.device):  # rounded maps would move keys elsewhere with every time step
+            chunks = self.chunks(*(_chunked(clean[name], self.chunk) for name in ("q", "k", *self.moves)))
+            y = attend(chunks, before, values, _mask(call.position, carried, fades), given["q"].shape[3] ** -0.5)
+            keys = torch.where(fine[..., None], moved(chunks, before, time), float("nan"))
         entries = {"keys": keys, "values": cache.extend(state["values"], call.inputs["v"])}
         if fades is not None:
             entries["decays"] = fades.decays(time)
