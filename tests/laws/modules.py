@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import recurra
 from recurra.check import representative
 from recurra.models.backbone import Backbone
+from recurra.models.sru_plus_plus import SRUPlusPlus
 from recurra.models.titans import MemoryAsContext, MemoryAsGate, MemoryAsLayer, PersistentWindow
 from recurra.models.xlstm import XLSTM
 
@@ -46,6 +47,13 @@ def language_model(pattern: str, tied: bool = False, **design: Any) -> Kind:
     return Kind(make, reads_tokens=True, tied=("embedding",) if tied else ())
 
 
+def attending_sru() -> nn.Module:
+    """SRU++, which begins without attending to anything, later on."""
+    made = SRUPlusPlus(WIDTH, 4, heads=2)
+    nn.init.ones_(made.attention.alpha)
+    return made
+
+
 # Chunks of RAT, segments and windows end within the few time steps of a call.
 LAYERS = {name: layer(name, **({"chunk": 2} if name == "rat" else {})) for name in recurra.layers()}
 BLOCKS = {
@@ -59,6 +67,7 @@ BLOCKS = {
     "memory as context": Kind(lambda: MemoryAsContext(WIDTH, heads=2, segment=3)),
     "memory as gate": Kind(lambda: MemoryAsGate(WIDTH, heads=2, window=3)),
     "memory as layer": Kind(lambda: MemoryAsLayer(WIDTH, heads=2, window=3)),
+    "sru++": Kind(attending_sru),
 }
 MODELS = {
     "language model": language_model("rwkv4+attention"),

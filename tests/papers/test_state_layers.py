@@ -5,35 +5,12 @@ import math
 import pytest
 import torch
 from torch import nn
-from toys import right, surprise, trained
+from toys import Reader, grown, right, surprise, trained
 
 import recurra
 from recurra.models.backbone import Backbone
 
 pytestmark = pytest.mark.slow
-
-
-class Reader(nn.Module):
-    """Symbols through a layer to classes."""
-
-    def __init__(self, layer, symbols, classes):
-        super().__init__()
-        self.embed, self.layer = nn.Embedding(symbols, layer.width), layer
-        self.head = nn.Linear(layer.output_width, classes)
-
-    def forward(self, symbols):
-        return self.head(self.layer(self.embed(symbols))[0])
-
-
-def grown(model, draw, longest, steps, rate=1e-2):
-    """Train on sequences that begin short and grow to the longest: `draw` gives symbols and targets of a length."""
-    lengths = iter(min(longest, 3 + step // 6) for step in range(steps))
-
-    def loss():
-        symbols, targets = draw(64, next(lengths))
-        return surprise(model(symbols), targets)
-
-    return trained(model, loss, steps, rate)
 
 
 def parity(batch, length):

@@ -32,3 +32,28 @@ def right(raw: Tensor, target: Tensor) -> float:
 def surprise(raw: Tensor, target: Tensor) -> Tensor:
     """The cross entropy of targets [...], negative where there is none."""
     return nn.functional.cross_entropy(raw.flatten(0, -2), target.flatten(), ignore_index=-1)
+
+
+class Reader(nn.Module):
+    """Symbols through a layer to classes."""
+
+    def __init__(self, layer: nn.Module, symbols: int, classes: int):
+        super().__init__()
+        self.embed, self.layer = nn.Embedding(symbols, layer.width), layer
+        self.head = nn.Linear(layer.output_width, classes)
+
+    def forward(self, symbols: Tensor) -> Tensor:
+        return self.head(self.layer(self.embed(symbols))[0])
+
+
+def grown(
+    model: nn.Module, draw: Callable[[int, int], tuple[Tensor, Tensor]], longest: int, steps: int, rate: float = 1e-2
+) -> float:
+    """Train on sequences that begin short and grow to the longest: `draw` gives symbols and targets of a length."""
+    lengths = iter(min(longest, 3 + step // 6) for step in range(steps))
+
+    def loss() -> Tensor:
+        symbols, targets = draw(64, next(lengths))
+        return surprise(model(symbols), targets)
+
+    return trained(model, loss, steps, rate)

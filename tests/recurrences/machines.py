@@ -306,7 +306,7 @@ def short_conv(layer, x):
 
 def s7(layer, x):
     N, u = layer.state_size, x @ layer.to_inner.weight.T
-    selected = u @ layer.to_selection.weight.T
+    selected = u @ torch.cat([layer.to_change.weight, layer.to_reading.weight]).T
 
     def step(t, h):
         s, b, B_t, C_t, d = selected[:, t].split([N, N, N * D, D * N, D], -1)

@@ -14,7 +14,7 @@ class S7(Recurrence):
     The result is sigmoid(V gelu(y_t)) y_t.
 
     Lane: a channel of the state, h is a number; N = `state_size` of them. s_t - `base`, b_t: [N], B_t: [N, D],
-    C_t: [D, N] and d_t: [D] are linear maps of u_t: `to_selection`. a lies in (-1, 1): nothing grows.
+    C_t: [D, N] and d_t: [D] are linear maps of u_t: `to_change`, `to_reading`. a lies in (-1, 1): nothing grows.
     Initialisation: `base` so that a is uniform in [0.5, 0.99] where u is 0.
 
     Source: S7: Selective and Simplified State Space Layers for Sequence Modeling, Soydan, Zubić, Messikommer, Mishra,
@@ -27,9 +27,9 @@ class S7(Recurrence):
     def __init__(self, width: int, state_size: int = 16):
         super().__init__(width)
         N = self.state_size = options.count("state_size", state_size)
-        self.parts = [N, N, N * width, width * N, width]
         self.to_inner = Linear(width, width, bias=False)
-        self.to_selection = Linear(width, sum(self.parts), bias=False)
+        self.to_change = Linear(width, (2 + width) * N, bias=False)
+        self.to_reading = Linear(width, width * (N + 1), bias=False)
         self.to_gate = Linear(width, width, bias=False)
         self.base = nn.Parameter(torch.sqrt(1 / (1 - torch.empty(N).uniform_(0.5, 0.99)) - 0.5))
 
@@ -38,7 +38,7 @@ class S7(Recurrence):
 
     def inputs(self, x: Tensor) -> dict[str, Tensor]:
         u = self.to_inner(x)
-        s, b, B, _, _ = self.to_selection(u).split(self.parts, -1)
+        s, b, B = self.to_change(u).tensor_split([self.state_size, 2 * self.state_size], -1)
         pushed = (B.unflatten(-1, (self.state_size, -1)) @ u[..., None]).squeeze(-1) + b
         return {"s": s + self.base, "pushed": pushed}
 
@@ -48,6 +48,6 @@ class S7(Recurrence):
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         u = self.to_inner(x)
-        *_, C, d = self.to_selection(u).split(self.parts, -1)
+        C, d = self.to_reading(u).tensor_split([self.width * self.state_size], -1)
         y = (C.unflatten(-1, (self.width, -1)) @ y[..., None]).squeeze(-1) + d * u
         return torch.sigmoid(self.to_gate(nn.functional.gelu(y))) * y
