@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recurra.data.reading import Carried, Packed, Padded
+from recurra.data.reading import Carried, Packed, Padded, stretch
 from recurra.data.sequences import Field, Sequences
 from recurra.data.vocabulary import Vocabulary
 from recurra.errors import InputError
@@ -101,6 +101,33 @@ def test_orders_differ_from_epoch_to_epoch_and_by_seed():
         rows = [tuple(b.rows.flatten().tolist()) for s in (0, 1) for b in (kind(s).read(0), kind(s).read(len(kind(s))))]
         assert len(set(rows)) == 4
         assert torch.equal(kind(None).read(0).rows, kind(None).read(len(kind(None))).rows)
+
+
+@given(LENGTHS, st.floats(0, 0.99), st.integers(0, 99))
+@settings(deadline=None, max_examples=30)
+def test_a_stretch_is_part_of_its_sequence(lengths, crop, seed):
+    torch.manual_seed(seed)
+    whole = sequences(lengths)
+    batch = next(iter(Padded(whole, len(lengths), None)))
+    found = stretch(whole, batch, crop)
+    assert (found.lengths >= torch.minimum(batch.lengths, (batch.lengths * (1 - crop)).floor())).all()
+    for row, own, length in zip(found.rows, batch.rows, found.lengths.tolist(), strict=True):
+        assert (row[length:] == -1).all()
+        assert set(row[:length].tolist()) <= set(own[own >= 0].tolist())
+        assert (row[:length].diff() == 1).all()
+    there = found.rows >= 0
+    assert (found.columns["y"][there] == found.rows[there]).all()
+    assert found.columns["y"][~there].isnan().all()
+    assert (found.resets == (there & (torch.arange(found.rows.shape[1]) == 0))).all()
+
+
+def test_stretches_begin_and_end_anywhere():
+    whole = sequences([9])
+    batch = next(iter(Padded(whole, 1, None)))
+    rows = [stretch(whole, batch, 0.6).rows[0] for _ in range(2000)]
+    assert {len(row) for row in rows} == {4, 5, 6, 7, 8, 9}
+    assert {int(row[0]) for row in rows} == {0, 1, 2, 3, 4, 5}
+    assert all((stretch(whole, batch, 0).rows == batch.rows).all() for _ in range(9))
 
 
 def test_packed_rows_are_full_and_padded_ones_alike():

@@ -177,6 +177,7 @@ BAD = {
     "complex": (lambda X, y: Regressor("gru", steps=1).fit(X, np.full(len(X), 1j)), "no number"),
     "pool": (lambda X, y: classifier(pool="sum").fit(X, y), "pool is 'sum'"),
     "smoothing": (lambda X, y: classifier(smoothing=1).fit(X, y), "smoothing is 1"),
+    "crop": (lambda X, y: classifier(crop=1).fit(X, y), "crop is 1"),
     "channels": (lambda X, y: classifier(steps=1).fit(X, y).predict([x[:1] for x in X]), "1 channels; expected 2"),
     "row": (lambda X, y: classifier(steps=1).fit(X, y).stream().update([1.0]), "1 channels; expected 2"),
     "unfitted": (lambda X, y: classifier().predict(X), "not been fitted"),

@@ -172,3 +172,15 @@ class Padded(Reading):
             order.sort(key=lambda n: lengths[n])
         batches = [[[m] for m in order[n : n + self.batch]] for n in range(0, len(order), self.batch)]
         return [batches[n] for n in self._order(dice, len(batches))]
+
+
+def stretch(sequences: Sequences, batch: Batch, crop: float) -> Batch:
+    """Of each row of padded sequences a stretch without up to this share of its steps; how many and where is random."""
+    share = 1 - crop * torch.rand(len(batch.rows))
+    lengths = (batch.lengths * share).ceil().long().minimum(batch.lengths)
+    begins = ((batch.lengths - lengths + 1) * torch.rand(len(batch.rows))).long()
+    steps = torch.arange(int(lengths.max()))
+    found = batch.rows.gather(1, (begins[:, None] + steps).clamp(max=batch.rows.shape[1] - 1))
+    rows = torch.where(steps < lengths[:, None], found, -1)
+    columns = {name: sequences.take(name, rows) for name in sequences.fields}
+    return Batch(columns, rows, lengths, (steps == 0) & (rows >= 0))

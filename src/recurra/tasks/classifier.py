@@ -45,6 +45,7 @@ class Classifier(Labelled):
         smoothing: this share of each label is dealt to all classes alike while training, with a likelihood as the loss.
         balanced: each class counts alike in the loss, however many cases it has.
         scale: of numbers: "fit", as over all data fitted on; "running", of each sequence so far; "none".
+        crop: up to this share of each sequence is left out at its ends while training, as much and where chance says.
         width, mlp, dropout, layers: of the `Backbone`.
         steps, seconds, learning_rate, weight_decay: of training, as in `recurra.training.fitting.Schedule`.
         batch: sequences in one update.
@@ -65,6 +66,7 @@ class Classifier(Labelled):
         smoothing: float = 0.1,
         balanced: bool = False,
         scale: str = "fit",
+        crop: float = 0.0,
         width: int = 64,
         mlp: int | None = None,
         dropout: float = 0.2,
@@ -78,6 +80,7 @@ class Classifier(Labelled):
     ):
         self.pattern, self.pool, self.bidirectional, self.loss = pattern, pool, bidirectional, loss
         self.smoothing, self.balanced, self.scale = smoothing, balanced, scale
+        self.crop = crop
         self.width, self.mlp, self.dropout, self.layers = width, mlp, dropout, layers
         self.steps, self.seconds, self.batch = steps, seconds, batch
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed

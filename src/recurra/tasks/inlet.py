@@ -43,10 +43,9 @@ class Letters(nn.Module):
 
     def __init__(self, letters: int, width: int):
         super().__init__()
-        half = -(-width // 2)
-        self.embedding = nn.Embedding(letters + 2, half)
-        self.recurrence = Stacked(GRU, half, bidirectional=True)
-        self.join = Linear(2 * half, width, bias=False)
+        self.embedding = nn.Embedding(letters + 2, width)
+        self.recurrence = Stacked(GRU, width, bidirectional=True)
+        self.join = Linear(2 * width, width, bias=False)
 
     def forward(self, text: Tensor) -> Tensor:
         """Zeros where there is no letter."""
@@ -57,7 +56,7 @@ class Letters(nn.Module):
         return self.join(self._ends(words))[which].view(*text.shape[:-1], -1)
 
     def _ends(self, words: Tensor) -> Tensor:
-        """[n, 2 halves] of [n, letters]: what each direction says when it has read the whole of a word."""
+        """[n, 2 width] of [n, letters]: what each direction says when it has read the whole of a word."""
         lengths = (words >= 0).sum(1)
         y, _ = self.recurrence(self.embedding(words + 1), lengths=lengths)
         ahead, back = y.chunk(2, -1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recurra import options
 from recurra.data.arrays import from_arrays
-from recurra.data.reading import Batch, Padded
+from recurra.data.reading import Batch, Padded, stretch
 from recurra.data.sequences import Field, Sequences
 from recurra.data.times import Frequency
 from recurra.errors import InputError
@@ -99,6 +99,7 @@ class Labelled(Estimator):
         if not fields:
             raise InputError("X has no columns to read; expected one besides the target")
         batch = options.count("batch", self.get_params()["batch"])
+        crop = options.number("crop", self.get_params()["crop"], 0, 1)
         with Dice(self.get_params()["seed"]):
             model = self._build(fields, {}, {})
             model.inlet.fit(sequences)
@@ -109,7 +110,7 @@ class Labelled(Estimator):
 
             def loss(batch: Batch, _: State | None) -> tuple[Tensor, None]:
                 which = sequences.sequence_of[batch.rows[:, 0]]
-                raw = self._raw(model, batch)
+                raw = self._raw(model, stretch(sequences, batch, crop) if crop else batch)
                 return model.head.loss(raw, answers[which], None, self._around()), None
 
             begun = [] if start is None else start.model_.parameters()

@@ -22,8 +22,8 @@ class Regressor(Labelled):
 
     Args:
         head: the distribution: "normal", "student-t", "negative-binomial" (counts), "quantile", or a `Head`.
-        pattern, pool, bidirectional, scale, width, mlp, dropout, layers, steps, seconds, learning_rate, weight_decay,
-            batch, seed: as those of `Classifier`.
+        pattern, pool, bidirectional, scale, crop, width, mlp, dropout, layers, steps, seconds, learning_rate,
+            weight_decay, batch, seed: as those of `Classifier`.
     """
 
     task = "regress"
@@ -37,6 +37,7 @@ class Regressor(Labelled):
         pool: str = "mean",
         bidirectional: bool = False,
         scale: str = "fit",
+        crop: float = 0.0,
         width: int = 64,
         mlp: int | None = None,
         dropout: float = 0.2,
@@ -49,6 +50,7 @@ class Regressor(Labelled):
         seed: int = 0,
     ):
         self.pattern, self.head, self.pool, self.bidirectional, self.scale = pattern, head, pool, bidirectional, scale
+        self.crop = crop
         self.width, self.mlp, self.dropout, self.layers = width, mlp, dropout, layers
         self.steps, self.seconds, self.batch = steps, seconds, batch
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
