@@ -31,13 +31,15 @@ def convolved(signal, weight, dilation=1):
 
 
 def gated_fsmn(layer, x):
+    """On a line of zeros around the sequence, taps on both sides; then late by the delay."""
     u, v = (silu(to(norm(x))) for norm, to in zip(layer.norm, layer.to_gates, strict=True))
     u, v = (s + convolved(s, weight) for s, weight in zip((u, v), layer.conv_weight, strict=True))
     p = layer.to_memory(torch.relu(layer.to_hidden(u)))
     a, b, c = layer.tap_weight.flip(-1)
-    f = prelu(convolved(p, a).mT, layer.slopes[0]).mT
-    g = prelu((convolved(f, b, 2) + convolved(p, c, 2)).mT, layer.slopes[1]).mT
-    return x + v * (u + g)
+    wide, late = pad(p, (0, 0, 99, 99)), layer.ahead
+    f = prelu(convolved(wide, a).mT, layer.slopes[0]).mT.roll(-late, 1)
+    g = prelu((convolved(f, b, 2) + convolved(wide, c, 2)).mT, layer.slopes[1]).mT.roll(-2 * late, 1)[:, 99 : 99 + T]
+    return pad(x + v * (u + g), (0, 0, layer.delay, 0))[:, :T]
 
 
 def multires(layer, x):
@@ -52,7 +54,8 @@ def multires(layer, x):
 EQUATIONS = {
     "fsmn": (fsmn, [{"hidden": 4, "back": 3}, {"back": 0}, {"back": 2, "back_stride": 3, "ahead": 2, "ahead_stride": 2},
                     {"back": 0, "ahead": 3}]),
-    "gated-fsmn": (gated_fsmn, [{"hidden": 4, "taps": n, "kernel": k} for n, k in ((1, 1), (3, 2), (4, 5))]),
+    "gated-fsmn": (gated_fsmn, [{"hidden": 4, "taps": n, "kernel": k} for n, k in ((1, 1), (3, 2), (4, 5))]
+                   + [{"taps": n, "ahead": m} for n, m in ((1, 1), (3, 2))]),
     "multires-conv": (multires, [{"depth": n, "kernel": k} for n, k in ((1, 1), (1, 2), (3, 2), (2, 4))]),
 }  # fmt: skip
 HELD = set(EQUATIONS)
