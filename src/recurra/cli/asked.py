@@ -26,6 +26,8 @@ Data = Annotated[str, typer.Argument(help="A file, or the name of a data set (re
 Horizon = Annotated[int | None, typer.Option(help="Steps to forecast.")]
 Windows = Annotated[int | None, typer.Option(help="Horizons to hold out at the end of each series, to be scored on.")]
 Test = Annotated[Path | None, typer.Option(help="A file to be scored on.")]
+Season = Annotated[int | None, typer.Option(help="Of forecasts: steps after which a series resembles itself.")]
+Labels = Annotated[str | None, typer.Option(help="Of anomalies: the column that is 1 where there is one.")]
 Target = Annotated[str | None, _column("What to predict: a column, or several, a,b.")]
 Id = Annotated[str | None, _column("Which sequence a row is of.")]
 Time = Annotated[str | None, _column("When a row is.")]

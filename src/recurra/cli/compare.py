@@ -24,6 +24,8 @@ def compare(
     horizon: asked.Horizon = None,
     windows: asked.Windows = None,
     test: asked.Test = None,
+    season: asked.Season = None,
+    labels: asked.Labels = None,
     target: asked.Target = None,
     id: asked.Id = None,
     time: asked.Time = None,
@@ -47,7 +49,7 @@ def compare(
     from recurra import options
     from recurra.compare import table
     from recurra.compare.series import finished, plan
-    from recurra.compare.sources import settings
+    from recurra.compare.sources import Scoring, settings
     from recurra.compare.trial import MEASURES, Trial
     from recurra.view import pictures
 
@@ -59,7 +61,8 @@ def compare(
         "categories": categories, "width": width,
     }  # fmt: skip
     about = settings(asked.settings_of(given), set or [], task)
-    trials = plan(Trial.of(task, data, seconds, about, test, windows, imports), asked.listed(models) or [], seeds)
+    scoring = Scoring(None if test is None else str(test), windows, season, labels)
+    trials = plan(Trial.of(task, data, seconds, about, scoring, imports), asked.listed(models) or [], seeds)
     folder = Path("runs") / f"compare-{task}" if out is None else out
     results: list[dict[str, Any]] = []
     with show.progress("comparing", len(trials)) as update:

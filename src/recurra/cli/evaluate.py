@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from recurra.cli import own, runs, show
+from recurra.cli import asked, own, runs, show
 from recurra.errors import InputError
 
 Option = typer.Option
@@ -20,8 +20,8 @@ def evaluate(
     ] = None,
     windows: Annotated[int | None, Option(help="Of forecasts: horizons at the end of each series to score.")] = None,
     imports: own.Imports = None,
-    season: Annotated[int | None, Option(help="Of forecasts: steps after which a series resembles itself.")] = None,
-    labels: Annotated[str | None, Option(help="Of anomalies: the column that is 1 where there is one.")] = None,
+    season: asked.Season = None,
+    labels: asked.Labels = None,
     pictures: Annotated[Path | None, Option(help="A folder for pictures of the errors of a task.")] = None,
     engine: Annotated[str, Option(help="Engine that runs the steps; auto picks one.")] = "auto",
     json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
@@ -36,8 +36,8 @@ def evaluate(
     """
     own.take(imports)
     if runs.task_of(run) is not None:
-        asked = {"windows": windows, "season": season, "labels": labels}
-        _score(run, data, {name: value for name, value in asked.items() if value is not None}, pictures, json)
+        how = {"windows": windows, "season": season, "labels": labels}
+        _score(run, data, {name: value for name, value in how.items() if value is not None}, pictures, json)
         return
     from recurra.data.text import default_text, read, split
     from recurra.models.files import load
@@ -64,7 +64,9 @@ def _score(run: Path, data: Path | None, how: dict[str, Any], pictures: Path | N
         known = ", ".join(f"--{name}" for name in sorted(own)) or "no option of its own"
         raise InputError(f"a model to {estimator.task} is scored with {known}; came {', '.join(how) or 'none'}")
     if "labels" in how:
-        how["labels"] = _anomalies(estimator, found, how["labels"])
+        from recurra.compare.sources import labels_of
+
+        how["labels"] = labels_of(found, how["labels"], estimator.id)
     report = estimator.evaluate(found, **how)
     if pictures is not None:
         _draw(report, pictures)
@@ -72,14 +74,6 @@ def _score(run: Path, data: Path | None, how: dict[str, Any], pictures: Path | N
         show.as_json(report)
     else:
         print(report)
-
-
-def _anomalies(estimator: Any, table: Any, name: str) -> Any:
-    """A column of a table, in the order in which an estimator reads its rows."""
-    from recurra.data.frames import from_frame
-    from recurra.data.sequences import Field
-
-    return from_frame(table, id=estimator.id, like=[Field(name, "number", "target")]).values[name].numpy()
 
 
 def _draw(report: dict[str, Any], folder: Path) -> None:

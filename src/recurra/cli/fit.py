@@ -21,6 +21,8 @@ def fit(
     horizon: asked.Horizon = None,
     windows: asked.Windows = None,
     test: asked.Test = None,
+    season: asked.Season = None,
+    labels: asked.Labels = None,
     target: asked.Target = None,
     id: asked.Id = None,
     time: asked.Time = None,
@@ -47,7 +49,7 @@ def fit(
 
       recurra fit forecast sales.csv --horizon 14 --windows 4 --known holiday,price --out runs/sales
     """
-    from recurra.compare.sources import find, settings
+    from recurra.compare.sources import Scoring, find, settings
     from recurra.memory import keep_freed_memory
     from recurra.view import pictures
 
@@ -58,7 +60,8 @@ def fit(
         "static": static, "past": past, "categories": categories, "width": width, "steps": steps, "seconds": seconds,
         "seed": seed,
     }  # fmt: skip
-    found = find(task, data, settings(asked.settings_of(given), set or [], task), test, windows)
+    scoring = Scoring(None if test is None else str(test), windows, season, labels)
+    found = find(task, data, settings(asked.settings_of(given), set or [], task), scoring)
     folder = Path("runs") / task if out is None else out
     course: list[dict[str, float]] = []
     with show.progress("training", 1) as update:

@@ -25,6 +25,7 @@ CONLLU = (".conllu", ".conll")
 def series(
     path: Path,
     *,
+    labels: str | None = None,
     like: Fields | None = None,
     target: str | Sequence[str] = "y",
     id: str | None = None,
@@ -34,10 +35,10 @@ def series(
     past: Sequence[str] | None = None,
     categories: Sequence[str] = (),
 ) -> Sequences:
-    """Series in a long table."""
+    """Series in a long table, whose column of `labels` is not read."""
     return from_frame(
-        read_table(path), like=like, target=target, id=id, time=time, known=known, static=static, past=past,
-        categories=categories,
+        read_table(path).without(labels), like=like, target=target, id=id, time=time, known=known, static=static,
+        past=past, categories=categories,
     )  # fmt: skip
 
 

@@ -28,7 +28,9 @@ def plan(like: Trial, models: Sequence[str], seeds: int) -> list[Trial]:
         parse(pattern)
     trials = [replace(like, pattern=pattern, seed=seed) for seed in range(seeds) for pattern in dict.fromkeys(models)]
     if trials[0].source().test is None:
-        raise InputError("nothing is held out to be scored on; say how many horizons by windows, or a file by test")
+        raise InputError(
+            "nothing is held out to be scored on; say how many horizons by windows, or a file by test (and its labels)"
+        )
     return trials
 
 

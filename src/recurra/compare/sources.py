@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from recurra.compare.reading import READERS
+from recurra.compare.reading import READERS, series
 from recurra.data import sets
-from recurra.data.sequences import Sequences
+from recurra.data.frames import from_frame
+from recurra.data.sequences import Field, Sequences
+from recurra.data.tabular import read_table
 from recurra.errors import InputError
+from recurra.options import shown
 
 TASKS = {
     "forecast": ("recurra.tasks.forecaster", "Forecaster"),
@@ -36,6 +39,30 @@ def estimator_of(task: str) -> Any:
         raise InputError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
     module, name = TASKS[task]
     return getattr(import_module(module), name)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What is held out to be scored on, and how."""
+
+    test: str | None = None
+    """A file of other sequences."""
+    windows: int | None = None
+    """Horizons at the end of each series."""
+    season: int | None = None
+    """Of forecasts: steps after which a series resembles itself."""
+    labels: str | None = None
+    """Of anomalies: the column of `test` that is 1 where there is one."""
+
+    def only(self, task: str, *names: str) -> None:
+        """Raises InputError if another is given than a task can use."""
+        for name, value in asdict(self).items():
+            if value is not None and name not in names:
+                told = " or ".join(f"--{each}" for each in names)
+                raise InputError(f"{name} is {shown(value)}; a model to {task} is scored by {told}")
+
+
+NOTHING = Scoring()
 
 
 @dataclass(frozen=True)
@@ -95,7 +122,7 @@ def _columns(task: str) -> list[str]:
     return [name for name in names if name not in ("path", "labels", "like")]
 
 
-def find(task: str, data: str, given: dict[str, Any], test: Path | None, windows: int | None) -> Source:
+def find(task: str, data: str, given: dict[str, Any], scoring: Scoring = NOTHING) -> Source:
     """The data of a task, by the name of a set or of a file, and the estimator that settings ask for.
 
     Raises InputError if there is none such, it is of another task, or an option is none of this task.
@@ -111,17 +138,35 @@ def find(task: str, data: str, given: dict[str, Any], test: Path | None, windows
     own = kind().get_params()
     estimator = kind(**{name: value for name, value in given.items() if name in own})
     if task in AHEAD:
-        return _ahead(estimator, data, split, about, test, windows)
-    if windows is not None:
-        raise InputError(f"windows is {windows}; a model to {task} is scored on other sequences: name a file by --test")
-    if test is not None and task in GOING_ON:
-        raise InputError(f"test is {str(test)!r}; a model to {task} is scored by `recurra evaluate --labels COLUMN`")
+        return _ahead(estimator, data, split, about, scoring)
+    if task == "detect":
+        return _anomalies(estimator, data, about, scoring)
+    scoring.only(task, "test")
     if split is not None:
         train: Any = split.train
         return Source(estimator, train.join(split.validation), about, split.test)
     learn = READERS[task](Path(data), **about)
-    held_out = None if test is None else READERS[task](test, like=fields_of(learn), **about)
+    held_out = None if scoring.test is None else READERS[task](Path(scoring.test), like=fields_of(learn), **about)
     return Source(estimator, learn, about, held_out)
+
+
+def _anomalies(estimator: Any, data: str, about: dict[str, Any], scoring: Scoring) -> Source:
+    """Series to be watched, and others, of which a column says where something is wrong."""
+    scoring.only("detect", "test", "labels")
+    if (scoring.test is None) != (scoring.labels is None):
+        told = f"test is {shown(scoring.test)} and labels is {shown(scoring.labels)}"
+        raise InputError(f"{told}; expected both, a file and its column that is 1 where something is wrong")
+    learn = series(Path(data), labels=scoring.labels, **about)
+    if scoring.test is None or scoring.labels is None:
+        return Source(estimator, learn, about)
+    table = read_table(Path(scoring.test))
+    how = {"labels": labels_of(table, scoring.labels, estimator.id)}
+    return Source(estimator, learn, about, table.without(scoring.labels), how)
+
+
+def labels_of(table: Any, name: str, id: str | None) -> Any:
+    """A column of a table, in the order in which an estimator reads its rows, series by series."""
+    return from_frame(table, id=id, like=[Field(name, "number", "target")]).values[name].numpy()
 
 
 def fields_of(data: Any) -> Any:
@@ -136,17 +181,17 @@ def _ahead(
     data: str,
     split: sets.Split | None,
     about: dict[str, Any],
-    test: Path | None,
-    windows: int | None,
+    scoring: Scoring,
 ) -> Source:
     """Sequences that go on: the last windows are held out, and read before the model is saved."""
-    if test is not None:
-        told = f"a model to {estimator.task} is scored on what comes last: use --windows"
-        raise InputError(f"test is {str(test)!r}; {told}")
-    how: dict[str, Any] = {}
+    forecasts = estimator.task == "forecast"
+    scoring.only(estimator.task, "windows", *(["season"] if forecasts else []))
+    windows, season = scoring.windows, scoring.season
     if split is not None:
-        how = {"season": split.season} if estimator.task == "forecast" else {}
-        windows = split.windows if windows is None else windows
+        windows, season = (
+            own if own is not None else usual for own, usual in ((windows, split.windows), (season, split.season))
+        )
+    how = {"season": season} if forecasts and season is not None else {}
     whole: Any = READERS[estimator.task](Path(data), **about) if split is None else split.test
     if not windows:
         return Source(estimator, whole, about)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from recurra.cli import own
-from recurra.compare.sources import Source, find
+from recurra.compare.sources import Scoring, Source, find
 from recurra.data.sequences import Sequences
 from recurra.errors import RecurraError
 
@@ -40,6 +40,7 @@ MEASURES = {
     "translate": Measure("wrong", lambda report: report["wrong"], lambda report: None),
     "recommend": Measure("1 - NDCG", lambda report: 1 - report["ndcg"], lambda report: None),
     "regress": Measure("MAE", lambda report: report["mae"], lambda report: None),
+    "detect": Measure("1 - F1", lambda report: 1 - report["f1"], lambda report: None),
 }
 """By task."""
 ROWS = 64
@@ -61,8 +62,7 @@ class Trial:
     seed: int
     settings: str
     """Of the estimator, as JSON."""
-    test: str | None
-    windows: int | None
+    scoring: Scoring
     threads: int
     imports: tuple[str, ...] = ()
     """Files and modules with layers of one's own."""
@@ -74,26 +74,24 @@ class Trial:
         data: str,
         seconds: float,
         settings: dict[str, Any],
-        test: Path | None,
-        windows: int | None,
+        scoring: Scoring,
         imports: list[str] | None = None,
     ) -> Trial:
         """One of no model yet, on as many threads as there are here."""
-        about, file = json.dumps(settings, sort_keys=True), None if test is None else str(test)
-        return cls(task, data, "", seconds, 0, about, file, windows, torch.get_num_threads(), tuple(imports or ()))
+        about = json.dumps(settings, sort_keys=True)
+        return cls(task, data, "", seconds, 0, about, scoring, torch.get_num_threads(), tuple(imports or ()))
 
     @property
     def key(self) -> str:
         """A name for all of this, the content of its files included."""
-        files = [Path(name) for name in (self.data, self.test, *self.imports) if name]
+        files = [Path(name) for name in (self.data, self.scoring.test, *self.imports) if name]
         contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
         return hashlib.sha256(json.dumps([asdict(self), contents], sort_keys=True).encode()).hexdigest()[:16]
 
     def source(self) -> Source:
         """The estimator and its data. Raises InputError."""
         settings = json.loads(self.settings) | {"pattern": self.pattern, "seconds": self.seconds, "seed": self.seed}
-        test = None if self.test is None else Path(self.test)
-        return find(self.task, self.data, settings, test, self.windows)
+        return find(self.task, self.data, settings, self.scoring)
 
 
 def run(trial: Trial) -> dict[str, Any]:

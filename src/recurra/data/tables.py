@@ -49,6 +49,11 @@ class Table:
     def __contains__(self, name: object) -> bool:
         return name in self.columns
 
+    def without(self, name: str | None) -> Table:
+        """The same, but for a column."""
+        kept = {each: column for each, column in self.columns.items() if each != name}
+        return self if len(kept) == len(self.columns) else Table(kept, self.origin, self.lines)
+
     def where(self, row: int) -> str:
         """The words for a row."""
         place = f"row {row}" if self.lines is None else f"line {self.lines[row]}"

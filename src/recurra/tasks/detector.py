@@ -9,14 +9,29 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recurra import options
 from recurra.data.sequences import Sequences
 from recurra.errors import InputError
+from recurra.options import shown
+from recurra.tasks import horizon
 from recurra.tasks.answers import as_table
 from recurra.tasks.forecaster import Forecaster
 from recurra.training.fitting import Progress
+
+
+class Found(dict[str, Any]):
+    """What an evaluation of a detector found, plain data; printed, a few lines."""
+
+    def __str__(self) -> str:
+        rows = {"this model": self} | self["floors"]
+        lines = [
+            f"{name:16} F1 {row['f1']:.4f}, precision {row['precision']:.4f}, recall {row['recall']:.4f}"
+            for name, row in rows.items()
+        ]
+        return "\n".join([*lines, f"{self['found']} of {self['rows']} rows found, {self['true']} labelled"])
 
 
 class Detector(Forecaster):
@@ -119,23 +134,28 @@ class Detector(Forecaster):
         expected, surprise = self._another()._take(sequences)
         return as_table(type(data), self._flagged(sequences, expected, surprise))
 
-    def evaluate(self, data: Any, labels: Any) -> dict[str, Any]:
+    def evaluate(self, data: Any, labels: Any) -> Found:
         """Precision, recall and their harmonic mean, of what `predict` finds; `labels` are true where there is an
         anomaly, one for each row that `predict` gives, which comes series by series.
 
-        Raises InputError if they are not as many.
+        The floor is as many rows as were found: those that are farthest from the row before, in any target.
+
+        Raises InputError if they are not as many, or not numbers.
         """
-        found = np.asarray(self.predict(data)["anomaly"], bool)
-        true = np.asarray(labels).astype(bool)
+        sequences = self._like(data)
+        found = (self._surprise(self._another()._take(sequences)[1]) > self.threshold_).numpy()
+        true = np.asarray(labels)
+        if true.dtype.kind not in "biuf" or np.isnan(true.astype(float)).any():
+            raise InputError(
+                f"labels are {true.dtype} with {shown(true.ravel()[:3].tolist())}; expected 1 or 0, none missing"
+            )
+        true = true.astype(bool)
         if true.shape != found.shape:
             raise InputError(f"labels are {list(true.shape)}; expected {list(found.shape)}, one for each row")
-        right = int((found & true).sum())
-        precision, recall = right / max(1, int(found.sum())), right / max(1, int(true.sum()))
-        both = precision + recall
-        return {
-            "precision": precision, "recall": recall, "f1": 2 * precision * recall / both if both else 0.0,
-            "found": int(found.sum()), "true": int(true.sum()), "rows": len(true), "threshold": self.threshold_,
-        }  # fmt: skip
+        jumps = np.zeros_like(found)
+        jumps[np.argsort(-_jumps(sequences), kind="stable")[: int(found.sum())]] = True
+        about = {"found": int(found.sum()), "true": int(true.sum()), "rows": len(true), "threshold": self.threshold_}
+        return Found(**_agreement(found, true), **about, floors={"largest jumps": _agreement(jumps, true)})
 
     def _surprise(self, each: Tensor) -> Tensor:
         """Of rows, [N], from that of targets [N, targets]; NaN where none is there."""
@@ -153,3 +173,19 @@ class Detector(Forecaster):
     def _remember(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         super()._remember(about, tensors)
         self.threshold_ = about["threshold"]
+
+
+def _agreement(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> dict[str, float]:
+    """Precision, recall and their harmonic mean."""
+    right = int((found & true).sum())
+    precision, recall = right / max(1, int(found.sum())), right / max(1, int(true.sum()))
+    both = precision + recall
+    return {"precision": precision, "recall": recall, "f1": 2 * precision * recall / both if both else 0.0}
+
+
+def _jumps(sequences: Sequences) -> NDArray[np.float64]:
+    """[N]: how far each row is from the one before it, in the target where that is farthest; 0 where nothing is."""
+    values = horizon.values(sequences).double()
+    apart = values.diff(dim=0, prepend=values[:1]).abs()
+    apart[sequences.offsets[:-1][sequences.lengths > 0]] = 0
+    return apart.nan_to_num(0).amax(1).numpy()
