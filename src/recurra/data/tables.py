@@ -35,8 +35,8 @@ class Table:
         self.columns = {str(name): _array(str(name), column) for name, column in _pairs(columns)}
         lengths = {name: len(column) for name, column in self.columns.items()}
         if len(set(lengths.values())) != 1:
-            came = f"columns of lengths {lengths}" if lengths else "no columns"
-            raise InputError(f"{origin or 'frame'} has {shown(came)[1:-1]}; expected columns of one length")
+            came = ", ".join(f"{length} in {name!r}" for name, length in list(lengths.items())[:6]) or "no columns"
+            raise InputError(f"{origin or 'frame'} has {came}; expected columns of one length")
 
     @classmethod
     def of(cls, frame: Any) -> Table:

@@ -18,11 +18,11 @@ def as_table(kind: type, columns: dict[str, Any]) -> Any:
 
 def bounds(level: Iterable[float], quantiles: Iterable[float]) -> dict[str, float]:
     """Ends of columns, and the probability that each is the quantile of: both bounds of each level, a percentage, and
-    quantiles as they are. Raises InputError if a level is none."""
+    quantiles as they are. Raises InputError if one is out of range."""
     level = list(level)
     found = {f"lo-{each:g}": 0.5 - _share(each) / 2 for each in level}
     found |= {f"hi-{each:g}": 0.5 + _share(each) / 2 for each in level}
-    return found | {f"q-{each:g}": each for each in quantiles}
+    return found | {f"q-{each:g}": each for each in quantiles if options.number("quantiles", each, 1e-9, 1)}
 
 
 def described(

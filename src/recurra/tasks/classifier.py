@@ -18,7 +18,7 @@ from recurra.metrics.labels import confusion, f1
 from recurra.tasks.heads.categorical import Categorical
 from recurra.tasks.heads.margin import LDAM, Hinge
 from recurra.tasks.labelled import Labelled, given
-from recurra.tasks.scikit import expect_classes
+from recurra.tasks.scikit import expect_classes, expect_finite
 
 LOSSES = ("likelihood", "hinge", "ldam")
 
@@ -87,10 +87,10 @@ class Classifier(Labelled):
 
     def _answers(self, y: Any, fresh: bool) -> Tensor:
         labels = np.asarray(y)
-        if labels.ndim != 1 or (labels.dtype.kind == "f" and not np.isfinite(labels).all()):
-            raise InputError(
-                f"y is {list(labels.shape)} {labels.dtype}; expected one label for each of the cases, none missing"
-            )
+        if labels.ndim != 1:
+            raise InputError(f"y is {list(labels.shape)}; expected one label for each of the cases")
+        if labels.dtype.kind == "f":
+            expect_finite(labels, "a label for each case")
         if labels.dtype.kind == "O" and any(label is None for label in labels.tolist()):
             raise InputError(f"y[{labels.tolist().index(None)}] is None; expected a label for each case")
         expect_classes(labels)
@@ -169,4 +169,4 @@ def _wilson(share: float, count: int) -> Sequence[float]:
     z = 1.96
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     off = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return [min(middle - off, share), max(middle + off, share)]
+    return [max(0.0, min(middle - off, share)), max(middle + off, share)]

@@ -15,6 +15,7 @@ from recurra.errors import InputError
 from recurra.tasks.heads.head import Around, Head
 from recurra.tasks.heads.names import number_head
 from recurra.tasks.labelled import Labelled, given
+from recurra.tasks.scikit import expect_finite
 
 
 class Regressor(Labelled):
@@ -62,8 +63,9 @@ class Regressor(Labelled):
             values = None
         if values is None:
             raise InputError("y holds what is no number; expected one real number for each case")
-        if values.ndim != 1 or not np.isfinite(values).all():
+        if values.ndim != 1:
             raise InputError(f"y is {list(values.shape)}; expected one finite number for each case")
+        expect_finite(values, "a finite number for each case")
         if fresh:
             self._units = (float(values.mean()), float(values.std()) or 1.0)
         return torch.from_numpy(values).to(torch.get_default_dtype())

@@ -92,3 +92,9 @@ def expect_classes(labels: NDArray[Any]) -> None:
             f"y holds {shown(float(first))}. Unknown label type: continuous; expected classes: texts, whole numbers or "
             "flags. For numbers there is a Regressor"
         )
+
+
+def expect_finite(y: NDArray[Any], expected: str) -> None:
+    """Raises InputError, naming the place, if one of the answers [cases] is not finite."""
+    if (wrong := np.flatnonzero(~np.isfinite(y))).size:
+        raise InputError(f"y[{wrong[0]}] is {float(y[wrong[0]])}; expected {expected}")

@@ -22,6 +22,7 @@ from recurra.metrics.strings import bleu, error_rate, exact_error
 from recurra.models.backbone import Backbone
 from recurra.models.language_model import LanguageModel
 from recurra.models.pattern import parse, side_by_side
+from recurra.options import shown
 from recurra.state import State
 from recurra.tasks.beam import beam
 from recurra.tasks.estimator import Dice, Estimator
@@ -228,6 +229,9 @@ class Translator(Estimator):
         priors = checked(fusion, self._target.unknown + 2)
         if self.head == "ctc" and (length_penalty or coverage or priors):
             raise InputError("length_penalty, coverage and fusion are of decoders; the head is 'ctc', which has none")
+        options.count("beam", beam)
+        if isinstance(sources, str):
+            raise InputError(f"sources is {shown(sources)}; expected a list of texts, or of lists of tokens")
         sources = sources if isinstance(sources, Sequences) else self._side_of(sources, 0)
         how = {"width": beam, "length_penalty": length_penalty, "coverage": coverage}
         found: list[list[str]] = [[] for _ in range(len(sources))]
@@ -271,7 +275,7 @@ class Translator(Estimator):
         model = self.model_
         assert isinstance(model, Transcription)
         raw, around, _ = model(batch.columns[self.fields_[0].name], batch.lengths)
-        if options.count("beam", width) == 1:
+        if width == 1:
             return [row[row >= 0].tolist() for row in model.frames.head.predict(raw, around)]
         ends = (batch.lengths * self.frames).tolist()
         rows = zip(raw.log_softmax(-1), ends, strict=True)
