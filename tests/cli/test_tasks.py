@@ -140,7 +140,7 @@ def test_anomalies(tmp_path):
     assert [row["anomaly"] for row in followed][1]
     for arguments, message in (
         (["evaluate", run, "--data", tmp_path / "new.csv"], "a model to detect is scored with --labels; came none"),
-        (["fit", "detect", tmp_path / "usual.csv", "--test", tmp_path / "new.csv"], "is scored by `recurra evaluate"),
+        (["fit", "detect", tmp_path / "usual.csv", "--test", tmp_path / "new.csv"], "labels is None; expected both"),
         (["compare", "detect", tmp_path / "usual.csv"], "expected one with a number to compare by"),
         (["predict", run], "data is missing"),
     ):

@@ -111,7 +111,7 @@ def test_detectors_are_compared_by_labels(tmp_path, monkeypatch):
     assert "largest jumps" in called("evaluate", tmp_path / "r", *data)[1]
     assert "labels is None; expected both" in called("fit", "detect", *files[:3])[2]
     assert (
-        "windows is 3; a model to detect is scored by --test or --labels"
+        "windows is 3; a model to detect is scored on other series"
         in called("fit", "detect", *files, "--windows", 3)[2]
     )
 
@@ -123,5 +123,6 @@ def test_the_season_of_a_forecast_is_said(sales):
     )
     assert set(report["floors"]) == {"naive", "seasonal naive"}
     assert (
-        "season is 7; a model to classify is scored by --test" in called("fit", "classify", "x.csv", "--season", 7)[2]
+        "season is 7; a model to classify is scored on other sequences"
+        in called("fit", "classify", "x.csv", "--season", 7)[2]
     )

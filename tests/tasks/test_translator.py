@@ -122,7 +122,7 @@ BAD = {
     "pair": (lambda: Translator().fit([("a", "b", "c")]), r"pairs\[0\]"),
     "empty": (lambda: Translator().fit([("a", "")]), "target"),
     "nothing": (lambda: Translator().fit([]), "empty"),
-    "beam": (lambda: Translator("gru", width=4, steps=1).fit(pairs(5)).predict(["0"], beam=0), "width is 0"),
+    "beam": (lambda: Translator("gru", width=4, steps=1).fit(pairs(5)).predict(["0"], beam=0), "beam is 0"),
     "source": (lambda: Translator("gru", width=4, steps=1).fit(pairs(5)).predict([""]), "source"),
     "unfitted": (lambda: Translator().predict(["a"]), "not been fitted"),
     "penalty": (lambda: beam(None, State(a=torch.zeros(1)), 0, 1, length_penalty=-1), "length_penalty is -1"),

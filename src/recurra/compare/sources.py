@@ -54,12 +54,11 @@ class Scoring:
     labels: str | None = None
     """Of anomalies: the column of `test` that is 1 where there is one."""
 
-    def only(self, task: str, *names: str) -> None:
-        """Raises InputError if another is given than a task can use."""
+    def only(self, task: str, how: str, *names: str) -> None:
+        """Raises InputError, with the words for how a task is scored, if another is given than it can use."""
         for name, value in asdict(self).items():
             if value is not None and name not in names:
-                told = " or ".join(f"--{each}" for each in names)
-                raise InputError(f"{name} is {shown(value)}; a model to {task} is scored by {told}")
+                raise InputError(f"{name} is {shown(value)}; a model to {task} is scored on {how}")
 
 
 NOTHING = Scoring()
@@ -141,7 +140,7 @@ def find(task: str, data: str, given: dict[str, Any], scoring: Scoring = NOTHING
         return _ahead(estimator, data, split, about, scoring)
     if task == "detect":
         return _anomalies(estimator, data, about, scoring)
-    scoring.only(task, "test")
+    scoring.only(task, "other sequences: name a file by --test", "test")
     if split is not None:
         train: Any = split.train
         return Source(estimator, train.join(split.validation), about, split.test)
@@ -152,7 +151,7 @@ def find(task: str, data: str, given: dict[str, Any], scoring: Scoring = NOTHING
 
 def _anomalies(estimator: Any, data: str, about: dict[str, Any], scoring: Scoring) -> Source:
     """Series to be watched, and others, of which a column says where something is wrong."""
-    scoring.only("detect", "test", "labels")
+    scoring.only("detect", "other series: name a file by --test, and its column of --labels", "test", "labels")
     if (scoring.test is None) != (scoring.labels is None):
         told = f"test is {shown(scoring.test)} and labels is {shown(scoring.labels)}"
         raise InputError(f"{told}; expected both, a file and its column that is 1 where something is wrong")
@@ -185,7 +184,7 @@ def _ahead(
 ) -> Source:
     """Sequences that go on: the last windows are held out, and read before the model is saved."""
     forecasts = estimator.task == "forecast"
-    scoring.only(estimator.task, "windows", *(["season"] if forecasts else []))
+    scoring.only(estimator.task, "what comes last: use --windows", "windows", *(["season"] if forecasts else []))
     windows, season = scoring.windows, scoring.season
     if split is not None:
         windows, season = (
