@@ -141,7 +141,7 @@ def test_anomalies(tmp_path):
     for arguments, message in (
         (["evaluate", run, "--data", tmp_path / "new.csv"], "a model to detect is scored with --labels; came none"),
         (["fit", "detect", tmp_path / "usual.csv", "--test", tmp_path / "new.csv"], "labels is None; expected both"),
-        (["compare", "detect", tmp_path / "usual.csv"], "expected one with a number to compare by"),
+        (["compare", "detect", tmp_path / "usual.csv"], "nothing is held out to be scored on"),
         (["predict", run], "data is missing"),
     ):
         code, _, err = called(*arguments)
