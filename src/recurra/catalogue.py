@@ -192,7 +192,7 @@ FAMILIES = {
         "What is kept grows with time, and every time step looks at all of it. As a step over a growing state it is "
         "streamed, reset and packed like all others, and mixes with them: `gated-delta-net*3+attention` is a common "
         "hybrid, `rg-lru*2+local-attention` the layer pattern of Griffin. `local-attention` keeps a fixed number of "
-        "time steps, `rat` one entry for every 16.",
+        "time steps, `tcnca` those of a chunk, `rat` one entry for every 16.",
         {
             "attention": "attention/causal.CausalAttention",
             "local-attention": "attention/causal.LocalAttention",
