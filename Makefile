@@ -73,6 +73,7 @@ test-oldest:
 
 figures: setup
 	$(RUN) docs/figures.py
+	$(RUN) docs/families.py
 	$(RUN) docs/forecast.py
 	$(RUN) docs/data.py
 

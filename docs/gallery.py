@@ -38,6 +38,10 @@ any of these {{count}} layers, all with default options here.
 - **Checked against**: "equations" are those of the paper, written out a second time in `tests`; anything else is an
   implementation by other people that is given the same weights, where it is installed.
 
+Above each table is a picture of its family (`docs/families.py`): left, the numbers of state per channel at several
+widths, of what grows after 1024 time steps; right, how far one impulse at the first time step of noise still moves
+what comes out later, of a layer of 32 channels that has not been trained.
+
 Below each table are the equations; a name there leads to the file, which says what the letters are and where the code
 departs from the paper. Below those are its weights. Maps are `torch.nn.Linear` and called as such: adapters, hooks and
 dynamic quantisation reach them. All others are parameters and norms of the layer's own.
@@ -51,8 +55,9 @@ def page() -> str:
     recurrences = [able[name] for name, kind in kinds.items() if issubclass(kind, recurra.Recurrence)]
     common = [engine for engine in recurrences[0] if all(engine in found for found in recurrences)]
     parts = [INTRODUCTION.format(count=len(kinds), common=", ".join(f"`{engine}`" for engine in common))]
-    for family in FAMILIES.values():
+    for key, family in FAMILIES.items():
         parts.append(f"## {family.title}\n\n{textwrap.fill(family.about, 120, break_on_hyphens=False)}\n")
+        parts.append(f"![{family.title}: state and memory of each](images/family-{key}.svg)\n")
         parts.append("| layer | paper | year | lane | structure | state | engines | checked against |")
         parts.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
         for name in family.layers:

@@ -12,6 +12,7 @@ import pytest
 import recurra
 from benchmarks import shelf
 from recurra import registry
+from recurra.catalogue import FAMILIES
 from recurra.engines import rates
 
 ROOT = Path(__file__).parent.parent
@@ -66,6 +67,9 @@ def test_the_gallery_is_up_to_date():
     readme = (ROOT / "README.md").read_text()
     assert readme == script["readme"](), "run `make gallery`"
     assert [name for name in recurra.layers() if f"`{name}`" not in readme] == []
+    pictures = re.findall(r"\(images/(\S+)\)", (ROOT / "docs/gallery.md").read_text())
+    assert len(pictures) == len(FAMILIES)
+    assert [picture for picture in pictures if not (ROOT / "docs/images" / picture).exists()] == []
 
 
 def test_the_table_of_data_sets_is_up_to_date():

@@ -8,6 +8,7 @@ from torch import nn
 from toys import Reader, grown, right, surprise, trained
 
 import recurra
+from examples.spiking import LIF
 from recurra.models.backbone import Backbone
 
 pytestmark = pytest.mark.slow
@@ -235,3 +236,67 @@ def test_crossing_dependencies_are_learnt(name):
     with torch.no_grad():
         symbols, word = copied(400, 4)
         assert right(model(symbols), word) > 0.9
+
+
+def remembered(order, delay=40, theta=50.0, time=300):
+    """How far off a window of that order holds a signal of `delay` steps ago, read by least squares."""
+    layer = recurra.layer("lmu", 1, memory=order, theta=theta).double()
+    with torch.no_grad():
+        layer.to_signal.weight.fill_(1.0)
+        layer.to_signal.bias.zero_()
+        t = torch.arange(time, dtype=torch.float64)
+        x = torch.sin(2 * math.pi * t / 31) + torch.cos(2 * math.pi * t / 19)
+        state, held = None, []
+        for value in x:
+            _, state = layer.advance(value.reshape(1, 1), state)
+            held.append(state["m"][0, 0])
+        held, past = torch.stack(held)[100:], x[100 - delay : time - delay]
+        return float((held @ torch.linalg.lstsq(held, past[:, None]).solution)[:, 0].sub(past).norm() / past.norm())
+
+
+def test_legendre_windows_of_higher_order_hold_more():
+    off = [remembered(order) for order in (2, 3, 6)]
+    assert off[0] > off[1] > 10 * off[2]
+
+
+class Spiking(nn.Module):
+    """Spikes into a window of the past, and spikes out of it: maps, neurons, `lmu`, neurons."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.neurons = nn.ModuleList(LIF(width) for _ in range(2))
+        self.window, self.head = recurra.layer("lmu", width, memory=6, theta=20.0), nn.Linear(width, 2)
+
+    def forward(self, x, states=(None, None, None)):
+        given, first = self.neurons[0](x, states[0])
+        y, window = self.window(given, states[1])
+        spikes, second = self.neurons[1](4 * y, states[2])
+        return self.head(spikes), (given, spikes), (first, window, second)
+
+
+def test_spiking_windows_learn_and_decide_while_they_listen():
+    """All that passes between the parts is a spike or none; a decision from the first half needs no second reading."""
+    model = Spiking(16)
+
+    def drawn(batch):
+        fast = torch.randint(2, (batch,))
+        turns = torch.arange(60) / (16 - 10 * fast[:, None]) + torch.rand(batch, 1)
+        return (2 * math.pi * turns).sin()[..., None].expand(-1, -1, 16) + 0.1 * torch.randn(batch, 60, 16), fast
+
+    def loss():
+        x, fast = drawn(32)
+        said = model(x)[0][:, 20:]
+        return surprise(said, fast[:, None].expand(said.shape[:2]))
+
+    trained(model, loss, 120)
+    x, fast = drawn(200)
+    with torch.no_grad():
+        said, fired, _ = model(x)
+        for spikes in fired:
+            assert spikes.unique().tolist() == [0, 1]
+            assert 0.01 < spikes.mean() < 0.9
+        early, _, states = model(x[:, :30])
+        later, _, _ = model(x[:, 30:], states)
+    torch.testing.assert_close(torch.cat([early, later], 1), said)
+    assert right(said.mean(1), fast) > 0.9
+    assert right(early.mean(1), fast) > 0.75
