@@ -27,9 +27,8 @@ LENGTHS = ((7, 29), (29, 361))
 
 def rows(small: bool) -> Iterator[Row]:
     """All rows of this file."""
-    forecaster = _fitted(100)
-    long = forecaster._another()._stand(forecaster._like(_days(10_000 if small else 1_000_000)))
-    short, behind = _stream(forecaster), _stream(long)
+    forecaster = fitted(100)
+    short, behind = stream(forecaster), stream(after(forecaster, 10_000 if small else 1_000_000))
     short()
     pace = 1e3 * min(timed(short, time.process_time) for _ in range(7)) / ROWS
     yield measured(TOPIC, "a new row by stream(), Python included", pace, "microseconds", "<= 150")
@@ -42,17 +41,24 @@ def rows(small: bool) -> Iterator[Row]:
         yield from _unequal(shortest, longest)
 
 
-def _days(count: int) -> dict[str, Any]:
+def days(count: int) -> dict[str, Any]:
+    """A table of so many hours with a week in them."""
     t = np.arange(count)
     open_ = (t % 7 != 6).astype(float)
     return {"ds": np.datetime64("1900-01-01T00") + t * np.timedelta64(1, "h"), "y": open_ + np.sin(t), "open": open_}
 
 
-def _fitted(count: int) -> recurra.Forecaster:
-    return recurra.Forecaster("gru*2", horizon=30, known=["open"], steps=2).fit(_days(count))
+def fitted(count: int) -> recurra.Forecaster:
+    """A forecaster that stands at the end of so many of them, and has learned next to nothing."""
+    return recurra.Forecaster("gru*2", horizon=30, known=["open"], steps=2).fit(days(count))
 
 
-def _stream(forecaster: recurra.Forecaster) -> Work:
+def after(forecaster: recurra.Forecaster, count: int) -> recurra.Forecaster:
+    """The same at the end of so many."""
+    return forecaster._another()._stand(forecaster._like(days(count)))
+
+
+def stream(forecaster: recurra.Forecaster) -> Work:
     """Some new rows, one after another."""
     stream, at = forecaster.stream(), [float(forecaster._ends[0])]
 
@@ -66,7 +72,7 @@ def _stream(forecaster: recurra.Forecaster) -> Work:
 
 def _plain(forecaster: recurra.Forecaster) -> Work:
     """The same without a plan: its parts are called as modules, each by its own kernels."""
-    run = _stream(forecaster)
+    run = stream(forecaster)
 
     def without() -> None:
         own, rowwise.step_plan = rowwise.step_plan, lambda *_: None
@@ -81,7 +87,7 @@ def _plain(forecaster: recurra.Forecaster) -> Work:
 def _origins(forecaster: recurra.Forecaster, small: bool) -> Row:
     """All daily origins of two years, read once; and from windows of a year, each read from its beginning."""
     origins, window = (73 if small else 730), 365
-    sequences = forecaster._like(_days(window + origins + 30))
+    sequences = forecaster._like(days(window + origins + 30))
     ends = window - 1 + torch.arange(origins)
 
     def refed() -> None:

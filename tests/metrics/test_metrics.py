@@ -8,7 +8,7 @@ import torch
 
 from recurra.errors import InputError
 from recurra.metrics import labels, ranking, series, strings
-from recurra.metrics.floors import floors, seasonal_naive, windows
+from recurra.metrics.floors import floors, seasonal_naive, seasonal_naives, windows
 
 LEVELS = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
 
@@ -178,6 +178,22 @@ def test_ranks():
     assert ranking.ranks(scores, torch.tensor([2, 0, 1, 1])).tolist() == [1, 2, 1, 2]
     assert ranking.hit_rate(torch.tensor([0, 5, 9, 10]), 10) == 0.75
     assert ranking.ndcg(torch.tensor([0, 2, 10]), 10) == pytest.approx((1 + 0.5) / 3)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 40])
+@pytest.mark.parametrize("season", [1, 2, 7])
+def test_floors_of_all_beginnings_at_once(steps, season):
+    past = torch.randn(steps).double().where(torch.rand(steps) < 0.7, torch.nan)
+    ends = torch.randperm(steps)
+    for horizon in (1, 5, 9):
+        alone = [seasonal_naive(past[: end + 1], horizon, season) for end in ends]
+        assert torch.equal(seasonal_naives(past, ends, horizon, season).nan_to_num(9), torch.stack(alone).nan_to_num(9))
+    alone = [series.seasonal_error(past[: end + 1], season) for end in range(steps)]
+    assert torch.allclose(series.seasonal_errors(past, season), torch.stack(alone), equal_nan=True)
+
+
+def test_a_season_before_the_first_whole_one_counts():
+    assert seasonal_naive(torch.tensor([5.0, 6.0, torch.nan]), 2, 2).tolist() == [6, 5]
 
 
 def test_floors():

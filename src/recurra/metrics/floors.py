@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurra import options
 from recurra.errors import InputError
@@ -23,14 +23,28 @@ def seasonal_naive(past: Tensor, horizon: int, season: int = 1) -> Tensor:
     if not past.shape[-1]:
         raise InputError("past is empty; expected at least one time step")
     season = min(season, past.shape[-1])
-    last = past[..., -season:].clone()
-    for back in range(2 * season, past.shape[-1] + 1, season):
+    past = nn.functional.pad(past, (-past.shape[-1] % season, 0), value=torch.nan)  # whole seasons
+    seasons = past.unflatten(-1, (-1, season))
+    last = seasons[..., -1, :]
+    for back in range(2, seasons.shape[-2] + 1):
         gaps = last.isnan()
         if not gaps.any():
             break
-        earlier = past[..., past.shape[-1] - back : past.shape[-1] - back + season]
-        last = last.where(~gaps, earlier)
+        last = last.where(~gaps, seasons[..., -back, :])
     return last[..., torch.arange(horizon) % season]
+
+
+def seasonal_naives(values: Tensor, ends: Tensor, horizon: int, season: int = 1) -> Tensor:
+    """`seasonal_naive` of the beginnings of a series [T] up to and with each of some time steps [n]: [n, horizon]."""
+    options.count("horizon", horizon)
+    options.count("season", season)
+    rows = -(-len(values) // season)
+    place = torch.full((rows * season,), -1)
+    place[: len(values)] = torch.arange(len(values)).where(~values.isnan(), -1)
+    newest = place.view(rows, season).cummax(0).values.flatten()  # with a value, at the same place of the season
+    length = (ends + 1).clamp(max=season)[:, None]
+    found = newest[ends[:, None] + 1 - length + torch.arange(horizon) % length]
+    return values[found.clamp(min=0)].where(found >= 0, torch.nan)
 
 
 @dataclass(frozen=True)

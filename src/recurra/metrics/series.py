@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurra import options
 from recurra.errors import InputError
@@ -21,6 +21,20 @@ def seasonal_error(past: Tensor, season: int) -> Tensor:
     """
     options.count("season", season)
     return _lagged(past, season).abs().nanmean(-1)
+
+
+def seasonal_errors(values: Tensor, season: int) -> Tensor:
+    """`seasonal_error` of each beginning, up to and with each time step: [..., T] to [..., T]."""
+    options.count("season", season)
+    return _means(values, 1).where(torch.arange(values.shape[-1]) < season, _means(values, season))
+
+
+def _means(values: Tensor, season: int) -> Tensor:
+    """The mean so far of how far off the season before was; NaN where there is none, [..., T]."""
+    off = _lagged(values, season).abs() if season < values.shape[-1] else values[..., :0]
+    there = ~off.isnan()
+    found = torch.where(there, off, 0).cumsum(-1) / there.cumsum(-1)
+    return nn.functional.pad(found, (values.shape[-1] - off.shape[-1], 0), value=torch.nan)
 
 
 def mase(actual: Tensor, forecast: Tensor, past: Tensor, season: int) -> Tensor:

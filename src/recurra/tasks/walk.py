@@ -13,8 +13,8 @@ from torch import Tensor
 from recurra import options
 from recurra.data.sequences import Sequences
 from recurra.errors import InputError
-from recurra.metrics.floors import seasonal_naive
-from recurra.metrics.series import coverage, pinball, seasonal_error
+from recurra.metrics.floors import seasonal_naives
+from recurra.metrics.series import coverage, pinball, seasonal_errors
 from recurra.tasks import horizon
 from recurra.tasks.heads.head import Around
 from recurra.tasks.model import Model, Read, joined
@@ -117,12 +117,13 @@ def _scores(error: Tensor, past: Tensor) -> dict[str, float]:
 def _past(sequences: Sequences, rows: Tensor, steps: int, season: int) -> tuple[Tensor, dict[str, Tensor]]:
     """The seasonal error up to each origin, [n, targets], and what costs nothing, [n, horizon, targets]."""
     names = {"naive": 1} | ({"seasonal naive": season} if season > 1 else {})
-    values = horizon.values(sequences).double()
-    errors: list[Tensor] = []
-    repeated: dict[str, list[Tensor]] = {name: [] for name in names}
-    for row in rows.tolist():
-        past = values[sequences.offsets[sequences.sequence_of[row]] : row + 1].T
-        errors.append(seasonal_error(past, season))
+    values, which = horizon.values(sequences).double(), sequences.sequence_of[rows]
+    errors = torch.empty(len(rows), values.shape[1], dtype=values.dtype)
+    repeated = {name: errors.new_empty(len(rows), steps, values.shape[1]) for name in names}
+    for number in which.unique().tolist():
+        own, begin = which == number, int(sequences.offsets[number])
+        series, ends = values[begin : int(sequences.offsets[number + 1])].T, rows[own] - begin
+        errors[own] = seasonal_errors(series, season)[:, ends].T
         for name, length in names.items():
-            repeated[name].append(seasonal_naive(past, steps, length).T)
-    return torch.stack(errors), {name: torch.stack(found) for name, found in repeated.items()}
+            repeated[name][own] = torch.stack([seasonal_naives(one, ends, steps, length) for one in series], -1)
+    return errors, repeated
