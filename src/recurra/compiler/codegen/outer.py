@@ -52,7 +52,7 @@ def write_outer(tile: Sums) -> Kernel:
     e = Emitter()
     _Outer(e, tile).write()
     ir = e.function("run", [("pointers", PTR), ("integers", PTR), ("scratch", PTR), ("first", I64), ("last", I64)])
-    return Kernel(ir + SHARE, list(POINTERS), list(INTEGERS), BLOCK * (STRIP + tile.right))
+    return Kernel(ir + SHARE, list(POINTERS), list(INTEGERS), 2 * BLOCK * STRIP)
 
 
 POINTERS = ("left", "right", "out")
@@ -71,34 +71,46 @@ class _Outer:
         given = {name: read("%integers", i, I64) for i, name in enumerate(INTEGERS)}
         self.m, self.n, self.rows_of = given["m"], given["n"], given
         self.near = self.place(Value("%scratch", PTR), self.number(BLOCK * STRIP))
+        across = STRIP // self.tile.right * self.tile.right
         with e.loop(Value("%first", I64), Value("%last", I64)) as item:
             begin = e.mul(item, given["part"])
             end = self.least(e.add(begin, given["part"]), given["rows"])
             self.sums = self.place(out, e.mul(item, given["out_item"]))
-            with e.loop(0, self.m, STRIP) as strip, e.loop(begin, end, BLOCK) as row:
-                self.block(strip, row, self.least(e.sub(end, row), self.number(BLOCK)))
+            with e.loop(0, self.m, STRIP) as i, e.loop(0, self.n, across) as j, e.loop(begin, end, BLOCK) as row:
+                strips = (i, self.least(e.add(i, self.number(STRIP)), self.m))
+                strips += (j, self.least(e.add(j, self.number(across)), self.n))
+                self.block(*strips, row, self.least(e.sub(end, row), self.number(BLOCK)))
 
-    def block(self, strip: Value, row: Value, count: Value) -> None:
-        """Add what `count` rows from `row` on give to the sums of a strip of the left matrix's columns."""
-        e, tile = self.e, self.tile
-        last, scratch = self.least(e.add(strip, self.number(STRIP)), self.m), Value("%scratch", PTR)
-        with e.loop(0, count) as k, e.loop(strip, last, tile.width) as i:
-            # [columns / width, BLOCK, width]: column c of row k at (c - c % width) * BLOCK + k * width + c % width.
-            to = e.add(e.mul(e.sub(i, strip), self.number(BLOCK)), e.mul(k, self.number(tile.width)))
-            at = e.add(e.mul(e.add(row, k), self.rows_of["left_row"]), i)
-            e.store(self.masked(self.place(self.left, at), e.sub(self.m, i)), self.place(scratch, to))
-        with e.loop(0, self.n, tile.right) as j:
-            with e.loop(0, count) as k:
-                at = e.add(e.mul(e.add(row, k), self.rows_of["right_row"]), j)
-                for v in range(tile.vectors):
-                    beyond, to = self.number(v * tile.width), e.mul(k, self.number(tile.right))
-                    numbers = self.masked(self.place(self.right, e.add(at, beyond)), e.sub(e.sub(self.n, j), beyond))
-                    e.store(numbers, self.place(self.near, e.add(to, beyond)))
-            with e.loop(strip, last, tile.left) as i:
-                self.add_tile(i, j, e.sub(i, strip), count)
+    def block(self, top: Value, bottom: Value, start: Value, stop: Value, row: Value, count: Value) -> None:
+        """Add what `count` rows from `row` on give to the sums [top to bottom, start to stop]."""
+        e, tile, scratch = self.e, self.tile, Value("%scratch", PTR)
+        self.copy("left", (top, bottom), row, count, 1, scratch)
+        self.copy("right", (start, stop), row, count, tile.vectors, self.near)
+        with e.loop(start, stop, tile.right) as j:
+            panel = self.place(self.near, e.mul(e.sub(j, start), self.number(BLOCK)))
+            with e.loop(top, bottom, tile.left) as i:
+                self.add_tile(i, j, e.sub(i, top), panel, count)
 
-    def add_tile(self, i: Value, j: Value, within: Value, count: Value) -> None:
-        """Sums [i to i + tile.left, j to j + tile.right]; the columns begin `within` the strip."""
+    def copy(self, side: str, strip: tuple[Value, Value], row: Value, count: Value, vectors: int, to: Value) -> None:
+        """Lay out a strip of columns in panels of some vectors each, [columns / panel, BLOCK, panel], row after row."""
+        e, source, (start, stop) = self.e, getattr(self, side), strip
+        wide = self.number(vectors * self.tile.width)
+        whole = e.sub(stop, e.instruction(I64, f"srem {e.sub(stop, start)}, {wide.text}"))
+        with e.loop(0, count) as k:
+            line = e.mul(e.add(row, k), self.rows_of[f"{side}_row"])
+            for begin, end in ((start, whole), (whole, stop)):
+                with e.loop(begin, end, vectors * self.tile.width) as i:
+                    at = e.add(e.mul(e.sub(i, start), self.number(BLOCK)), e.mul(k, wide))
+                    for v in range(vectors):
+                        beyond = self.number(v * self.tile.width)
+                        column = e.add(i, beyond)
+                        pointer = self.place(source, e.add(line, column))
+                        full = end is whole
+                        numbers = e.load(pointer, self.vector, 4) if full else self.masked(pointer, e.sub(stop, column))
+                        e.store(numbers, self.place(to, e.add(at, beyond)))
+
+    def add_tile(self, i: Value, j: Value, within: Value, near: Value, count: Value) -> None:
+        """Sums [i to i + tile.left, j to j + tile.right]; the left columns begin `within` their strip."""
         e, tile, scratch = self.e, self.tile, Value("%scratch", PTR)
         places = [
             self.place(self.sums, e.add(e.mul(e.add(i, self.number(r)), self.rows_of["out_row"]), e.add(j, at)))
@@ -109,7 +121,7 @@ class _Outer:
         inside = e.bitwise("and", within, self.number(tile.width - 1))
         panel = e.add(e.mul(e.sub(within, inside), self.number(BLOCK)), inside)
         with e.loop(0, count) as k:
-            right = self.place(self.near, e.mul(k, self.number(tile.right)))
+            right = self.place(near, e.mul(k, self.number(tile.right)))
             vectors = [e.load(self.place(right, self.number(v * tile.width)), self.vector) for v in range(tile.vectors)]
             left = self.place(scratch, e.add(panel, e.mul(k, self.number(tile.width))))
             for r in range(tile.left):

@@ -25,7 +25,7 @@ from recurra.compiler.codegen.kernels import Kernel
 from recurra.compiler.targets import host
 from recurra.files import own_folder, read_own, write_atomically
 
-VERSION = "24"
+VERSION = "25"
 """Raised whenever the same graph would be written differently."""
 
 _kernels: dict[str, Loaded] = {}
