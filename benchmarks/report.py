@@ -42,11 +42,15 @@ on the machine, PyTorch's own or oneDNN's: its matrix products, once forward and
 its gates and decays, once. What is above that is the rest of the pointwise work and the reading and writing of memory.
 What brought the layers nearer: products by the faster of two libraries (`recurra.Linear`); matrices of recurrent
 products read in panels, for eight sequences at once;
-gates, SiLU and norms inside the kernel of the step; products, or the costly values made of them, kept for the way back;
-exponentials kept while states are computed again; loops fused, over four rows at once; contracted multiply-adds.
+gates, SiLU and norms inside the kernel of the step; products, or what they are added up to, or the costly values made
+of them, kept for the way back; what the next time step of a tile of sequences reads and writes, fetched ahead; the map
+of an sLSTM's input within its step, so that its gates never lie in memory; exponentials kept while states are computed
+again; loops fused, over four rows at once; contracted multiply-adds.
 Tried and left, since it brought nothing here: the rows of a matrix memory slice by slice, or one row through all
 readings before the next, so that they stay in the first-level cache (multiply-adds are the limit, not that cache);
-shorter chunks on the way back; weights fetched ahead past the caches while streaming.
+shorter chunks on the way back; weights fetched ahead past the caches while streaming. What is asked of minGRU lies
+below its products by the fastest way known. An LSTM's loop is held up by memory as much as by its products: per hidden
+unit and time step it reads four gates, keeps five values for the way back and both states, and writes four gradients.
 
 Parallel in time: the bare h = a h + b is bound by memory, of which one thread uses most: its row stands beside that of
 torch.add, which no recurrence slows down. What a scan gains there depends on how much of the memory other users of the

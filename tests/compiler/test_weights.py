@@ -28,6 +28,9 @@ COMPOSITE = {
     "plus an outer product": lambda w, h, x: (w["W"] + 0.1 * torch.outer(x, h)) @ h,
     "times the state": lambda w, h, x: (w["W"] * h).sum(1),
     "times the input": lambda w, h, x: (w["W"] * x[:, None]) @ h,
+    "beside one with the input": lambda w, h, x: w["W"] @ h + w["V"] @ x,
+    "a sum that is read twice": lambda w, h, x: (w["W"] @ h + w["V"] @ x) * torch.sigmoid(w["W"] @ h),
+    "of a product": lambda w, h, x: w["W"] @ torch.tanh(w["V"] @ x + w["W"] @ h),
 }
 """How a product is made of weights W, V [n, n], A [2, n], B [n, 2] and gain [], the state h [n] and an input x [n]."""
 
@@ -117,3 +120,33 @@ def test_gradients_of_matrices_are_taken_after_the_loop(read):
     expected, got = gradients(case, "loop"), gradients(case, "compiled")
     for name, value in expected.items():
         assert_close(f"{read}: {name}", got[name], value)
+
+
+class Mapped(Heads):
+    """A product with an input within the step."""
+
+    def inputs(self, x):
+        mapped = (x.abs() - 0.5).log() if self.product == "undefined" else x  # NaN where x is padding
+        weights = {name: constant(self.weights[name]) for name in ("W", "V")}
+        return {"x": mapped.unflatten(-1, (3, -1))} | weights
+
+    def step(self, h, x, W, V):
+        h = torch.tanh(V @ x + W @ h)
+        return h, h
+
+
+def test_products_share_what_their_gradients_are_made_of():
+    """Of two products that are added up one sum is kept, and an input that is a factor is read where it lies."""
+    plan = compiled.plan_of(Mapped("plain").problem(torch.randn(2, 4, 15, requires_grad=True)))
+    assert [node.op for node in plan.kept.values()] == ["tanh"]
+    factors = {(outer.left, outer.right) for outer in plan.outers}
+    assert factors == {("left.0", "input.x"), ("left.0", "stored.h")}
+
+
+def test_padding_of_a_factor_may_be_anything():
+    """As if each sequence ran alone, to its end."""
+    layer, lengths, x = Mapped("undefined", 48), [2, 5, 0], 1 + torch.rand(3, 5, 48)
+    y, _ = layer(x, lengths=torch.tensor(lengths), engine="compiled")
+    got = torch.autograd.grad(y.square().sum(), layer.weights["V"])[0]
+    alone = [layer(x[i : i + 1, :length], engine="loop")[0].square().sum() for i, length in enumerate(lengths)]
+    assert_close("V", got, torch.autograd.grad(sum(alone), layer.weights["V"])[0])

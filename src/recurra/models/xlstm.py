@@ -149,5 +149,10 @@ class BlockSLSTM(SLSTM):
         ]
         return {"gates": torch.cat(gates, -1), "bias": constant(self.bias), "recurrent": constant(self.recurrent)}
 
+    def step(
+        self, c: Tensor, n: Tensor, h: Tensor, m: Tensor, gates: Tensor, bias: Tensor, recurrent: Tensor
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        return self.gated(c, n, m, gates + bias + recurrent @ h)
+
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
         return nn.functional.layer_norm(y, (self.size,)).flatten(2) * self.norm_weight.to(y.dtype)

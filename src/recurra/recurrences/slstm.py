@@ -41,12 +41,19 @@ class SLSTM(Recurrence):
 
     def inputs(self, x: Tensor) -> dict[str, Tensor | StepInput]:
         # Which of i and m is larger decides where gradients go, so gates are not rounded to half types on the way.
-        x, weight = (cast(t, compute_dtype(x.dtype)) for t in (x, self.weight))
-        gates = torch.einsum("bthi,hji->bthj", x.unflatten(-1, (self.heads, -1)), weight)
-        return {"gates": gates, "bias": constant(self.bias), "recurrent": constant(self.recurrent)}
+        # W x_t is a part of the step: within a head it is as small as R h, and the gates need not lie in memory.
+        x = cast(x, compute_dtype(x.dtype)).unflatten(-1, (self.heads, -1))
+        constants = {"weight": self.weight, "bias": self.bias, "recurrent": self.recurrent}
+        return {"x": x} | {name: constant(t) for name, t in constants.items()}
 
-    def step(self, c: Tensor, n: Tensor, h: Tensor, m: Tensor, gates: Tensor, bias: Tensor, recurrent: Tensor):
-        i, f, z, o = (gates + bias + recurrent @ h).chunk(4)
+    def step(
+        self, c: Tensor, n: Tensor, h: Tensor, m: Tensor, x: Tensor, weight: Tensor, bias: Tensor, recurrent: Tensor
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        return self.gated(c, n, m, weight @ x + bias + recurrent @ h)
+
+    def gated(self, c: Tensor, n: Tensor, m: Tensor, gates: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The next state and h, given i~, f~, z~ and o~ in a row."""
+        i, f, z, o = gates.chunk(4)
         decay = nn.functional.softplus(-f)
         # Nothing stored: any m will do, and this one cannot overflow.
         kept = torch.where(n == 0, i, m - decay)

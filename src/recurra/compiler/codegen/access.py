@@ -27,6 +27,8 @@ class Storage:
     """Whether writing adds to what is there."""
     past_caches: bool = False
     """Whether whole vectors go to memory past the caches; only where they are aligned."""
+    onward: Value | None = None
+    """Elements of memory to the same place of the time step that comes next: where given, it is fetched ahead."""
 
 
 class Access:
@@ -89,6 +91,7 @@ class Access:
             ]
             loaded = self._join(parts)
         else:
+            self.fetch_ahead(storage, address, count)
             loaded = self.load(address, storage.scalar, count)
         if base.is_bool and loaded.type.is_float:
             return e.compare("une", loaded, e.constant(0.0, loaded.type))
@@ -97,6 +100,12 @@ class Access:
     def _table(self, node: Node) -> Storage:
         """Numbers known now, which are part of the code."""
         return Storage(self.e.numbers(node.attr.values, self.real), self.real)
+
+    def fetch_ahead(self, storage: Storage, address: Value, count: int, write: bool = False) -> None:
+        """What will be read in place of `count` neighbours a time step on. Processors guess it where steps follow each
+        other in memory, but not backwards, nor where each reads some numbers of every sequence of a tile."""
+        if storage.onward is not None and count > 1:
+            self.e.fetch_ahead(self.e.offset(address, storage.onward, storage.scalar), write)
 
     def load(self, address: Value, scalar: str, count: int) -> Value:
         """`count` neighbours in the type of arithmetic; booleans as i1."""
@@ -142,6 +151,7 @@ class Access:
                 at = e.offset(address, e.constant(i * step * storage.scale, I64), storage.scalar)
                 self._put(one, at, storage, op)
         else:
+            self.fetch_ahead(storage, address, value.type.width, write=True)
             self._put(value, address, storage, op)
 
     def _put(self, value: Value, address: Value, storage: Storage, op: str) -> None:

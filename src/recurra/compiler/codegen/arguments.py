@@ -90,14 +90,9 @@ def _gradient_outputs(plan: Plan) -> tuple[Output, ...]:
             kind = parts[leaf_kind(leaf)]
             scalar = leaf.scalar if kind is Kind.TIME_LANE else plan.real
             outputs.append(Output(f"grad.{name}", kind, leaf.shape, scalar))
-    for outer in plan.outers:
-        own = dict(zip((outer.left, outer.right), outer.sizes, strict=True))
-        outputs += [
-            Output(n, Kind.TIME_LANE, (size,), plan.real)
-            for n, size in own.items()
-            if n.startswith(("left.", "right."))
-        ]
-    return tuple(outputs)
+    factors = {n: size for o in plan.outers for n, size in zip((o.left, o.right), o.sizes, strict=True)}
+    own = {n: size for n, size in factors.items() if n.startswith(("left.", "right."))}
+    return (*outputs, *(Output(n, Kind.TIME_LANE, (size,), plan.real) for n, size in own.items()))
 
 
 def packed_name(schedule: Schedule, product: Node) -> str:

@@ -209,6 +209,11 @@ class Emitter:
     def store(self, value: Value, pointer: Value, align: int | None = None) -> None:
         self.lines.append(f"  store {value}, {pointer}, align {align or max(1, Type(value.type.scalar).bits // 8)}")
 
+    def fetch_ahead(self, pointer: Value, write: bool = False) -> None:
+        """Bring a line of memory nearer that is read or written soon; no memory need be there."""
+        self.declarations.add("declare void @llvm.prefetch.p0(ptr, i32 immarg, i32 immarg, i32 immarg)")
+        self.lines.append(f"  call void @llvm.prefetch.p0({pointer}, i32 {int(write)}, i32 2, i32 1)")
+
     def store_past_caches(self, value: Value, pointer: Value) -> None:
         """Write a vector that nobody reads soon; `pointer` must be aligned to its size.
 

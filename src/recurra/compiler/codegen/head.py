@@ -58,7 +58,9 @@ class Head(Layout):
                 place.append((self.lane, self.args.integer(f"{name}:h")))
             if kind is Kind.PART_TIME:
                 place.append((self.lane, self.args.integer(f"{name}:p")))
-            return Storage(e.offset(pointer, self.sum(*place), scalar), scalar, row=row)
+            onward = self.args.integer(f"{name}:t")
+            onward = e.sub(e_constant(e, 0), onward) if self.down else onward
+            return Storage(e.offset(pointer, self.sum(*place), scalar), scalar, row=row, onward=onward)
         if kind is Kind.ONE:
             return Storage(pointer, scalar)
         if kind is Kind.LANE:
@@ -67,6 +69,7 @@ class Head(Layout):
             # [tiles, L, s]: no row offset, since all sequences of the tile add into the same numbers.
             item = self.sum((self.tile_number, lanes), self.lane)
             return Storage(e.offset(pointer, self.sum((item, size)), scalar), scalar, add=True)
+        onward = None
         if kind is Kind.CHUNK:
             assert t is not None
             # Memory is [B, chunks, L, s] and t is the number of the chunk: ((first * chunks + t) * L + lane) * s, and
@@ -74,9 +77,10 @@ class Head(Layout):
             chunks = self.args.integer("chunks")
             lane = self.sum((self.sum((self.first, chunks), t), lanes), self.lane)
             row = e.mul(chunks, e_constant(e, lanes * size))
+            onward = e_constant(e, -lanes * size if self.down else lanes * size)
         else:
             lane, row = self.sum((self.first, lanes), self.lane), e_constant(e, lanes * size)
-        return Storage(e.offset(pointer, self.sum((lane, size)), scalar), scalar, row=row)
+        return Storage(e.offset(pointer, self.sum((lane, size)), scalar), scalar, row=row, onward=onward)
 
     def transfer(self, to: Storage, source: Storage | None, size: int, row: Value | None = None) -> None:
         if row is None:
@@ -99,9 +103,11 @@ class Head(Layout):
                 with e.loop(start, stop, width) as i:
                     value = e.constant(0.0, Type(self.plan.real, width))
                     if source is not None:
+                        writer.fetch_ahead(source, address(source, i), width)
                         value = writer.load(address(source, i), source.scalar, width)
                     if to.add:
                         value = e.add(value, writer.load(address(to, i), to.scalar, width))
+                    writer.fetch_ahead(to, address(to, i), width, write=True)
                     writer.store(value, address(to, i), to.scalar)
 
     @contextmanager

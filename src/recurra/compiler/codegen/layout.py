@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from recurra.compiler.codegen.access import Storage
 from recurra.compiler.codegen.arguments import Kind
@@ -45,6 +46,8 @@ class Layout(ABC):
     """Emits what depends on the layout. `begin` is called once per item, before anything else."""
 
     rows: int
+    down = False
+    """Whether time runs backwards."""
 
     def __init__(self, e: Emitter, plan: Plan, width: int):
         self.e, self.plan, self.width = e, plan, width
@@ -71,6 +74,15 @@ class Layout(ABC):
                 value = e.mul(value, factor)
             total = value if total is None else e.add(total, value)
         return total if total is not None else e.constant(0, I64)
+
+    @contextmanager
+    def backwards(self) -> Iterator[None]:
+        """A block whose time runs backwards."""
+        self.down = True
+        try:
+            yield
+        finally:
+            self.down = False
 
     @abstractmethod
     def begin(self, item: Value) -> None:

@@ -33,10 +33,11 @@ class Reverse(Pass):
             end = e.add(first, size)
             end = e.select(e.compare("slt", end, time), end, time)
             zero = e_index(e, 0)
-            self.move(self.own(self.states, zero), self.argument("stored", Kind.CHUNK, number))
+            with self.layout.backwards():
+                self.move(self.own(self.states, zero), self.argument("stored", Kind.CHUNK, number))
             if chunk > 1 or self.plan.recalled:
                 self._recompute(first, end)
-            with e.loop(first, end, down=True) as t:
+            with self.layout.backwards(), e.loop(first, end, down=True) as t:
                 self._step(t, e.sub(t, first))
         self.move(self.argument("first"), self.own(self.adjoint))
         self._finish_sums()

@@ -174,11 +174,26 @@ def _worth_keeping(
     products = [n for n in nodes if n.op == "matvec" or (not channel and _condenses(n))]
     if channel or not any(n.op == "matvec" for n in products):
         return products
+    products = _sums_instead(graph, nodes, gradients, products)
     costly = [n for n in nodes if n in read and COST.get(n.op, 1) >= COSTLY]
     without = replaced(graph, gradients, {n: graph.input(f"saved {i}", n.shape) for i, n in enumerate(costly)})
     left = set(topological(without.values()))
     instead = [*costly, *(n for n in products if n in left)]
     return instead if sum(n.size for n in instead) <= MOST_KEPT * sum(n.size for n in products) else products
+
+
+def _sums_instead(graph: Graph, nodes: list[Node], gradients: Mapping[str, Node], products: list[Node]) -> list[Node]:
+    """For products, what they are added up to, if that is no more and will do: what is added need not be read again."""
+    sums: set[Node] = set(products)
+    for node in nodes:
+        if node.op == "add" and not sums.isdisjoint(node.args):
+            sums.add(node)
+    inner = {arg for node in sums for arg in node.args if node.op == "add"}
+    ends = [node for node in nodes if node in sums - inner]
+    without = replaced(graph, gradients, {n: graph.input(f"saved {i}", n.shape) for i, n in enumerate(ends)})
+    left = set(topological(without.values()))
+    instead = [*ends, *(n for n in products if n in left)]
+    return instead if sum(n.size for n in instead) <= sum(n.size for n in products) else products
 
 
 def _condenses(node: Node) -> bool:
@@ -212,6 +227,7 @@ def _outer_products(
     """Take every gradient of a fixed leaf that is a sum of outer products of vectors apart into those vectors."""
     result: dict[str, Node] = {}
     outers: list[Outer] = []
+    kept: dict[Node, str] = {}
     for name, node in gradients.items():
         leaf = name.removeprefix("grad.")
         pairs = _pairs(graph, node) if leaf in fixed and name.startswith("grad.") else None
@@ -220,10 +236,12 @@ def _outer_products(
             continue
         for left, right in pairs:
             number = len(outers)
-            sides = {f"left.{number}": left, f"right.{number}": right}
-            names = {n: _already_kept(node, gradients, leaves) or _as_stored(node) or n for n, node in sides.items()}
-            result |= {n: node for n, node in sides.items() if names[n] == n}
-            outers.append(Outer(leaf, *names.values(), (left.size, right.size)))
+            for own, side in ((f"left.{number}", left), (f"right.{number}", right)):
+                if side not in kept:
+                    known = _already_kept(side, gradients, leaves) or _as_stored(side) or _as_given(side, leaves)
+                    kept[side] = known or own
+                    result |= {} if known else {own: side}
+            outers.append(Outer(leaf, kept[left], kept[right], (left.size, right.size)))
     return result, outers
 
 
@@ -240,6 +258,12 @@ def _as_stored(node: Node) -> str | None:
     """The states before every step, if this is one of them: a plan that names them has them stored."""
     is_state = node.op == "input" and node.attr.startswith("state.") and len(node.shape) == 1
     return node.attr.replace("state.", "stored.", 1) if is_state else None
+
+
+def _as_given(node: Node, leaves: Mapping[str, Leaf]) -> str | None:
+    """The input that this is, if it is a vector of every lane and time step in the type of arithmetic."""
+    leaf = leaves.get(node.attr) if node.op == "input" and len(node.shape) == 1 else None
+    return leaf.name if leaf and leaf.per_time and leaf.per_lane and leaf.scalar in ("float", "double") else None
 
 
 def _pairs(graph: Graph, node: Node) -> list[tuple[Node, Node]] | None:

@@ -187,8 +187,19 @@ def backward(
     if call.lengths and call.rows > 1:
         for output in gradient_outputs(call.plan):
             _clear_padding(gradients[output.name], lengths, int(output.kind is Kind.PART_TIME))
-    gradients |= {name: memory[name] for name, _ in call.stored}
+    gradients |= {name: memory[name] for name, _ in call.stored} | _factors(call, memory, lengths)
     return [_collected(call, name, gradients, t) for name, t in zip(call.names, tensors, strict=True)]
+
+
+def _factors(call: Call, memory: Mapping[str, Tensor], lengths: Tensor | None) -> dict[str, Tensor]:
+    """The inputs that are factors of a weight's gradient, with zeros for padding, which may be anything."""
+    sides = {side for outer in call.plan.outers for side in (outer.left, outer.right)}
+    factors = {name: memory[name] for name in call.names if name in sides}
+    if lengths is not None:
+        factors = {name: t.clone() for name, t in factors.items()}
+        for t in factors.values():
+            _clear_padding(t, lengths)
+    return factors
 
 
 def _collected(call: Call, name: str, gradients: Mapping[str, Tensor], like: Tensor) -> Tensor:
