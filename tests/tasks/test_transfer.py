@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_resuming import FITS
 
 import recurra
 from recurra.data.sequences import Field
@@ -53,6 +54,49 @@ def test_a_classifier_begins_with_what_a_recommender_has_learned():
     assert_close("taken", found.model_.state_dict()[hidden], start.model_.state_dict()[hidden], slack=1e-6)
     with pytest.raises(InputError, match="has not been fitted"):
         recurra.Classifier("gru", **settings).fit(ours, ["x", "y", "x", "y"], start=recurra.Recommender())
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_every_estimator_begins_with_another(name, tmp_path):
+    make, data = FITS[name]
+    data, short = data(), {"steps": 1, "learning_rate": 1e-12}
+    start = make().set_params(seed=3).fit(*data)
+    found = make().set_params(**short).fit(*data, start=start, folder=tmp_path / "run")
+    theirs = start.model_.state_dict()
+    taken = {n: value for n, value in found.model_.state_dict().items() if n.startswith(("backbone.", "encoder."))}
+    assert taken
+    for key, value in taken.items():
+        assert_close(key, value, theirs[key], slack=1e-6)
+    with pytest.raises(InputError, match="data differ"):
+        make().set_params(**short).fit(*data, folder=tmp_path / "run", resume=True)
+    bad = {
+        "has not been fitted": make(),
+        "start is 'gru'": "gru",
+        "same width": make().set_params(width=8, steps=1).fit(*data),
+    }
+    before = found.model_
+    for message, other in bad.items():
+        with pytest.raises(InputError, match=message):
+            found.fit(*data, start=other)
+    assert found.model_ is before
+
+
+def test_translators_know_each_others_tokens_by_name():
+    settings = {"width": 8, "learning_rate": 1e-12}
+    start = recurra.Translator("gru", steps=2, width=8).fit([("ab", "xy"), ("bc", "yz")])
+    found = recurra.Translator("gru", steps=1, **settings).fit([("cq", "zx"), ("b", "w")], start=start)
+    for part, side in (("read", 0), ("said", 1)):
+        one, other = (getattr(each.model_, part).weight for each in (found, start))
+        names, known = (each.fields_[side].vocabulary.names for each in (found, start))
+        for n, name in enumerate(names):
+            if name in known:
+                assert_close(name, one[n], other[list(known).index(name)], slack=1e-6)
+        assert_close("special", one[len(names) :], other[len(known) :], slack=1e-6)
+    classifier = recurra.Classifier("gru", width=8, steps=1).fit([[1.0, 2.0], [2.0, 1.0]], [0, 1])
+    with pytest.raises(InputError, match="start is a Classifier"):
+        recurra.Translator("gru", **settings).fit([("ab", "xy")], start=classifier)
+    with pytest.raises(InputError, match="start is a Translator"):
+        recurra.Classifier("gru", **settings).fit([[1.0, 2.0], [2.0, 1.0]], [0, 1], start=start)
 
 
 def test_parts_learn_the_last_first():

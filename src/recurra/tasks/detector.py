@@ -18,6 +18,7 @@ from recurra.errors import InputError
 from recurra.options import shown
 from recurra.tasks import horizon
 from recurra.tasks.answers import as_table
+from recurra.tasks.estimator import Estimator
 from recurra.tasks.forecaster import Forecaster
 from recurra.training.fitting import Progress
 
@@ -93,11 +94,14 @@ class Detector(Forecaster):
         progress: Progress | None = None,
         folder: str | Path | None = None,
         resume: bool = False,
+        start: Estimator | None = None,
     ) -> Self:
         """Learn from the first part of each series, take the threshold from the rest, and stand at its end.
 
         Args:
             folder: keeps checkpoints, from which `resume` goes on where a fit was killed, to the same weights.
+            start: an estimator of any task and of the same width, with whose inlet and backbone this one begins, as
+                `recurra.tasks.transfer.take_over` has it.
 
         Raises:
             InputError: as `Forecaster.fit`; or the rest is too short for such a rate.
@@ -107,7 +111,7 @@ class Detector(Forecaster):
         options.number("held", self.held, 1e-9, 1)
         sequences = (data if isinstance(data, Sequences) else self._read(data)).filled()
         first, rest = sequences.cut((sequences.lengths * (1 - self.held)).long())
-        super().fit(first, progress, folder, resume)
+        super().fit(first, progress, folder, resume, start)
         surprise = self._surprise(self._take(rest)[1])
         found = surprise[~surprise.isnan()].sort().values
         place = math.ceil((len(found) + 1) * (1 - self.rate)) - 1

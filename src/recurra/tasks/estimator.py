@@ -21,6 +21,7 @@ from recurra.models.outline import misfit
 from recurra.models.pattern import kinds
 from recurra.registry import Unregistered, from_a_file, origins
 from recurra.tasks.model import Model
+from recurra.tasks.transfer import take_over
 from recurra.training.fitting import Schedule
 from recurra.training.keeping import Kept
 
@@ -78,6 +79,22 @@ class Estimator:
         if options.flag("resume", resume):
             raise InputError("resume is True without a folder; expected that of the fit that was not finished")
         return None
+
+    def _begin(self, model: Any, fields: Sequence[Field], start: Estimator | None) -> list[Tensor]:
+        """Let a fresh model, of data of such fields, begin with what another estimator has learned; gives the numbers
+        of that one. Raises InputError if it has learned nothing, or nothing of it fits."""
+        if start is None:
+            return []
+        if not isinstance(start, Estimator):
+            raise InputError(f"start is {options.shown(start)}; expected an estimator that was fitted")
+        start._expect_fitted()
+        self._take_over(model, fields, start)
+        return list(start.model_.state_dict().values())
+
+    def _take_over(self, model: Any, fields: Sequence[Field], start: Estimator) -> None:  # noqa: ARG002
+        if not isinstance(start.model_, Model):
+            raise InputError(f"start is a {type(start).__name__}, which only another one can begin with")
+        take_over(model, start.model_)
 
     def _plain_settings(self) -> dict[str, Any]:
         """The settings, if JSON can hold them. Raises InputError if it cannot."""

@@ -22,7 +22,7 @@ from recurra.tasks import horizon, origins
 from recurra.tasks.answers import as_table
 from recurra.tasks.calendar import YEAR, Calendar, holidays_of
 from recurra.tasks.conformal import HELD, Conformal
-from recurra.tasks.estimator import Dice
+from recurra.tasks.estimator import Dice, Estimator
 from recurra.tasks.feeding import feed
 from recurra.tasks.following import Following
 from recurra.tasks.future import Future, ends_of, stamps
@@ -118,11 +118,14 @@ class Forecaster(GoesOn):
         progress: Progress | None = None,
         folder: str | Path | None = None,
         resume: bool = False,
+        start: Estimator | None = None,
     ) -> Self:
         """Learn from a table, or from `Sequences`, and stand at the end of each series.
 
         Args:
             folder: keeps checkpoints, from which `resume` goes on where a fit was killed, to the same weights.
+            start: an estimator of any task and of the same width, with whose inlet and backbone this one begins, as
+                `recurra.tasks.transfer.take_over` has it.
 
         Raises:
             InputError: a setting is out of range, or the data are not what is expected: the message names the column.
@@ -141,7 +144,7 @@ class Forecaster(GoesOn):
             if (known := horizon.outlook(model).known) is not None:
                 known.fit(sequences)
             reading = Carried(sequences, self._streams(sequences), self.window, self.seed)
-            kept = self._kept(folder, resume, sequences)
+            kept = self._kept(folder, resume, sequences, *self._begin(model, fields, start))
 
             def loss(batch: Batch, state: State | None) -> tuple[Tensor, State]:
                 value, after = origins.loss(model, sequences, batch, state, fed)
@@ -161,8 +164,7 @@ class Forecaster(GoesOn):
     def _like(self, data: Any) -> Sequences:
         """Data of the columns that were fitted on."""
         if isinstance(data, Sequences):
-            missing = [field.name for field in self.fields_ if field.name not in data.fields]
-            if missing:
+            if missing := [field.name for field in self.fields_ if field.name not in data.fields]:
                 raise InputError(f"data has no column {missing[0]!r}, which this forecaster was fitted on")
             return data
         return from_frame(data, id=self.id, like=self.fields_)
@@ -177,9 +179,7 @@ class Forecaster(GoesOn):
             raise InputError(f"column {wrong[0]!r} holds categories; a forecaster's target is a number")
         longest = int(sequences.lengths.max()) if len(sequences) else 0
         if longest <= self.horizon:
-            raise InputError(
-                f"the longest series has {longest} steps; a horizon of {self.horizon} needs more than that"
-            )
+            raise InputError(f"the longest series has {longest} steps; a horizon of {self.horizon} needs more")
 
     def _streams(self, sequences: Sequences) -> int:
         """As many as asked for, of which each has a window at least."""

@@ -26,7 +26,6 @@ from recurra.tasks.model import Model
 from recurra.tasks.onerow import OneRow
 from recurra.tasks.pools import pool
 from recurra.tasks.rowwise import Now, Rowwise
-from recurra.tasks.transfer import take_over
 from recurra.training.fitting import Progress, fit
 
 TOGETHER = 64
@@ -83,8 +82,8 @@ class Labelled(Estimator):
         """Learn from sequences and an answer for each; `y` may be left out where X has a target.
 
         Args:
-            start: an estimator of any task and of the same width: what its inlet and its backbone have learned is what
-                this one begins with, as `recurra.tasks.transfer.take_over` has it.
+            start: an estimator of any task and of the same width, with whose inlet and backbone this one begins, as
+                `recurra.tasks.transfer.take_over` has it.
             folder: keeps checkpoints, from which `resume` goes on where a fit was killed, to the same weights.
 
         Raises:
@@ -103,9 +102,7 @@ class Labelled(Estimator):
         with Dice(self.get_params()["seed"]):
             model = self._build(fields, {}, {})
             model.inlet.fit(sequences)
-            if start is not None:
-                start._expect_fitted()
-                take_over(model, start.model_)
+            begun = self._begin(model, fields, start)
             reading = Padded(sequences, batch, self.get_params()["seed"])
 
             def loss(batch: Batch, _: State | None) -> tuple[Tensor, None]:
@@ -113,7 +110,6 @@ class Labelled(Estimator):
                 raw = self._raw(model, stretch(sequences, batch, crop) if crop else batch)
                 return model.head.loss(raw, answers[which], None, self._around()), None
 
-            begun = [] if start is None else start.model_.parameters()
             kept = self._kept(folder, resume, sequences, answers, *begun)
             fit(model, reading, loss, schedule, progress, kept)
         self.model_, self.fields_ = model, fields

@@ -19,7 +19,7 @@ from recurra.errors import InputError
 from recurra.metrics.ranking import hit_rate, ndcg, ranks
 from recurra.nn.linear import Linear
 from recurra.state import State
-from recurra.tasks.estimator import Dice
+from recurra.tasks.estimator import Dice, Estimator
 from recurra.tasks.heads.categorical import Categorical
 from recurra.tasks.inlet import Inlet
 from recurra.tasks.model import Model
@@ -80,11 +80,14 @@ class Recommender(GoesOn):
         progress: Progress | None = None,
         folder: str | Path | None = None,
         resume: bool = False,
+        start: Estimator | None = None,
     ) -> Self:
         """Learn from events, and stand at the last of each user.
 
         Args:
             folder: keeps checkpoints, from which `resume` goes on where a fit was killed, to the same weights.
+            start: an estimator of any task and of the same width, with whose inlet and backbone this one begins, as
+                `recurra.tasks.transfer.take_over` has it.
 
         Raises:
             InputError: a setting is out of range, or a column is missing or of the wrong kind.
@@ -107,7 +110,7 @@ class Recommender(GoesOn):
                 following = sequences.ahead(field.name, batch.rows, 1)[..., 0]
                 return model.head.loss(raw, following), carried(model.backbone, after, len(raw))
 
-            kept = self._kept(folder, resume, sequences)
+            kept = self._kept(folder, resume, sequences, *self._begin(model, [field], start))
             fit(model, reading, loss, schedule, progress, kept)
         self.model_, self.fields_ = model, [field]
         self._often = torch.bincount(sequences.values[field.name], minlength=_names(field).unknown + 1)[:-1]

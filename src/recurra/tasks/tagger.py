@@ -102,11 +102,14 @@ class Tagger(Estimator):
         progress: Progress | None = None,
         folder: str | Path | None = None,
         resume: bool = False,
+        start: Estimator | None = None,
     ) -> Self:
         """Learn from sentences and their tags, None where one is missing; or from `Sequences` with a target.
 
         Args:
             folder: keeps checkpoints, from which `resume` goes on where a fit was killed, to the same weights.
+            start: an estimator of any task and of the same width, with whose inlet and backbone this one begins, as
+                `recurra.tasks.transfer.take_over` has it.
 
         Raises:
             InputError: a setting is out of range, or the data are not what is expected: the message names the sentence.
@@ -116,9 +119,9 @@ class Tagger(Estimator):
         options.choice("head", self.head, tuple(HEADS))
         options.number("word_dropout", self.word_dropout, 0, 1)
         sequences = X if isinstance(X, Sequences) else self._told(X, y)
-        target = _target(sequences)
+        target, fields = _target(sequences), list(sequences.fields.values())
         with Dice(self.seed):
-            model = self._build(list(sequences.fields.values()), {}, {})
+            model = self._build(fields, {}, {})
             model.inlet.fit(sequences)
             reading = Padded(sequences, options.count("batch", self.batch), self.seed)
 
@@ -126,9 +129,9 @@ class Tagger(Estimator):
                 raw, around = self._raw(model, self._blanked(batch, sequences.fields.get("word")))
                 return model.head.loss(raw, batch.columns[target.name], None, around), None
 
-            kept = self._kept(folder, resume, sequences)
+            kept = self._kept(folder, resume, sequences, *self._begin(model, fields, start))
             fit(model, reading, loss, schedule, progress, kept)
-        self.model_, self.fields_ = model, list(sequences.fields.values())
+        self.model_, self.fields_ = model, fields
         self._often = _most_frequent(sequences, target)
         return self
 

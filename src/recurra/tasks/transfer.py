@@ -17,6 +17,8 @@ from recurra.tasks.model import Model
 
 CATEGORIES = "of_categories"
 """What the embeddings of categories are called in an inlet."""
+SIDES = ("encoder.", "decoder.", "to_gist.", "to_score.", "to_output.")
+"""The parts of a translator whose sizes do not tell of its tokens."""
 
 
 @torch.no_grad()
@@ -34,14 +36,14 @@ def take_over(model: Model, source: Model) -> list[str]:
     Raises:
         InputError: nothing fits.
     """
-    fitting = _fitting(model, source)
+    fitting = _fitting(model, source, ("inlet.", "backbone."))
     taken = [name for name, _ in model.named_parameters() if name in fitting]
     mine, others = model.inlet.encoding, source.inlet.encoding
     known = {field.name: n for n, field in enumerate(others.categories)}
     for n, field in enumerate(mine.categories):
         if field.name in known and mine.width == others.width:
             place = known[field.name]
-            _take_names(mine.of_categories[n], field, others.of_categories[place], others.categories[place])
+            _take_names(mine.of_categories[n], field, others.of_categories[place], others.categories[place], 1)
             taken.append(f"inlet.encoding.{CATEGORIES}.{n}.weight")
     if not taken:
         raise InputError("source has no inlet or backbone of these names and shapes; expected one of the same width")
@@ -50,27 +52,53 @@ def take_over(model: Model, source: Model) -> list[str]:
     return taken
 
 
-def _fitting(model: Model, source: Model) -> dict[str, tuple[Tensor, Tensor]]:
-    """Parameters and scales of both models that have one name and shape, but for categories, which have names."""
+@torch.no_grad()
+def take_over_sides(model: nn.Module, source: nn.Module, fields: Sequence[Field], others: Sequence[Field]) -> None:
+    """Begin with another translator: what has the same name and shape is taken as it is, of tokens the embedding of
+    each that both know.
+
+    Args:
+        model: a `Translation` or a `Transcription`; is changed.
+        source: another one.
+        fields, others: the tokens of both sides, of `model` and of `source`.
+
+    Raises:
+        InputError: nothing fits.
+    """
+    fitting = _fitting(model, source, SIDES)
+    if not fitting:
+        raise InputError("start has no encoder or decoder of these names and shapes; expected one of the same width")
+    for own, other in fitting.values():
+        own.copy_(other)
+    for name, field, known in zip(("read", "said"), fields, others, strict=True):
+        mine, theirs = getattr(model, name, None), getattr(source, name, None)
+        if mine is not None and theirs is not None and mine.embedding_dim == theirs.embedding_dim:
+            _take_names(mine, field, theirs, known, 0)
+
+
+def _fitting(model: nn.Module, source: nn.Module, parts: tuple[str, ...]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Numbers of both models, in such parts, that have one name and shape, but for categories, which have names."""
     theirs = source.state_dict()
     return {
         name: (own, theirs[name])
         for name, own in model.state_dict().items()
-        if name.startswith(("inlet.", "backbone.")) and CATEGORIES not in name
+        if name.startswith(parts) and CATEGORIES not in name
         if name in theirs and own.shape == theirs[name].shape
     }
 
 
-def _take_names(mine: nn.Module, field: Field, other: nn.Module, others: Field) -> None:
-    """Rows of the names that both fields have, and those of what is missing and of what is unknown."""
+def _take_names(mine: nn.Module, field: Field, other: nn.Module, others: Field, before: int) -> None:
+    """Rows of the names that both fields have, and those `before` and behind names: of what is missing or unknown."""
     assert isinstance(mine, nn.Embedding)
     assert isinstance(other, nn.Embedding)
     assert field.vocabulary is not None
     assert others.vocabulary is not None
     rows = others.vocabulary.encode(field.vocabulary.names)
     both = rows < others.vocabulary.unknown
-    mine.weight[1:-1][both] = other.weight[1:-1][rows[both]]
-    mine.weight[[0, -1]] = other.weight[[0, -1]]
+    end, their_end = before + field.vocabulary.unknown, before + others.vocabulary.unknown
+    mine.weight[before:end][both] = other.weight[before:their_end][rows[both]]
+    mine.weight[:before] = other.weight[:before]
+    mine.weight[end:] = other.weight[their_end:]
 
 
 class Unfreezing:

@@ -33,6 +33,7 @@ from recurra.tasks.prefix_beam import searched
 from recurra.tasks.teaching import Teaching
 from recurra.tasks.transcript import Transcript
 from recurra.tasks.transcription import Transcription
+from recurra.tasks.transfer import take_over_sides
 from recurra.tasks.translation import Translation
 from recurra.training.fitting import Progress, fit
 
@@ -106,11 +107,14 @@ class Translator(Estimator):
         progress: Progress | None = None,
         folder: str | Path | None = None,
         resume: bool = False,
+        start: Estimator | None = None,
     ) -> Self:
         """Learn from pairs.
 
         Args:
             folder: keeps checkpoints, from which `resume` goes on where a fit was killed, to the same weights.
+            start: another translator of the same width: what both have alike is what this one begins with, of tokens
+                the embeddings of those that both know.
 
         Raises:
             InputError: a setting is out of range, or a pair is none: the message names it.
@@ -131,11 +135,17 @@ class Translator(Estimator):
                     return model.loss(source, batch.lengths, target), None
                 return teaching.loss(model, source, batch.lengths, target), None
 
-            kept = self._kept(folder, resume, pairs.source, pairs.target)
+            begun = self._begin(model, fields, start)
+            kept = self._kept(folder, resume, pairs.source, pairs.target, *begun)
             fit(model, reading, loss, schedule, progress, kept)
         self.model_, self.fields_ = model, fields
         self._longest = int((pairs.target.lengths.double() / pairs.source.lengths.clamp(min=1)).max().ceil())
         return self
+
+    def _take_over(self, model: Any, fields: Sequence[Field], start: Estimator) -> None:
+        if not isinstance(start, Translator):
+            raise InputError(f"start is a {type(start).__name__}; a Translator begins with another one")
+        take_over_sides(model, start.model_, fields, start.fields_)
 
     def _teaching(self) -> Teaching:
         """What the loss is made of. Raises InputError if a setting is out of range, or is none of the head's."""
