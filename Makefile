@@ -36,6 +36,7 @@ lint: setup
 
 bench: .venv-peers/ready
 	.venv-peers/bin/python -m benchmarks
+	.venv-peers/bin/python -m benchmarks.own
 
 test-peers: .venv-peers/ready
 	.venv-peers/bin/python -m pytest -n 2

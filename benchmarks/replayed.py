@@ -183,4 +183,4 @@ def rows(small: bool = False) -> Iterator[Row]:
         ours = trained(lambda x, layer=layer: layer(x, engine="replay")[0])
         peer = trained(lambda x, layer=layer: by_hand(layer, x))
         name = f"{kind.__name__} ({batch}, {time}, {width})"
-        yield compare("replayed", name, ours, "batched loop by hand", peer, ">= 1", repeats=5)
+        yield compare("Replayed calls", name, ours, "batched loop by hand", peer, ">= 1", repeats=5)

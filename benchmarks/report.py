@@ -14,9 +14,15 @@ from benchmarks import own
 from recurra.files import write_atomically
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results.json"
 SHARES = ROOT / "benchmarks/shares.json"
 PRODUCTS = ROOT / "benchmarks/products.json"
 DEFAULT_JOB = ROOT / "benchmarks/default_job.json"
+TOPICS = (
+    "Kernels", "Parallel in time", "Layers, training step", "Drop-ins for torch.nn, training step",
+    "Floors of training steps", "Matrix memories", "Models", "Tasks", "Replayed calls", "Start-up and memory",
+)  # fmt: skip
+"""In the order of the page."""
 BITS, SECONDS = 1.56, 120
 """Bits per byte that the default job has to beat, in as much time."""
 SIZES = ("rows", "inputs", "outputs")
@@ -26,9 +32,9 @@ SOONER = 2e-6
 """`recurra.Linear` may take as many times as long as `torch.nn.Linear`, or as many seconds longer."""
 INTRODUCTION = """# Performance
 
-Made by `make bench` (`python -m benchmarks`); do not edit. Ours and the peer ran in turn in one process, float32, on
-{threads} threads of {machine}, torch {torch}, on {day}. Times are medians in milliseconds and vary with the machine;
-ratios, with the smallest and largest seen, are what counts. The process keeps freed memory
+Made by `make bench` (`python -m benchmarks`); do not edit. Ours and the peer ran in turn in one process, float32, where
+and when each table says. Times are medians in milliseconds and vary with the machine; ratios, with the smallest and
+largest seen, are what counts. The process keeps freed memory
 (`recurra.memory.keep_freed_memory`), for both sides: otherwise page faults of fresh memory, which every large PyTorch
 result on the CPU pays for, outweigh the work itself.
 
@@ -81,30 +87,46 @@ def machine() -> str:
     return f"{name} ({'AVX-512' if 'avx512f' in flags else 'AVX2' if 'avx2' in flags else 'SSE'})"
 
 
-def write(rows: list[dict[str, Any]], threads: int) -> None:
-    """Write the results and the pages made from them."""
-    write_atomically(ROOT / "benchmarks/results.json", json.dumps(rows, indent=1) + "\n")
-    text = _page(INTRODUCTION, [row for row in rows if row["topic"] not in own.TOPICS], threads)
-    text += products(PRODUCTS)
-    text += shares(SHARES)
-    text += default_job(DEFAULT_JOB)
-    write_atomically(ROOT / "docs/performance.md", text)
-    write_own([row for row in rows if row["topic"] in own.TOPICS])
+def write(file: str, rows: list[dict[str, Any]]) -> None:
+    """Put the rows of a file in the place of those measured before, and write the page of all."""
+    measured = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    measured[file] = {"where": _here(), "rows": rows}
+    write_atomically(RESULTS, json.dumps(measured, indent=1) + "\n")
+    write_atomically(ROOT / "docs/performance.md", page(measured))
+
+
+def page(measured: dict[str, Any]) -> str:
+    """docs/performance.md: a table for each topic, of each place and day where it was measured."""
+    tables: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for found in measured.values():
+        for row in found["rows"]:
+            tables.setdefault((row["topic"], found["where"]), []).append(row)
+    text, last = INTRODUCTION, ""
+    for (topic, where), rows in sorted(tables.items(), key=lambda entry: TOPICS.index(entry[0][0])):
+        text += ("" if topic == last else f"\n## {topic}\n") + f"\nOn {where}.\n\n{_table(rows)}"
+        last = topic
+    return text + products(PRODUCTS) + shares(SHARES) + default_job(DEFAULT_JOB)
 
 
 def write_own(rows: list[dict[str, Any]]) -> None:
     """Write the page of recurrences of one's own."""
-    write_atomically(ROOT / "docs/own.md", _page(own.INTRODUCTION, rows, 1))
-
-
-def _page(introduction: str, rows: list[dict[str, Any]], threads: int) -> str:
-    """A page with a table for each topic."""
-    text = introduction.format(threads=threads, machine=machine(), torch=torch.__version__, day=date.today())
+    text = own.INTRODUCTION.format(threads=1, machine=machine(), torch=torch.__version__, day=date.today())
     for topic in dict.fromkeys(row["topic"] for row in rows):
-        text += f"\n## {topic}\n\n| what | ours, ms | peer | peer, ms | ratio | must be | met |\n"
-        text += "| --- | --- | --- | --- | --- | --- | --- |\n"
-        text += "".join(_line(row) for row in rows if row["topic"] == topic)
-    return text
+        text += f"\n## {topic}\n\n" + _table([row for row in rows if row["topic"] == topic])
+    write_atomically(ROOT / "docs/own.md", text)
+
+
+def _here() -> str:
+    """Where and when something is measured."""
+    threads = torch.get_num_threads()
+    return f"{threads} thread(s) of {machine()}, torch {torch.__version__}, {date.today()}"
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    head = (
+        "| what | ours, ms | peer | peer, ms | ratio | must be | met |\n| --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+    return head + "".join(map(_line, rows))
 
 
 def products(results: Path) -> str:
