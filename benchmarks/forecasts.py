@@ -13,8 +13,8 @@ import json
 import re
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,26 +88,27 @@ def paced(settings: dict[str, Any], data: Sequences, seconds: float) -> int:
     return max(1, int(seconds * (PROBE[1] - PROBE[0]) / (times[PROBE[1] - 1] - times[PROBE[0] - 1])))
 
 
-def run(case: Case, validate: bool) -> dict[str, Any]:
-    """Ours with each seed, and the peers that are there."""
+def run(case: Case, validate: bool) -> Iterator[dict[str, Any]]:
+    """What is known after each seed of ours, and after the peers that are there."""
     split = load(case.data)
     train, test = (split.train, split.validation) if validate else (split.validation, split.test)
     if not case.dates:
         train, test = dateless(train), dateless(test)
     settings = {"horizon": split.horizon} | case.settings
-    steps, found = paced(settings, train, case.seconds), []
+    steps, peers, seeds = paced(settings, train, case.seconds), dict[str, Any](), list[dict[str, Any]]()
+    row = {"data": case.data, "model": repr(Forecaster(**settings)), "steps": steps, "seeds": seeds, "peers": peers}
     for seed in range(case.seeds):
         began = time.process_time()
         model = Forecaster(**settings | {"steps": steps, "seed": seed}).fit(train)
         seconds = time.process_time() - began
         report = model.evaluate(test, windows=split.windows, season=split.season)
-        found.append({name: report[name] for name in ("mase", "mae", "crps", "coverage")} | {"seconds": seconds})
+        seeds.append({name: report[name] for name in ("mase", "mae", "crps", "coverage")} | {"seconds": seconds})
         print(f"{case.data}, seed {seed}: MASE {report['mase']:.4f} after {seconds:.0f} s", flush=True)
-    result = {"data": case.data, "seeds": found, "floors": report["floors"], "parameters": report["parameters"]}
-    result |= {"steps": steps, "model": repr(Forecaster(**settings)), "origins": report["origins"]}
-    peers = case.peers if forecasts_beside.here() else ()
-    beside = partial(forecasts_beside.beside, test=test, horizon=split.horizon, windows=split.windows)
-    return result | {"peers": {name: beside(name, season=split.season, seconds=case.seconds) for name in peers}}
+        row |= {name: report[name] for name in ("floors", "parameters", "origins")}
+        yield row
+    for name in case.peers if forecasts_beside.here() else ():
+        peers[name] = forecasts_beside.beside(name, test, split.horizon, split.windows, split.season, case.seconds)
+        yield row
 
 
 def costs() -> dict[str, Any]:
@@ -182,11 +183,11 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     for name in options.only or ROWS:
-        row = costs() if name == COSTS else run(CASES[name], options.validate)
+        for row in [costs()] if name == COSTS else run(CASES[name], options.validate):
+            if not options.validate:
+                write((json.loads(FILE.read_text()) if FILE.exists() else {}) | {name: row})
         if options.json:
             print(json.dumps({name: row}, indent=1), flush=True)
-        if not options.validate:
-            write((json.loads(FILE.read_text()) if FILE.exists() else {}) | {name: row})
 
 
 if __name__ == "__main__":
