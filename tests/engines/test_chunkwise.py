@@ -148,6 +148,13 @@ def test_many_chunks_are_the_loop(name, options):
     compare(case(name, **options), "chunkwise")
 
 
+@pytest.mark.parametrize("name", ["gated-delta-net", "gla", "mlstm", "retnet", "rwkv7"])
+def test_many_chunks_are_the_loop_in_float32(name):
+    """Where kernels of our own may run."""
+    made = case(name, resets=[[C - 1, C, C + 7, 3 * C], [64, 149]], lengths=[150, 97])
+    compare(made.to(torch.float32), "chunkwise")
+
+
 @pytest.mark.parametrize("name", WIDE)
 def test_all_that_a_rule_may_say(name):
     compare(case(name, time=75, resets=[[0, 30, 31], [64]], lengths=[75, 70]), "chunkwise")

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from recurra.engines.chunkwise import fused
+
 CHUNK = 32
 """Steps in a chunk, a power of two; fewer if there are fewer."""
 
@@ -49,7 +51,9 @@ def rollout(rule: Plain) -> tuple[Tensor, Tensor]:
     size = min(CHUNK, 1 << (time - 1).bit_length())
     q, k, v = (_chunks(t, size) for t in (rule.q, rule.k, rule.v))
     decay = Decay.of(rule.log_decay, rule.resets, size, q)
-    if rule.erase is None:
+    if rule.erase is None and fused.runs(q, size):
+        o, S = _by_kernels(q, v, [k], decay, rule.S)
+    elif rule.erase is None:
         states = _sums(v.mT @ _scaled(k, decay.until_end), decay.through, rule.S)
         o, S = _scaled(q, decay.since_start) @ states[:-1].mT + decay.between(q, k)[..., 0, :, :] @ v, states[-1]
     else:
@@ -65,6 +69,8 @@ def _corrected(
     lead = (len(v), *S.shape[:2])
     q, k, v, erase = (t.expand(*lead, *t.shape[3:]) for t in (q, k, v, erase))
     both, since = torch.cat([erase, q], -2), decay.since_start
+    if fused.runs(q, decay.size):
+        return _by_kernels(both, v, [k] if take is None else [take.expand(*lead, *take.shape[3:]), k], decay, S)
     both_in = both if since is None else both * torch.cat([since, since], -2)
     beside, written = None, v
     if take is not None:
@@ -81,6 +87,16 @@ def _corrected(
     o, S = Chunks.apply(*flat, S.flatten(0, 1))
     o = o.unflatten(1, lead[1:])
     return o if take is None else o + read @ v, S.unflatten(0, lead[1:])
+
+
+def _by_kernels(both: Tensor, v: Tensor, keys: list[Tensor], decay: Decay, S: Tensor) -> tuple[Tensor, Tensor]:
+    """The same by kernels of our own, which multiply by what is left at each time step, but not of each key."""
+    scores = [decay.between(both, key, strict=True).flatten(3, 4) for key in keys]
+    since, until, through = decay.since_start, decay.until_end, decay.through
+    if since is not None and since.shape[-1] > 1:
+        both = both * torch.cat([since] * (both.shape[-2] // decay.size), -2)
+        keys, since, until = [_scaled(key, until) for key in keys], None, None
+    return fused.passed(scores[0], v, both, keys[0], S, since, until, through, *scores[1:], *keys[1:])
 
 
 def _sums(written: Tensor, through: Tensor | None, S: Tensor) -> Tensor:
@@ -127,21 +143,27 @@ class Decay:
         sequence = None if resets is None else _chunks(resets[..., None], size).cumsum(-1)
         return Decay(logs, sequence, size, like.dtype, like.device)
 
-    def between(self, rows: Tensor, k: Tensor) -> Tensor:
-        """sum_K x_i k_j a_{i..j} for j <= i, else 0, for each x of `rows` [N, B, H, G C, K]: [N, B, H, G, C, C]."""
-        split = (rows.shape[-2] // self.size, self.size)
+    def between(self, rows: Tensor, k: Tensor, *, strict: bool = False) -> Tensor:
+        """sum_K x_i k_j a_{i..j} for j <= i, else 0, for each x of `rows` [N, B, H, G C, K]: [N, B, H, G, C, C].
+
+        With `strict` the first of two x, that of what is erased, has zeros for j = i as well.
+        """
+        split, related = (rows.shape[-2] // self.size, self.size), self._related
+        if strict and split[0] > 1:
+            related = torch.cat([related.tril(-1), related], -3)
         if self.logs is None:
-            return torch.where(self._related, (rows @ k.mT).unflatten(-2, split), 0)
+            return torch.where(related, fused.products(rows, k).unflatten(-2, split), 0)
         if self.logs.shape[-1] == 1:
             exponent = (self.logs - self.logs.mT).to(self.dtype).unsqueeze(-3)
-            return (rows @ k.mT).unflatten(-2, split) * torch.where(self._related, exponent, -torch.inf).exp()
+            left = torch.where(related, exponent, -torch.inf).exp()
+            return fused.products(rows, k).unflatten(-2, split) * left
         scores = _halved(rows.unflatten(-2, split), k.unsqueeze(-3), self.logs.unsqueeze(-3))
-        return scores if self.sequence is None else torch.where(self._related, scores, 0)
+        return scores if self.sequence is None and not strict else torch.where(related, scores, 0)
 
     @cached_property
     def _related(self) -> Tensor:
-        """Whether step j reaches step i: j <= i, and no reset in between. [C, C] or [N, B, 1, 1, C, C]."""
-        earlier = torch.ones(self.size, self.size, dtype=torch.bool, device=self.device).tril()
+        """Whether step j reaches step i: j <= i, and no reset in between. [1, C, C] or [N, B, 1, 1, C, C]."""
+        earlier = torch.ones(1, self.size, self.size, dtype=torch.bool, device=self.device).tril()
         if self.sequence is None:
             return earlier
         return earlier & (self.sequence[..., None] == self.sequence[..., None, :]).unsqueeze(-3)

@@ -1,4 +1,4 @@
-"""Matrix memories a chunk of C time steps at a time, as matrix products, in PyTorch operations on any device.
+"""Matrix memories a chunk of C time steps at a time, as matrix products, on any device.
 
 A recurrence of the family (S: [V, K])
 
@@ -14,7 +14,8 @@ a_{i..j} the product of the decays after step j up to step i, and everything row
     S after the chunk = S diag(a_{C..0}) + U^T K_out,
 
 where "in" scales row i by a_{i..0} and "out" row j by a_{C..j}; u_j is what step j really writes (the WY representation
-of the product of I - e k^T), and where nothing is erased it is v_j. All but the state is done for all chunks at once.
+of the product of I - e k^T), and where nothing is erased it is v_j. All but the state is done for all chunks at once;
+where there are kernels for it (`fused.py`) they go from chunk to chunk, otherwise PyTorch's operations do.
 Decays are sums of logarithms, in float64, and no exponent is ever positive, so they do not overflow.
 
 A matrix product multiplies by zero where a loop would select. So what is not finite is taken out first, and every

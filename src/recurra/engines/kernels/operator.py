@@ -118,7 +118,7 @@ def _gradient(ctx, grads):  # type: ignore[no-untyped-def]
     if ctx.recorded and not _watched(tensors):
         tensors = admitted(ctx.call, tensors, resets, lengths, time)
     if any(map(is_legacy_batchedtensor, full)):
-        back = _of_many(full, lambda one: backward(one, saved, tensors, *facts))
+        back = of_many(full, lambda one: backward(one, saved, tensors, *facts))
     elif _watched([*full, *tensors]):
         back = torch.ops.recurra.rollout_backward(full, saved, tensors, *facts[:3], ctx.call.text)
     elif is_transformed() or torch.is_grad_enabled():
@@ -129,7 +129,7 @@ def _gradient(ctx, grads):  # type: ignore[no-untyped-def]
     return [g if t.is_floating_point() else None for g, t in zip(back, tensors, strict=True)], None, None, None, None
 
 
-def _of_many(grads: Sequence[Tensor], run: Callable[[list[Tensor]], list[Tensor]]) -> list[Tensor]:
+def of_many(grads: Sequence[Tensor], run: Callable[[list[Tensor]], list[Tensor]]) -> list[Tensor]:
     """Many gradients at once, as `torch.autograd.grad(..., is_grads_batched=True)` asks for, one after another."""
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
