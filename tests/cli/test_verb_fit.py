@@ -26,7 +26,7 @@ def test_a_fit_that_was_interrupted_goes_on(sales, tmp_path, monkeypatch):
     code, _, err = called(*command, tmp_path / "cut")
     assert code == 2
     assert "was not finished; resume it" in err
-    code, _, err = called(*command, tmp_path / "cut", "--resume")
+    code, _, err = called("fit", "forecast", sales / "sales.csv", "--windows", 2, "--resume", "--out", tmp_path / "cut")
     assert code == 0, err
     whole, cut = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
     assert cut == whole

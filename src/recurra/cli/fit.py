@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,7 +36,9 @@ def fit(
         float | None, Option(help="Time to train, instead of steps.", rich_help_panel="Training")
     ] = None,
     seed: Annotated[int | None, Option(help="Of all that is random.", rich_help_panel="Training")] = None,
-    resume: Annotated[bool, Option("--resume", help="Go on from the last checkpoint, to the same weights.")] = False,
+    resume: Annotated[
+        bool, Option("--resume", help="Go on from the last checkpoint; settings not given are those of the run.")
+    ] = False,
     set: asked.Set = None,
     imports: own.Imports = None,
     json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
@@ -61,8 +63,25 @@ def fit(
         "seed": seed,
     }  # fmt: skip
     scoring = Scoring(None if test is None else str(test), windows, season, labels)
-    found = find(task, data, settings(asked.settings_of(given), set or [], task), scoring)
     folder = Path("runs") / task if out is None else out
+    chosen = settings(asked.settings_of(given), set or [], task)
+    found = find(task, data, runs.begun(folder, task) | chosen if resume else chosen, scoring)
+    course = _learned(found, folder, resume)
+    found.stand()
+    found.estimator.save(folder)
+    runs.remember(folder, found)
+    pictures.write(pictures.learning(course), folder / "loss.png")
+    report = found.score()
+    if json:
+        show.as_json({"run": str(folder), "result": report})
+        return
+    if report is not None:
+        print(report)
+    print(f"Everything is in {folder}/")
+
+
+def _learned(found: Any, folder: Path, resume: bool) -> list[dict[str, float]]:
+    """Fit the estimator, and say how far it is; gives the metrics of all updates."""
     course: list[dict[str, float]] = []
     with show.progress("training", 1) as update:
 
@@ -75,14 +94,4 @@ def fit(
         except KeyboardInterrupt:
             print("recurra: interrupted; the same command with --resume goes on from here", file=sys.stderr)
             raise typer.Exit(130) from None
-    found.stand()
-    found.estimator.save(folder)
-    runs.remember(folder, found)
-    pictures.write(pictures.learning(course), folder / "loss.png")
-    report = found.score()
-    if json:
-        show.as_json({"run": str(folder), "result": report})
-        return
-    if report is not None:
-        print(report)
-    print(f"Everything is in {folder}/")
+    return course

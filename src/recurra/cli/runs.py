@@ -41,6 +41,20 @@ def open_run(run: Path) -> Any:
     return estimator_of(task).load(run)
 
 
+def begun(run: Path, task: str) -> dict[str, Any]:
+    """The settings of the fit that a folder keeps; none if it keeps no fit of this task, which `fit` then says."""
+    from recurra.compare.sources import estimator_of
+    from recurra.files import read_json
+    from recurra.training.keeping import ABOUT
+
+    names = estimator_of(task)().get_params()
+    try:
+        kept = read_json(run / ABOUT)
+        return {name: kept[name] for name in names} if kept["task"] == task else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def remember(run: Path, source: Any) -> None:
     """Keep with a run what its data were, so that other files are read alike."""
     from recurra.compare.sources import fields_of
