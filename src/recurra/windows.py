@@ -104,6 +104,21 @@ class Past:
             result = result + delayed[lag] * taps[-1 - lag]
         return (torch.nn.functional.silu(result) if silu else result).to(signal.dtype)
 
+    def count(self, name: str, signal: Tensor, period: int) -> Tensor:
+        """How many time steps of its own sequence lie before each, modulo `period`, [B, T]; `signal` [B, T, ...] says
+        how many there are. The window is (1, 1)."""
+        carried = self._window("count", name, signal[..., :1])
+        assert carried is not None
+        before, time = carried[:, 0].detach().round(), signal.shape[1]
+        steps = torch.arange(time, dtype=before.dtype, device=before.device)
+        starts = -before.expand(-1, time + 1)  # of the sequence that goes on at each time step, and after the last
+        if self._resets is not None:
+            begun = torch.where(self._resets, steps, -torch.inf)
+            starts = torch.cat([-before, begun], 1).cummax(1).values
+        ends = torch.full_like(before, time) if self._lengths is None else self._lengths[:, None]
+        self.carry[name] = ((ends - starts.gather(1, ends.long())) % period)[..., None]
+        return (steps - starts[:, 1:]) % period
+
     def _window(self, method: str, name: str, signal: Tensor, dilation: int = 1) -> Tensor | None:
         """What is remembered of a window, if anything is."""
         if name not in self._windows:

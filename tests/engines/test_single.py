@@ -18,8 +18,8 @@ from recurra.engines.reading import Reading
 from recurra.engines.stepping import single
 from recurra.testing.tolerances import assert_close
 
-IN_DOUBLE = {"s4d", "s5", "dss", "s4", "lssl", "h3", "conv-s5"}
-"""Layers whose step sizes are computed in float64 whatever their type, which single steps in float32 are not."""
+IN_DOUBLE = {"s4d", "s5", "dss", "s4", "lssl", "h3", "conv-s5", "mixture-of-memories", "raven"}
+"""Layers whose step sizes, or routes, are computed in float64 whatever their type: single steps in float32 are not."""
 GROWING = {
     "attention",
     "latent-attention",

@@ -23,7 +23,8 @@ AFFINE = {
     "s4": ("dense", True), "lssl": ("dense", True), "h3": ("diagonal", True), "conv-s5": ("scalar", True),
     "multires-conv": ("dense", True), "fsmn": ("block", True), "griffin": ("scalar", False),
     "falcon-mamba": ("diagonal", False), "rwkv4-channel-mix": ("scalar", True),
-    "mamba3": ("diagonal", False),
+    "mamba3": ("diagonal", False), "raven": ("diagonal", False),
+    "log-linear-mamba2": ("block", False), "log-linear-gated-delta-net": ("block", False),
     "gated-oja": ("block", False), "mesa-net": ("diagonal", False),
 }  # fmt: skip
 """Layers whose papers say that the state enters linearly: how the Jacobian is filled, whether it is constant. In all

@@ -30,7 +30,7 @@ def cases():
                     yield pytest.param(name, engine, dtype, law, id=id, marks=marks)
 
 
-LONG = {(name, "newton") for name in ("atlas", "hyper-lstm", "stack-rnn", "tape-rnn", "ntm")}
+LONG = {(name, "newton") for name in ("atlas", "hyper-lstm", "stack-rnn", "tape-rnn", "ntm", "log-linear-mamba2")}
 """Layers and engines of which one law takes many seconds."""
 
 QUICK = {"compiled": torch.float32}

@@ -152,6 +152,14 @@ def test_mamba2_core_is_that_of_fla(form):
     same(problem, (y + layer.D[:, None] * z["u"]) * silu(z["gate"]))
 
 
+def test_log_linear_mamba2_core_is_that_of_fla():
+    layer, problem, z = core("log-linear-mamba2", head_size=8, state_size=5)
+    dt = softplus(z["dt"])
+    B, C = (z[name][:, :, None].expand(-1, -1, 8, -1) for name in ("B", "C"))
+    y = naive("log_linear_attn").naive_log_linear_attn(C, B, dt[..., None] * z["u"], dt * z["A"], z["share"])
+    same(problem, (y + layer.D[:, None] * z["u"]) * silu(z["gate"]))
+
+
 @pytest.mark.parametrize("negative", [False, True])
 def test_delta_net_core_is_that_of_fla(negative):
     """Theirs divides queries by sqrt(K), which the paper, and ours, does not."""
@@ -240,6 +248,12 @@ def test_abc_core_is_that_of_fla(form):
     _, problem, z = core("abc", slots=6)
     values = by_head(z["q"], z["k"], z["v"], z["s"])
     same(problem, getattr(naive("abc"), f"naive_{form}_abc")(*values)[0].transpose(1, 2))
+
+
+def test_raven_core_is_that_of_fla():
+    _, problem, z = core("raven", slots=6, active=3)
+    f = z["log_decay"]
+    same(problem, naive("gsa").naive_recurrent_gsa(z["q"], z["k"], z["v"], 1 - f.exp(), f, scale=1.0)[0])
 
 
 def test_light_net_core_is_that_of_fla():

@@ -102,7 +102,11 @@ def comba(layer, x):
 
 def gated_slot_attention(layer, x):
     q, k, v = (heads(silu(to(x)), layer.heads) for to in (layer.to_query, layer.to_key, layer.to_value))
-    f = torch.sigmoid(heads(layer.to_forget(x), layer.heads)) ** (1 / layer.temperature)
+    return slots(layer, q, k, v, torch.sigmoid(heads(layer.to_forget(x), layer.heads)) ** (1 / layer.temperature))
+
+
+def slots(layer, q, k, v, f):
+    """Keys and values in slots that keep the shares f of what they have, read by a softmax."""
 
     def step(memory, q, k, v, f):
         K, V = memory
@@ -205,7 +209,90 @@ def gated_oja(layer, x):
     return gated(layer, x, run(0 * layer.start()["S"], step, q, k, unit(v), decay, beta))
 
 
+def by_levels(layer, x, kept, written, read):
+    """What each time step wrote, by itself, read at each time step t with the share of its level."""
+    share = softplus(layer.level_scale * heads(layer.to_levels(x), layer.level_scale.shape[0]))
+    S, outputs = [], []
+    for t in range(T):
+        S = [kept(t, apart) for apart in S] + [written(t)]
+        levels = [min((t ^ s).bit_length(), share.shape[-1] - 1) for s in range(t + 1)]
+        outputs.append(
+            sum(share[:, t, :, level, None] * read(t, apart) for level, apart in zip(levels, S, strict=True))
+        )
+    return torch.stack(outputs, 1)
+
+
+def log_linear_mamba2(layer, x):
+    h, p, n = layer.shape
+    gate, signal, dt = layer.to_inner(x).split(layer.split, -1)
+    u, b, c = convolved(layer, signal).split([h * p, n, n], -1)
+    u, dt = heads(u, h), softplus(dt + layer.dt_bias)[..., None]
+    decay = torch.exp(-layer.A_log.exp()[:, None] * dt)[..., None]
+    y = by_levels(
+        layer, x, lambda t, S: decay[:, t] * S, lambda t: outer(dt[:, t] * u[:, t], b[:, t, None]),
+        lambda t, S: apply(S, c[:, t, None]),
+    )  # fmt: skip
+    y = ((y + layer.D[:, None] * u) * silu(heads(gate, h))).flatten(2)
+    return layer.to_output(normed(y, layer.norm_weight))
+
+
+def log_linear_gated_delta_net(layer, x):
+    h = layer.heads
+    q, k, v, z = layer.to_qkvz(x).unflatten(-1, (h, -1)).split([layer.K, layer.K, layer.V, layer.V], -1)
+    q, k, v = convolved(layer, torch.cat([part.flatten(2) for part in (q, k, v)], -1)).split(layer.parts, -1)
+    q, k, v = unit(heads(q, h)), unit(heads(k, h)), heads(v, h)
+    b, a = heads(layer.to_ba(x), h).unbind(-1)
+    beta, alpha = (
+        torch.sigmoid(b)[..., None],
+        torch.exp(-layer.A_log.exp() * softplus(a + layer.dt_bias))[..., None, None],
+    )
+    o = by_levels(
+        layer, x, lambda t, S: corrected(S, alpha[:, t], k[:, t], beta[:, t] * k[:, t], 0 * v[:, t]),
+        lambda t: outer(beta[:, t] * v[:, t], k[:, t]), lambda t, S: apply(S, q[:, t]),
+    )  # fmt: skip
+    return layer.to_output((normed(o, layer.norm_weight) * silu(z)).flatten(2))
+
+
+def chosen(scores, active):
+    """The scores among the `active` largest, by how many are larger; zero for the others."""
+    return torch.where((scores[..., None, :] > scores[..., :, None]).sum(-1) < active, scores, 0)
+
+
+def mixture_of_memories(layer, x):
+    """The time steps sent to a memory, taken out of the sequence, go through a Gated DeltaNet of their own."""
+    n = layer.heads
+    weights = chosen(torch.softmax(x @ layer.router.mT, -1), layer.active)
+    weights = torch.cat([weights / weights.sum(-1, keepdim=True), torch.ones(B, T, 1, dtype=x.dtype)], -1)
+    k, v, a, b = heads(layer.to_memories(x), n).unflatten(-1, (layer.memories, -1)).split([D // n, D // n, 1, 1], -1)
+    q, o = heads(layer.to_query(x), n), torch.zeros(B, T, n, D // n, dtype=x.dtype)
+    alpha = torch.exp(-layer.A_log.exp()[:, None] * softplus(a[..., 0] + layer.dt_bias[:, None]))
+    for row, m in torch.cartesian_prod(torch.arange(B), torch.arange(layer.memories)).tolist():
+        sent = weights[row, :, m].nonzero()[:, 0]
+        qkv = torch.cat([q[row, sent], k[row, sent, :, m], v[row, sent, :, m]], -1)
+        padded = torch.cat([torch.zeros(layer.kernel - 1, *qkv.shape[1:], dtype=x.dtype), qkv])
+        mixed = silu(sum(padded[i : i + len(sent)] * layer.conv_weight[:, i] for i in range(layer.kernel)))
+        S = torch.zeros(n, D // n, D // n, dtype=x.dtype)
+        for t, (q_t, k_t, v_t) in zip(sent, zip(*mixed.chunk(3, -1), strict=True), strict=True):
+            beta = torch.sigmoid(b[row, t, :, m])
+            S = corrected(S, alpha[row, t, :, m, None, None], unit(k_t), beta * unit(k_t), beta * v_t)
+            o[row, t] += weights[row, t, m] * apply(S, unit(q_t)) / (D // n) ** 0.5
+    return layer.to_output((normed(o, layer.norm_weight) * silu(heads(layer.to_gate(x), n))).flatten(2))
+
+
+def raven(layer, x):
+    q, k, v = (heads(silu(to(x)), layer.heads) for to in (layer.to_query, layer.to_key, layer.to_value))
+    q, k = normed(q, layer.query_weight), normed(k, layer.key_weight)
+    routes = chosen(torch.sigmoid(torch.einsum("btd,hmd->bthm", x, layer.router)), layer.active)
+    decay = layer.A_log.exp() * softplus(layer.to_decay(x) + layer.dt_bias)
+    f = torch.exp(-decay[..., None] * routes / (routes.sum(-1, keepdim=True) + 1e-9))
+    return slots(layer, q, k, v, f)
+
+
 EQUATIONS = {
+    "mixture-of-memories": (mixture_of_memories, {"heads": 2, "memories": 3, "active": 2, "kernel": 3}),
+    "raven": (raven, {"heads": 2, "slots": 5, "active": 2}),
+    "log-linear-mamba2": (log_linear_mamba2, {"levels": 4, "head_size": 4, "state_size": 3}),
+    "log-linear-gated-delta-net": (log_linear_gated_delta_net, {"levels": 4, "heads": 2}),
     "kimi-delta-attention": (kimi_delta_attention, {"heads": 2}),
     "kimi-delta-attention, bounded": (kimi_delta_attention, {"heads": 2, "full_rank": True, "lower_bound": -3.0}),
     "gated-delta-net-2": (gated_delta_net_2, {"heads": 2, "kernel": 3}),

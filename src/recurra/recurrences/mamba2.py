@@ -118,14 +118,19 @@ class Mamba2(Recurrence):
         dt = nn.functional.softplus(dt)
         return dt.clamp(min=self.least_dt) if self.least_dt else dt
 
+    def _factor(self, dt: Tensor, A: Tensor, elapsed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """dt, and what S_{t-1} is multiplied by."""
+        dt = self._steps(dt)
+        dt = dt if elapsed is None else elapsed * dt
+        decay = torch.exp(dt * A)
+        return dt, 2 * decay - 1 if self.negative_eigenvalues else decay
+
     def step(
         self, S: Tensor, u: Tensor, gate: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor,
         elapsed: Tensor | None = None,
     ):  # fmt: skip
-        dt = self._steps(dt)
-        dt = dt if elapsed is None else elapsed * dt
-        decay = torch.exp(dt * A)
-        S = (2 * decay - 1 if self.negative_eigenvalues else decay) * S + torch.outer(dt * u, B)
+        dt, factor = self._factor(dt, A, elapsed)
+        S = factor * S + torch.outer(dt * u, B)
         return S, (S @ C + D * u) * nn.functional.silu(gate)
 
     def as_delta_rule(
