@@ -25,6 +25,7 @@ LAYERS = {
     "hgrn2": {"lower_bound": 0.1},
     "linear-attention": {},
     "mamba2": {"state_size": 6},
+    "mamba3": {"state_size": 6},
     "mlstm": {"heads": 2},
     "retnet": {"heads": 2},
     "rwkv7": {"heads": 2},

@@ -32,22 +32,14 @@ class DeltaProduct(Recurrence):
 
     lane = Lane.HEAD
     paper = Paper(
-        "DeltaProduct: Improving State-Tracking in Linear RNNs via Householder Products",
-        "Siems et al.",
-        2025,
+        "DeltaProduct: Improving State-Tracking in Linear RNNs via Householder Products", "Siems et al.", 2025,
         "2502.10297",
-    )
+    )  # fmt: skip
 
     def __init__(
-        self,
-        width: int,
-        heads: int | None = None,
-        householders: int = 2,
-        kernel: int = 4,
-        negative_eigenvalues: bool = True,
-        forget: bool = False,
-        output_gate: bool = False,
-    ):
+        self, width: int, heads: int | None = None, householders: int = 2, kernel: int = 4,
+        negative_eigenvalues: bool = True, forget: bool = False, output_gate: bool = False,
+    ):  # fmt: skip
         super().__init__(width)
         heads = self.heads = head_count(heads, width, 128)
         self.householders = options.count("householders", householders)

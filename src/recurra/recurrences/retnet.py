@@ -8,6 +8,7 @@ from recurra.errors import InputError
 from recurra.nn.linear import Linear
 from recurra.problem import DeltaRule, Lane, StepInput, compute_dtype, constant
 from recurra.recurrence import Paper, Recurrence
+from recurra.recurrences.complex_rule import complex_rule
 from recurra.recurrences.short_convolution import convolved, taps, window
 from recurra.windows import Past
 
@@ -74,16 +75,8 @@ class RetNet(Recurrence):
         return S, S.real.T @ q[:, 0] - S.imag.T @ q[:, 1]
 
     def as_delta_rule(self, S: Tensor, q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, theta: Tensor) -> DeltaRule:
-        # A complex key is two: its real and its imaginary part. Both q and k enter conjugated.
-        q, k = (torch.cat([z[..., 0], -z[..., 1]], -1) for z in (q, k * self.keys**-0.5))
-        S = torch.cat([S.real, S.imag], -2).mT
-        return DeltaRule(q, k, v, S, log_decay=gamma.log(), angle=theta, result=_complex_state)
+        return complex_rule(S, q, k * self.keys**-0.5, v, gamma.log(), theta)
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
         normed = nn.functional.layer_norm(y, y.shape[-1:], eps=1e-5).flatten(2)
         return self.to_output(normed * nn.functional.silu(self.to_gate(x)))
-
-
-def _complex_state(o: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
-    """S [..., V, K] with real and imaginary parts side by side as the layer holds it, [..., K/2, V] complex."""
-    return torch.complex(*S.mT.chunk(2, -2)), o
