@@ -9,6 +9,7 @@ code for vectors and for single numbers does not agree upon.
 
 import math
 
+import complex_corners
 import corners
 import pytest
 import torch
@@ -66,9 +67,9 @@ TABLES = {
     "order": ({n: on_vector(f) for n, f in corners.ORDER.items()}, lambda dtype: numbers(dtype, few=True), 2),
     "summed": ({n: on_vector(f) for n, f in corners.SUMMED.items()}, tame, 2),
     "solved": ({n: on_vector(f) for n, f in corners.SOLVED.items()}, lambda dtype: moderate(dtype)[:-1], 2),
-    "complex function": ({n: on_complex(f, 1) for n, f in corners.COMPLEX_FUNCTIONS.items()}, moderate, 2),
-    "complex": ({n: on_complex(f, 1) for n, f in corners.COMPLEX.items()}, lambda d: numbers(d, few=True), 2),
-    "complex two": ({n: on_complex(f, 2) for n, f in corners.COMPLEX_TWO.items()}, tame, 4),
+    "complex function": ({n: on_complex(f, 1) for n, f in complex_corners.COMPLEX_FUNCTIONS.items()}, moderate, 2),
+    "complex": ({n: on_complex(f, 1) for n, f in complex_corners.COMPLEX.items()}, lambda d: numbers(d, few=True), 2),
+    "complex two": ({n: on_complex(f, 2) for n, f in complex_corners.COMPLEX_TWO.items()}, tame, 4),
 }
 """Name -> rows, the numbers they are evaluated at, and how many of them they take."""
 
@@ -77,7 +78,7 @@ SUMS = {
     "solved": set(corners.SOLVED),
     "complex function": {"expm1", "sigmoid", "tan", "tanh", "z ** z"},
     "within": set(corners.WITHIN),
-    "complex two": set(corners.COMPLEX_TWO),
+    "complex two": set(complex_corners.COMPLEX_TWO),
     "one": {"tanhshrink"},
 }
 """Rows whose results are sums of terms that cancel: there a unit is never smaller than that of 1."""

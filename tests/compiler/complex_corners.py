@@ -1,0 +1,83 @@
+"""Every operation on complex numbers that a step may use: rows of tables as those of `corners`."""
+
+import torch
+
+COMPLEX = {
+    "abs": torch.abs,
+    "angle": torch.angle,
+    "neg": torch.neg,
+    "sgn": torch.sgn,
+    "exp": torch.exp,
+    "conj": lambda z: torch.resolve_conj(torch.conj(z)),
+    "conj_physical": torch.conj_physical,
+    "reciprocal": torch.reciprocal,
+    "square": torch.square,
+    "z / 2": lambda z: z / 2,
+    "2 / z": lambda z: 2 / z,
+    "z / complex": lambda z: z / torch.complex(torch.full_like(z.real, 3.0), torch.full_like(z.real, -4.0)),
+    "2 z": lambda z: 2 * z,
+    "z + 1": lambda z: z + 1,
+    "1 - z": lambda z: 1 - z,
+    "real, imag": lambda z: torch.complex(z.imag, z.real),
+    "view_as_complex": lambda z: torch.view_as_complex(torch.view_as_real(z).flip(-1)),
+    "polar": lambda z: torch.polar(z.real, z.imag),
+    "where": lambda z: torch.where(z.real > 0, z, 0.5 * z),
+    "to complex": lambda z: z.real.to(z.dtype),
+}
+"""Of one complex number."""
+
+COMPLEX_FUNCTIONS = {
+    "log": torch.log,
+    "log2": torch.log2,
+    "log10": torch.log10,
+    "log1p": torch.log1p,
+    "expm1": torch.expm1,
+    "exp2": torch.exp2,
+    "sqrt": torch.sqrt,
+    "rsqrt": torch.rsqrt,
+    "sigmoid": torch.sigmoid,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "tan": torch.tan,
+    "sinh": torch.sinh,
+    "cosh": torch.cosh,
+    "tanh": torch.tanh,
+    "asin": torch.asin,
+    "acos": torch.acos,
+    "atan": torch.atan,
+    "asinh": torch.asinh,
+    "acosh": torch.acosh,
+    "atanh": torch.atanh,
+    "z ** 3": lambda z: z**3,
+    "z ** -2": lambda z: z**-2,
+    "z ** 0.5": lambda z: z**0.5,
+    "z ** z": lambda z: z**z,
+    "2 ** z": lambda z: 2**z,
+    "eq": lambda z: (z == z.conj()) + z,
+    "ne": lambda z: (z != z.conj()) + z,
+    "isnan": lambda z: torch.isnan(z) + z,
+    "isinf": lambda z: torch.isinf(z) + z,
+    "var": lambda z: torch.stack([z, z * z]).var() + z,
+    "std": lambda z: torch.stack([z, z * z]).std() + z,
+}
+"""Of one complex number, a moderate one."""
+
+COMPLEX_TWO = {
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "norm": lambda a, b: torch.linalg.vector_norm(torch.stack([a, b])),
+    "norm, 1": lambda a, b: torch.linalg.vector_norm(torch.stack([a, b]), 1),
+    "mean": lambda a, b: torch.stack([a, b]).mean(),
+    "sum": lambda a, b: torch.stack([a, b]).sum(),
+    "dot": lambda a, b: torch.stack([a, b]).dot(torch.stack([b, a])),
+    "vdot": lambda a, b: torch.vdot(torch.stack([a, b]), torch.stack([b, a])),
+    "mv": lambda a, b: (torch.stack([a, b, b, a]).view(2, 2) @ torch.stack([a, b]))[0],
+    "mm": lambda a, b: (torch.stack([a, b, b, a]).view(2, 2) @ torch.stack([b, a, a, b]).view(2, 2))[0, 1],
+    "bmm": lambda a, b: torch.bmm(a.view(1, 1, 1), b.view(1, 1, 1))[0, 0, 0],
+    "einsum": lambda a, b: torch.einsum("i,i,j->j", *([torch.stack([a, b])] * 3))[0],
+    "mul, real": lambda a, b: a.real * b,
+    "addmv": lambda a, b: (torch.stack([a, b, b, a]).view(2, 2) @ torch.stack([b, a]) + a)[0],
+}
+"""Of two complex numbers."""
