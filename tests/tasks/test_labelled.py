@@ -143,6 +143,7 @@ KNOWN = {
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Estimator .* does not inherit from")
 @pytest.mark.parametrize("kind", [Classifier, Regressor])
 def test_scikit_learn_checks_it(kind):
     """All of scikit-learn's own checks but those named; it may skip those that need what is not installed."""
