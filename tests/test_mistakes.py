@@ -159,7 +159,7 @@ MISTAKES = {
     ),
     "taps of another number": (
         lambda: looking_back(lambda self, x, past: {"x": past.convolve("before", x, torch.zeros(4, 2))}),
-        ["past.convolve: weight is [4, 2]", "[4, 3]", "steps + 1"],
+        ["past.convolve: weight is [4, 2]", "[4, 3]", "steps / dilation + 1"],
     ),
     "a window of the class": (
         lambda: cell(windows={"before": (4, 2)})(X),

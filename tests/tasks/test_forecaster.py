@@ -299,7 +299,7 @@ def test_bad_input_loses_nothing(fitted):
         (lambda: forecaster.predict(known=rows(known, np.arange(len(known["ds"])) % H < 2)), "whole horizon"),
         (lambda: forecaster.predict(known=rows(known, known["unique_id"] == "a")), "series 'b'"),
         (lambda: forecaster.predict(known=known, level=[101]), "level is 101"),
-        (lambda: forecaster.predict(known=known, quantiles=[1.5]), "levels is 1.5"),
+        (lambda: forecaster.predict(known=known, quantiles=[1.5]), "quantiles is 1.5"),
         (lambda: forecaster.update(past), "no later"),
         (lambda: forecaster.update({k: v for k, v in future.items() if k != "rain"}), "'rain'"),
         (lambda: forecaster.evaluate(past, windows=99), "99 windows"),

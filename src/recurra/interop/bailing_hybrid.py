@@ -9,7 +9,7 @@ from recurra.interop import hybrid, kimi_linear
 from recurra.interop.family import Family, tied_head
 from recurra.interop.hybrid import held
 from recurra.interop.rules import Rule, rule, rules_of
-from recurra.options import count
+from recurra.options import LAYERS, count, whole
 
 DEFAULTS = {
     "vocab_size": 157184, "hidden_size": 2560, "intermediate_size": 6144, "moe_intermediate_size": 768,
@@ -96,13 +96,17 @@ def _latent(config: Mapping[str, Any], at: hybrid.At) -> list[Rule]:
     ]
 
 
+def _ignored(config: Mapping[str, Any]) -> list[str]:
+    """A tied head, and layers behind the last that predict further tokens."""
+    further = whole("num_nextn_predict_layers", config["num_nextn_predict_layers"], high=LAYERS)
+    behind = [f"model.layers.{config['num_hidden_layers'] + i}." for i in range(further)]
+    return tied_head("lm_head.weight")(config) + behind
+
+
 BAILING_HYBRID = Family(
     defaults=DEFAULTS,
     only={"hidden_act": ["silu"], "q_lora_rank": [None], "attention_bias": [False]},
     model=model,
     rules=rules,
-    ignored=lambda config: [
-        *tied_head("lm_head.weight")(config),
-        *(f"model.layers.{config['num_hidden_layers'] + i}." for i in range(config["num_nextn_predict_layers"])),
-    ],
+    ignored=_ignored,
 )

@@ -36,25 +36,32 @@ def kinds(config: Mapping[str, Any]) -> list[str]:
     return hybrid.kinds(config, "layer_types", config["layer_types"] or usual, KINDS)
 
 
-def _turning(config: Mapping[str, Any], kind: str) -> tuple[dict[str, float], list[int] | None]:
-    """How one kind of attention turns, and where its channels of a head lie in theirs, if not as ours do.
-
-    Where RoPE is proportional, channels turn as in a head of which all do, and pairs are half a head apart.
-    Raises InputError for another RoPE.
-    """
-    name, size = next(theirs for theirs, ours in KINDS.items() if ours == kind), hybrid.head_size(config)
-    given = config["rope_parameters"] or {}
+def _rope(config: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """What config.json says of how one kind of attention turns. Raises InputError for what is not implemented."""
+    name, given = next(theirs for theirs, ours in KINDS.items() if ours == kind), config["rope_parameters"] or {}
     found = given.get(name) or TURNING[kind] if isinstance(given, Mapping) else given
     if not isinstance(found, Mapping) or found.get("factor", 1.0) != 1.0:
         raise InputError(f"config.json has rope_parameters {shown(found)}; expected such as {TURNING[kind]}")
+    return found
+
+
+def _pairs(config: Mapping[str, Any], kind: str) -> int | None:
+    """Pairs of channels of a head that turn where RoPE is proportional: as in a head of which all do, half a head
+    apart. None where it is not."""
+    found, size = _rope(config, kind), hybrid.head_size(config)
     if found.get("rope_type") != "proportional":
-        return hybrid.rope({"rope_parameters": found}, size), None
+        return None
     share = options.number("partial_rotary_factor", found.get("partial_rotary_factor", 1.0), 0, 1 + 1e-9)
-    pairs = int(share * size // 2)
-    turned = [*range(pairs), *range(size // 2, size // 2 + pairs)]
-    lie = turned + [channel for channel in range(size) if channel not in turned]
+    return int(share * size // 2)
+
+
+def _turning(config: Mapping[str, Any], kind: str) -> dict[str, float]:
+    """As options of our attention."""
+    found, pairs, size = _rope(config, kind), _pairs(config, kind), hybrid.head_size(config)
+    if pairs is None:
+        return hybrid.rope({"rope_parameters": found}, size)
     base = options.number("rope_theta", found.get("rope_theta", 1e6), 1)
-    return {"rotary": 2 * pairs / size, "base": base ** (2 * pairs / size)}, lie
+    return {"rotary": 2 * pairs / size, "base": base ** (2 * pairs / size)}
 
 
 def model(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +75,7 @@ def model(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     for kind in set(kinds(config)) - {"short-conv"}:
         window = {"window": config["sliding_window"]} if kind == "attention@near" else {}
-        own = {**_turning(config, kind)[0], **window, **more, **place, "qk_norm": "head", "norm_eps": eps}
+        own = {**_turning(config, kind), **window, **more, **place, "qk_norm": "head", "norm_eps": eps}
         layers[kind] = hybrid.attention(config, bias=bias, output_bias=bias, **own)
     return hybrid.model(config, [name for kind in kinds(config) for name in (kind, "mlp")], layers, eps=eps)
 
@@ -92,14 +99,15 @@ def rules(config: Mapping[str, Any]) -> list[Rule]:
 def _attention_rules(config: Mapping[str, Any], kind: str, at: hybrid.At) -> list[Rule]:
     result = hybrid.attention_rules(at, config["attention_bias"], config["attention_bias"])
     result += [rule(f"{own}.weight", f"{own[0]}_norm.weight", at=at) for own in ("query_norm", "key_norm")]
-    lie, size = _turning(config, kind)[1], hybrid.head_size(config)
-    if lie is not None:
+    pairs, size = _pairs(config, kind), hybrid.head_size(config)
+    if pairs is not None:  # in ours, those that turn come first
+        half = size // 2
+        lie = [*range(pairs), *range(half, half + pairs), *range(pairs, half), *range(half + pairs, size)]
         heads = {"to_query": config["num_attention_heads"], "to_key": config["num_key_value_heads"]}
         heads |= {"query_norm": 1, "key_norm": 1}
         for j, one in enumerate(result):
-            many = heads.get(one.ours.split(".")[-2], 0)
-            if many:
-                result[j] = replace(one, rows=tuple(size * head + channel for head in range(many) for channel in lie))
+            rows = [size * head + channel for head in range(heads.get(one.ours.split(".")[-2], 0)) for channel in lie]
+            result[j] = replace(one, rows=tuple(rows) or None)
     return result + ([rule("to_gate.weight", "gate_proj.weight", at=at)] if config["use_attention_gate"] else [])
 
 
