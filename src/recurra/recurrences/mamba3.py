@@ -64,7 +64,7 @@ class Mamba3(Recurrence):
         self.to_output = Linear(inner, width, bias=False)
 
     def start(self) -> dict[str, Tensor]:
-        shape = self.heads, self.norm_weight.shape[1] // 2, self.to_output.in_features // self.heads
+        shape = self.heads, self.norm_weight.shape[1] // 2, self.split[0] // self.heads
         return {"S": torch.zeros(shape, dtype=torch.complex64)}
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor | StepInput]:
