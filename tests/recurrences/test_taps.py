@@ -73,6 +73,7 @@ def test_taps_are_their_paper(name, options):
 def test_look_ahead_is_the_delay_that_is_said():
     """What comes out at a time step changes with x `delay` steps earlier, and with all that lies ahead of that."""
     layer = recurra.layer("fsmn", D, back=2, back_stride=2, ahead=3, ahead_stride=2).double()
+    layer.to_hidden.bias.data.fill_(100)  # so that no unit is shut at any time step
     x = torch.randn(1, T, D, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(layer(x)[0][0, 15].sum(), x)
     assert layer.delay == 6
