@@ -251,7 +251,7 @@ def test_outputs_that_are_none(wrong):
 
 def test_auxiliary_outputs_carry_gradients():
     layer, x = Gated(3), torch.randn(2, 4, 3)
-    y, _, more = layer(x, mask=masks(2, 4), aux=True)
+    y, _, more = layer(x, mask=torch.ones(2, 4, 1, dtype=torch.bool), aux=True)  # a state moves twice at least
     assert set(more) == {"energy", "x"}
     torch.testing.assert_close(more["energy"], (y * y).sum(-1))
     more["energy"].sum().backward()
