@@ -41,7 +41,7 @@ class MixtureOfMemories(Recurrence):
         heads = self.heads = head_count(heads, width, 256)
         self.routed, self.active = options.count("memories", memories), options.count("active", active, memories + 1)
         self.memories = memories + options.flag("shared", shared)
-        self.kernel = options.whole("kernel", kernel, 2)
+        self.kernel = options.count("kernel", kernel)
         self.router = nn.Parameter(torch.empty(memories, width).uniform_(-(width**-0.5), width**-0.5))
         self.to_query = Linear(width, width, bias=False)
         self.to_memories = Linear(width, self.memories * 2 * (width + heads), bias=False)
