@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recurra import check, options
 from recurra.attention.causal import CausalAttention
+from recurra.models.step_by_step import StepByStep
 from recurra.nn.linear import Linear
 from recurra.problem import StepInput, constant
 from recurra.recurrences.sru import SRU
@@ -50,7 +51,7 @@ class Core(SRU):
         return {"x": x, "value": value, "f": f + self.bias[0], "r": r + self.bias[1], "v": constant(self.recurrent)}
 
 
-class SRUPlusPlus(nn.Module):
+class SRUPlusPlus(StepByStep):
     """Of z_t = W_q x_t: [P], U_t = W_o norm(z_t + alpha a_t), a_t the attention of z_t to z_1 .. z_t (`Summary`)
     f, r = sigmoid(U_{f,r} + b_{f,r} + v_{f,r} c_{t-1}),  c_t = f c_{t-1} + (1 - f) U_c,  y_t = r c_t + (1 - r) x_t.
 
@@ -95,11 +96,3 @@ class SRUPlusPlus(nn.Module):
         )
         y, recurrence = self.recurrence(x, carried[1], **how, engine=engine, maps=maps)
         return y, State(attention.prefixed(PARTS[0]) | recurrence.prefixed(PARTS[1]))
-
-    def advance(
-        self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, *, engine: str = "auto"
-    ) -> tuple[Tensor, State]:
-        """One time step: x_t [B, D] and the state so far to y_t [B, D] and the next state."""
-        check.time_step(x_t, self.width)
-        y, after = self(x_t[:, None], state, engine=engine)
-        return y[:, 0], after

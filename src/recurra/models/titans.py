@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import check, options
+from recurra.models.step_by_step import StepByStep
 from recurra.nn.linear import Linear
 from recurra.pointwise import RMSNorm
 from recurra.problem import Lane, StepInput, constant
@@ -131,7 +132,7 @@ def attend(q: Tensor, fixed: Tensor, keys: Tensor, values: Tensor, written: Tens
     return torch.cat([fixed[1], values]).T @ (weights / weights.sum())
 
 
-class MemoryAsGate(nn.Module):
+class MemoryAsGate(StepByStep):
     """o = norm(attention(x)) * sigmoid(norm(memory(x))): `PersistentWindow` and `Titans` side by side.
 
     The same call as a layer. Source: that of `Titans`, its memory as a gate (MAG). Departure: the memory does not read
@@ -167,14 +168,6 @@ class MemoryAsGate(nn.Module):
         m, memory = self.memory(x, carried[0], **how)
         y, attention = self.attention(self.attended(x, m), carried[1], **how)
         return self.joined(y, m), State(memory.prefixed("memory") | attention.prefixed("attention"))
-
-    def advance(
-        self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, *, engine: str = "auto"
-    ) -> tuple[Tensor, State]:
-        """One time step: x_t [B, D] and the state so far to y_t [B, D] and the next state."""
-        check.time_step(x_t, self.width)
-        y, after = self(x_t[:, None], state, engine=engine)
-        return y[:, 0], after
 
     def attended(self, x: Tensor, memory: Tensor) -> Tensor:  # noqa: ARG002
         """What attention reads, from x and what the memory gave."""

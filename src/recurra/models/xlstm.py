@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recurra import check, options
 from recurra.errors import InputError
 from recurra.models.pattern import parse
+from recurra.models.step_by_step import StepByStep
 from recurra.nn.linear import Linear
 from recurra.problem import StepInput, cast, compute_dtype, constant
 from recurra.recurrence import Recurrence
@@ -21,7 +22,7 @@ from recurra.state import State
 from recurra.windows import Past
 
 
-class XLSTM(nn.Module):
+class XLSTM(StepByStep):
     """Blocks x + layer(norm(x)), and a norm at the end; the same call as a layer: `y, state = stack(x, state, ...)`.
 
     The layer of an "mlstm" block is `MLSTM`, which holds the block's projections, convolution, skip and gate already.
@@ -82,14 +83,6 @@ class XLSTM(nn.Module):
             out |= new.prefixed(f"blocks.{i}")
         y = self.norm(x)
         return y if valid is None else torch.where(valid, y, 0), State(out)
-
-    def advance(
-        self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, *, engine: str = "auto"
-    ) -> tuple[Tensor, State]:
-        """One time step: x_t [B, D] and the state so far to y_t [B, D] and the next state."""
-        check.time_step(x_t, self.width)
-        y, after = self(x_t[:, None], state, engine=engine)
-        return y[:, 0], after
 
 
 class Block(nn.Module):

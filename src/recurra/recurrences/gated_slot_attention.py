@@ -45,18 +45,27 @@ class GatedSlotAttention(Recurrence):
         return {"K": empty, "V": empty.clone()}
 
     def inputs(self, x: Tensor) -> dict[str, Tensor]:
-        vectors = {"q": self.to_query, "k": self.to_key, "v": self.to_value}
-        heads = {n: nn.functional.silu(to(x)).unflatten(-1, (self.heads, -1)) for n, to in vectors.items()}
-        return heads | {"forget": self.to_forget(x).unflatten(-1, (self.heads, -1))}
+        return self.vectors(x) | {"forget": self.to_forget(x).unflatten(-1, (self.heads, -1))}
+
+    def vectors(self, x: Tensor) -> dict[str, Tensor]:
+        """q, k and v, [B, T, heads, d] each."""
+        maps = {"q": self.to_query, "k": self.to_key, "v": self.to_value}
+        return {n: nn.functional.silu(to(x)).unflatten(-1, (self.heads, -1)) for n, to in maps.items()}
 
     def step(
         self, K: Tensor, V: Tensor, q: Tensor, k: Tensor, v: Tensor, forget: Tensor
     ) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        log_f = -nn.functional.softplus(-forget) / self.temperature
-        keep, admit = torch.exp(log_f)[:, None], -torch.expm1(log_f)
-        K = keep * K + torch.outer(admit, k)
-        V = keep * V + torch.outer(admit, v)
-        return (K, V), V.T @ torch.softmax(K @ q, 0)
+        return over_slots(K, V, q, k, v, -nn.functional.softplus(-forget) / self.temperature)
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
         return self.to_output(self.norm(nn.functional.silu(y.flatten(2))))
+
+
+def over_slots(
+    K: Tensor, V: Tensor, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """A step of slots that keep exp(log_f) of what they have, and take up a key and a value in place of the rest."""
+    keep, admit = torch.exp(log_f)[:, None], -torch.expm1(log_f)
+    K = keep * K + torch.outer(admit, k)
+    V = keep * V + torch.outer(admit, v)
+    return (K, V), V.T @ torch.softmax(K @ q, 0)

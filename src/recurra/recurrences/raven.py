@@ -5,13 +5,14 @@ from torch import Tensor, nn
 
 from recurra import options
 from recurra.nn.linear import Linear
-from recurra.pointwise import RMSNorm, rms_norm
+from recurra.pointwise import rms_norm
 from recurra.problem import Lane
-from recurra.recurrence import Paper, Recurrence
+from recurra.recurrence import Paper
 from recurra.recurrences.discretisation import softplus_steps
+from recurra.recurrences.gated_slot_attention import GatedSlotAttention, over_slots
 
 
-class Raven(Recurrence):
+class Raven(GatedSlotAttention):
     """K_t = diag(f_t) K_{t-1} + (1 - f_t) k_t^T,  V_t = diag(f_t) V_{t-1} + (1 - f_t) v_t^T
     o_t = V_t^T softmax(K_t q_t),  f_t = exp(g_t r_t),  g_t = -exp(A_log) softplus(w x_t + dt_bias).
 
@@ -32,25 +33,17 @@ class Raven(Recurrence):
     )
 
     def __init__(self, width: int, heads: int = 4, slots: int = 64, active: int = 32):
-        super().__init__(width)
-        self.heads = options.divisor("heads", heads, width, "width")
-        self.slots, self.active = options.count("slots", slots), options.count("active", active, slots + 1)
-        self.to_query, self.to_key, self.to_value = (Linear(width, width, bias=False) for _ in range(3))
+        super().__init__(width, heads, slots)
+        self.active = options.count("active", active, slots + 1)
+        del self.to_forget
         self.to_decay = Linear(width, heads, bias=False)
         self.A_log = nn.Parameter(torch.log(16 * (1 - torch.rand(heads))))
         self.dt_bias = nn.Parameter(softplus_steps(heads))
         self.router = nn.Parameter(torch.empty(heads, slots, width).uniform_(-(width**-0.5), width**-0.5))
         self.query_weight, self.key_weight = (nn.Parameter(torch.ones(width // heads)) for _ in range(2))
-        self.norm = RMSNorm(width, eps=1e-5)
-        self.to_output = Linear(width, width, bias=False)
-
-    def start(self) -> dict[str, Tensor]:
-        empty = torch.zeros(self.heads, self.slots, self.width // self.heads)
-        return {"K": empty, "V": empty.clone()}
 
     def inputs(self, x: Tensor) -> dict[str, Tensor]:
-        vectors = {"q": self.to_query, "k": self.to_key, "v": self.to_value}
-        inputs = {n: nn.functional.silu(to(x)).unflatten(-1, (self.heads, -1)) for n, to in vectors.items()}
+        inputs = self.vectors(x)
         inputs |= {n: rms_norm(inputs[n], w, 1e-5) for n, w in {"q": self.query_weight, "k": self.key_weight}.items()}
         decay = -torch.exp(self.A_log) * nn.functional.softplus(self.to_decay(x) + self.dt_bias)
         return inputs | {"log_decay": decay[..., None] * self._routes(x)}
@@ -62,11 +55,7 @@ class Raven(Recurrence):
         routes = best / (best.sum(-1, keepdim=True) + 1e-9)
         return torch.zeros_like(scores).scatter(-1, places, routes).to(x.dtype)
 
-    def step(self, K: Tensor, V: Tensor, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor):
-        keep, admit = torch.exp(log_decay)[:, None], -torch.expm1(log_decay)
-        K = keep * K + torch.outer(admit, k)
-        V = keep * V + torch.outer(admit, v)
-        return (K, V), V.T @ torch.softmax(K @ q, 0)
-
-    def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
-        return self.to_output(self.norm(nn.functional.silu(y.flatten(2))))
+    def step(
+        self, K: Tensor, V: Tensor, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        return over_slots(K, V, q, k, v, log_decay)
