@@ -17,6 +17,9 @@ from recurra.engines.kernels import window
 from recurra.errors import InputError
 from recurra.problem import compute_dtype
 
+DIGIT = 256
+"""The base of counts: every type holds all whole numbers up to it."""
+
 
 class Past:
     """The windows of one call: holds those carried in, gives lagged signals, collects those to carry out.
@@ -106,17 +109,21 @@ class Past:
 
     def count(self, name: str, signal: Tensor, period: int) -> Tensor:
         """How many time steps of its own sequence lie before each, modulo `period`, [B, T]; `signal` [B, T, ...] says
-        how many there are. The window is (1, 1)."""
-        carried = self._window("count", name, signal[..., :1])
+        how many there are. The window is (n, 1), n digits of the count to base `DIGIT`, which every type holds."""
+        digits = self._windows[name][0] if name in self._windows else 1
+        carried = self._window("count", name, signal[..., :1].expand(-1, -1, digits))
         assert carried is not None
-        before, time = carried[:, 0].detach().round(), signal.shape[1]
-        steps = torch.arange(time, dtype=before.dtype, device=before.device)
+        time, wide = signal.shape[1], compute_dtype(carried.dtype)
+        before: Tensor = sum(carried[:, :, n].detach().to(wide).round() * DIGIT**n for n in range(digits))
+        steps = torch.arange(time, dtype=wide, device=before.device)
         starts = -before.expand(-1, time + 1)  # of the sequence that goes on at each time step, and after the last
         if self._resets is not None:
             begun = torch.where(self._resets, steps, -torch.inf)
             starts = torch.cat([-before, begun], 1).cummax(1).values
         ends = torch.full_like(before, time) if self._lengths is None else self._lengths[:, None]
-        self.carry[name] = ((ends - starts.gather(1, ends.long())) % period)[..., None]
+        last = (ends - starts.gather(1, ends.long())) % period
+        places = [torch.floor(last / DIGIT**n) % DIGIT for n in range(digits)]
+        self.carry[name] = torch.stack(places, -1).to(carried.dtype)
         return (steps - starts[:, 1:]) % period
 
     def _window(self, method: str, name: str, signal: Tensor, dilation: int = 1) -> Tensor | None:

@@ -126,3 +126,24 @@ def test_it_is_the_compiled_loop_that_ran(monkeypatch):
     past.convolve("conv", torch.randn(1, 8, 4), torch.randn(4, 4))
     past.mix("shift", torch.randn(1, 8, 4), torch.randn(2, 4))
     assert ran == [1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_counts_are_exact_in_every_type(dtype):
+    """Of each sequence by itself, cut anywhere, beyond what half types count to."""
+    time, period = 900, 2**17
+    signal, resets = torch.zeros(2, time, 1, dtype=dtype), torch.rand(2, time) < 0.002
+    start = torch.tensor([[1, 2, 1], [0, 0, 0]])  # digits of 1 + 2 * 256 + 65536, and of nothing
+    expected, now = torch.empty(2, time), (start * torch.tensor([1, 256, 65536])).sum(1).tolist()
+    for t in range(time):
+        for row in range(2):
+            now[row] = 0 if resets[row, t] else now[row]
+            expected[row, t] = now[row]
+            now[row] = (now[row] + 1) % period
+    state, cut, found = start[:, None].to(dtype), int(torch.randint(1, time, ())), []
+    for part in (slice(0, cut), slice(cut, time)):
+        past = Past({"n": (3, 1)}, {"n": state}, resets[:, part], None, True)
+        found.append(past.count("n", signal[:, part], period))
+        state = past.carry["n"]
+    assert torch.equal(torch.cat(found, 1).float(), expected)
+    assert (state[:, 0].double() @ torch.tensor([1.0, 256, 65536]).double()).tolist() == now

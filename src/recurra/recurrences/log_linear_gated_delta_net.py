@@ -30,7 +30,7 @@ class LogLinearGatedDeltaNet(GatedDeltaNet):
         super().__init__(width, **gated_delta_net)
         self.level_scale = nn.Parameter(torch.ones(self.heads, options.whole("levels", levels, 2, 25)))
         self.to_levels = Linear(width, self.heads * levels, bias=False)
-        self.windows |= {"position": (1, 1)}
+        self.windows |= {"position": (3, 1)}
 
     def start(self) -> dict[str, Tensor]:
         return {"S": torch.zeros(self.heads, self.level_scale.shape[1] - 1, self.V, self.K)}

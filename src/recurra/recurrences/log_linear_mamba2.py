@@ -38,7 +38,7 @@ class LogLinearMamba2(Mamba2):
         heads = self.shape[0]
         self.level_scale = nn.Parameter(torch.ones(heads, options.whole("levels", levels, 2, 25)))
         self.to_levels = Linear(width, heads * levels, bias=False)
-        self.windows |= {"position": (1, 1)}
+        self.windows |= {"position": (3, 1)}
 
     def start(self) -> dict[str, Tensor]:
         return {"S": torch.zeros(self.shape[0], self.level_scale.shape[1] - 1, *self.shape[1:])}
