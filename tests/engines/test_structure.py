@@ -18,7 +18,7 @@ AFFINE = {
     "longhorn": ("diagonal", False), "rodimus": ("diagonal", False), "gated-slot-attention": ("diagonal", False),
     "kimi-delta-attention": ("block", False), "gated-delta-net-2": ("block", False), "comba": ("block", False),
     "urn": ("dense", False), "block-lrnn": ("dense", False), "space-time": ("dense", True), "linoss": ("dense", True),
-    "ema": ("diagonal", True), "s7": ("scalar", False), "pgn": ("dense", True), "gated-conv": ("dense", True),
+    "ema": ("diagonal", True), "s7": ("diagonal", False), "pgn": ("dense", True), "gated-conv": ("dense", True),
     "short-conv": ("dense", True),
     "s4": ("dense", True), "lssl": ("dense", True), "h3": ("diagonal", True), "conv-s5": ("scalar", True),
     "multires-conv": ("dense", True), "fsmn": ("block", True), "griffin": ("scalar", False),

@@ -281,8 +281,8 @@ def delayed(x, steps):
 
 def pgn(layer, x):
     """Block by block of the weights of each delay."""
-    W = layer.to_summary.weight.unflatten(1, (D, layer.span))
-    H = sum(delayed(x, k + 1) @ W[:, :, k].T for k in range(layer.span)) + layer.to_summary.bias
+    W = layer.to_summary.weight.unflatten(1, (layer.span, D))
+    H = sum(delayed(x, k + 1) @ W[:, k].T for k in range(layer.span)) + layer.to_summary.bias
     gates = torch.cat([x, H], -1) @ layer.to_gates.weight.T + layer.to_gates.bias
     g, n = sigmoid(gates[..., : layer.hidden]), tanh(gates[..., layer.hidden :])
     return g * H + (1 - g) * n

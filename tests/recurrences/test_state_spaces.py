@@ -90,7 +90,7 @@ def lmu(layer, x):
     u, m, out = layer.to_signal(x), torch.zeros(B, 2, n), []
     for t in range(T):
         m = m @ step.T.to(x.dtype) + u[:, t, :, None] * gain.to(x.dtype)
-        out.append(torch.tanh(linear(torch.cat([x[:, t], m.flatten(1)], -1), *layer.to_output.parameters())))
+        out.append(torch.tanh(linear(torch.cat([x[:, t], m.mT.flatten(1)], -1), *layer.to_output.parameters())))
     return torch.stack(out, 1)
 
 

@@ -16,7 +16,8 @@ class LMU(Recurrence):
     u_t = W_u x_t + b_u,  y_t = tanh(W_m m_t + W_x x_t + b).
 
     Lane: one encoded signal, of `signals` (by default D), with its memory m: [N], N = `memory`; A and B are not
-    learned. u(t - r theta) is about sum_i P_i(2r-1) m_i(t) for r in [0, 1], P_i the Legendre polynomials.
+    learned. u(t - r theta) is about sum_i P_i(2r-1) m_i(t) for r in [0, 1], P_i the Legendre polynomials. W_m reads the
+    first coefficients of all signals, then the second ones, and so on.
 
     Source: Legendre Memory Units: Continuous-Time Representation in Recurrent Neural Networks, Voelker, Kajić,
     Eliasmith, NeurIPS 2019. As in Parallelizing Legendre Memory Unit Training, Chilkuri, Eliasmith, 2021,
@@ -58,7 +59,7 @@ class LMU(Recurrence):
         return m, m
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
-        return torch.tanh(self.to_output(torch.cat([x, y.flatten(2)], -1)))
+        return torch.tanh(self.to_output(torch.cat([x, y.mT.flatten(2)], -1)))
 
 
 def legendre_window(size: int, theta: float, elapsed: Tensor | None = None) -> tuple[Tensor, Tensor]:

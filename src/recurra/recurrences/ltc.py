@@ -41,17 +41,17 @@ class LTC(Recurrence):
         return {"v": torch.zeros(self.hidden)}
 
     def inputs(self, x: Tensor, *, elapsed: Tensor | None = None) -> dict[str, Tensor | StepInput]:
-        open_x, pull_x = through(x, *synapses(self.from_x))
         capacity, leak, rest = self.neurons
-        own = {"c": softplus(capacity), "g": softplus(leak), "e": rest, "from_v": synapses(self.from_v)}
-        read = {"open_x": open_x, "pull_x": pull_x} | {name: constant(value) for name, value in own.items()}
-        return read | lengthened(x, elapsed)
+        own = {"c": softplus(capacity), "g": softplus(leak), "e": rest}
+        own |= {"from_x": synapses(self.from_x), "from_v": synapses(self.from_v)}
+        return {"x": x} | {name: constant(value) for name, value in own.items()} | lengthened(x, elapsed)
 
     def step(
-        self, v: Tensor, open_x: Tensor, pull_x: Tensor, c: Tensor, g: Tensor, e: Tensor, from_v: Tensor,
+        self, v: Tensor, x: Tensor, c: Tensor, g: Tensor, e: Tensor, from_x: Tensor, from_v: Tensor,
         elapsed: Tensor | float = 1.0,
     ):  # fmt: skip
         c = c * (self.unfolds / elapsed)
+        open_x, pull_x = through(x, *from_x)
         for _ in range(self.unfolds):
             opened, pull = through(v, *from_v)
             v = (c * v + g * e + pull + pull_x) / (c + g + opened + open_x)
@@ -59,9 +59,9 @@ class LTC(Recurrence):
 
 
 def through(u: Tensor, strength: Tensor, middle: Tensor, slope: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over all synapses from u [..., J] to each of H neurons, of how far they are open and of what they pull."""
-    opened = strength * torch.sigmoid(slope * (u[..., None] - middle))
-    return opened.sum(-2), (opened * sign).sum(-2)
+    """Sums over all synapses from u [J] to each of H neurons, of how far they are open and of what they pull."""
+    opened = strength * torch.sigmoid(slope * (u[:, None] - middle))
+    return opened.sum(0), (opened * sign).sum(0)
 
 
 def synapses(kept: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ class PGN(Recurrence):
     y_t = g_t H_t + (1 - g_t) n_t.
 
     Lane: a channel, whose state is its last L = `span` values, the newest first; all else is done for all time steps at
-    once. H, g, n: [hidden].
+    once. H, g, n: [hidden]; W reads all channels of a time step before those of the one before it.
 
     Source: PGN: The RNN's New Successor is Effective for Long-Range Time Series Forecasting, Jia, Lin, Yu, Zhao, Lin,
     2024, arXiv:2409.17703.
@@ -40,7 +40,7 @@ class PGN(Recurrence):
         return torch.cat([x[None], h[:-1]]), h
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:
-        H = self.to_summary(y.flatten(2))
+        H = self.to_summary(y.mT.flatten(2))
         g, n = self.to_gates(torch.cat([x, H], -1)).chunk(2, -1)
         n = torch.tanh(n)
         return n + torch.sigmoid(g) * (H - n)
