@@ -45,6 +45,9 @@ class Classifier(Labelled):
         smoothing: this share of each label is dealt to all classes alike while training, with a likelihood as the loss.
         balanced: each class counts alike in the loss, however many cases it has.
         scale: of numbers: "fit", as over all data fitted on; "running", of each sequence so far; "none".
+        gap: the time since the step before is read as well, in units of the median: for data with a column of times.
+        inlet: a part of one's own, a module or a function, that reads the scaled numbers of each step [B, T, channels]
+            in place of a linear map, as `recurra.tasks.inlets.own.Own` has it; `load` asks for it again.
         crop: up to this share of each sequence is left out at its ends while training, as much and where chance says.
         width, mlp, dropout, layers: of the `Backbone`.
         steps, seconds, learning_rate, weight_decay: of training, as in `recurra.training.fitting.Schedule`.
@@ -66,6 +69,8 @@ class Classifier(Labelled):
         smoothing: float = 0.1,
         balanced: bool = False,
         scale: str = "fit",
+        gap: bool = False,
+        inlet: Any = None,
         crop: float = 0.0,
         width: int = 64,
         mlp: int | None = None,
@@ -80,7 +85,7 @@ class Classifier(Labelled):
     ):
         self.pattern, self.pool, self.bidirectional, self.loss = pattern, pool, bidirectional, loss
         self.smoothing, self.balanced, self.scale = smoothing, balanced, scale
-        self.crop = crop
+        self.gap, self.inlet, self.crop = gap, inlet, crop
         self.width, self.mlp, self.dropout, self.layers = width, mlp, dropout, layers
         self.steps, self.seconds, self.batch = steps, seconds, batch
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
@@ -158,9 +163,10 @@ class Classifier(Labelled):
         return raw.double().softmax(-1).numpy()
 
     def _about(self) -> dict[str, Any]:
-        return {"classes": self.classes_.tolist(), "counts": self._counts.tolist()}
+        return super()._about() | {"classes": self.classes_.tolist(), "counts": self._counts.tolist()}
 
-    def _remember(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:  # noqa: ARG002
+    def _remember(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        super()._remember(about, tensors)
         self.classes_, self._counts = np.array(about["classes"]), np.array(about["counts"])
 
 

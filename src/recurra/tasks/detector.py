@@ -20,6 +20,7 @@ from recurra.tasks import horizon
 from recurra.tasks.answers import as_table
 from recurra.tasks.estimator import Estimator
 from recurra.tasks.forecaster import Forecaster
+from recurra.tasks.news import told
 from recurra.training.fitting import Progress
 
 
@@ -45,8 +46,8 @@ class Detector(Forecaster):
     Args:
         rate: of false alarms.
         held: the share of each series, at its end, that the threshold is taken from, and nothing is learned from.
-        target, id, time, known, static, past, categories, head, scale, memory, holidays, width, mlp, dropout, layers,
-            steps, seconds, batch, window, learning_rate, weight_decay, seed: as those of `Forecaster`.
+        target, id, time, known, static, past, categories, head, scale, memory, gap, inlet, holidays, width, mlp,
+            dropout, layers, steps, seconds, batch, window, learning_rate, weight_decay, seed: as those of `Forecaster`.
     """
 
     task = "detect"
@@ -67,6 +68,8 @@ class Detector(Forecaster):
         head: Any = "student-t",
         scale: str = "running",
         memory: int | None = 100,
+        gap: bool = False,
+        inlet: Any = None,
         holidays: str | None = None,
         width: int = 32,
         mlp: int | None = None,
@@ -82,9 +85,9 @@ class Detector(Forecaster):
     ):
         super().__init__(
             pattern, horizon=1, target=target, id=id, time=time, known=known, static=static, past=past,
-            categories=categories, head=head, scale=scale, memory=memory, holidays=holidays, width=width, mlp=mlp,
-            dropout=dropout, layers=layers, steps=steps, seconds=seconds, batch=batch, window=window,
-            learning_rate=learning_rate, weight_decay=weight_decay, seed=seed,
+            categories=categories, head=head, scale=scale, memory=memory, gap=gap, inlet=inlet,
+            holidays=holidays, width=width, mlp=mlp, dropout=dropout, layers=layers, steps=steps, seconds=seconds,
+            batch=batch, window=window, learning_rate=learning_rate, weight_decay=weight_decay, seed=seed,
         )  # fmt: skip
         self.rate, self.held = rate, held
 
@@ -109,7 +112,7 @@ class Detector(Forecaster):
         """
         options.number("rate", self.rate, 1e-9, 1)
         options.number("held", self.held, 1e-9, 1)
-        sequences = (data if isinstance(data, Sequences) else self._read(data)).filled()
+        sequences = self._whole(data)
         first, rest = sequences.cut((sequences.lengths * (1 - self.held)).long())
         super().fit(first, progress, folder, resume, start)
         surprise = self._surprise(self._take(rest)[1])
@@ -167,7 +170,7 @@ class Detector(Forecaster):
         return torch.where(none, torch.nan, each.nansum(1))
 
     def _flagged(self, sequences: Sequences, expected: Tensor, surprise: Tensor) -> dict[str, Any]:
-        return self._told(sequences, expected, surprise) | {
+        return told(sequences, expected, surprise, self._targets, self.id) | {
             "anomaly": (self._surprise(surprise) > self.threshold_).numpy()
         }
 

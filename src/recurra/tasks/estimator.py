@@ -20,6 +20,7 @@ from recurra.models.files import OWN
 from recurra.models.outline import misfit
 from recurra.models.pattern import kinds
 from recurra.registry import Unregistered, from_a_file, origins
+from recurra.tasks.inlets.own import name_of
 from recurra.tasks.model import Model
 from recurra.tasks.transfer import take_over
 from recurra.training.fitting import Schedule
@@ -74,6 +75,8 @@ class Estimator:
     def _kept(self, folder: str | Path | None, resume: bool, *data: Sequences | Tensor) -> Kept | None:
         """Where a fit on such data keeps its checkpoints; None if nowhere."""
         if folder is not None:
+            part = self.get_params().get("inlet")
+            data = (*data, *(part.state_dict().values() if isinstance(part, torch.nn.Module) else ()))
             digests = [each.digest() if isinstance(each, Sequences) else digest([each]) for each in data]
             return Kept(folder, {"task": self.task, "data": digests, **self._plain_settings()}, resume)
         if options.flag("resume", resume):
@@ -97,8 +100,10 @@ class Estimator:
         take_over(model, start.model_)
 
     def _plain_settings(self) -> dict[str, Any]:
-        """The settings, if JSON can hold them. Raises InputError if it cannot."""
+        """The settings, if JSON can hold them; of an inlet of one's own its name. Raises InputError if it cannot."""
         own = self.get_params()
+        if own.get("inlet") is not None:
+            own["inlet"] = name_of(own["inlet"])
         try:
             json.dumps(own)
         except (TypeError, ValueError) as error:
@@ -164,10 +169,14 @@ class Estimator:
         write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path, inlet: Any = None) -> Self:
         """Read what `save` wrote, on the CPU.
 
-        Raises InputError, naming the file, if it is missing, damaged or of another task.
+        Args:
+            inlet: a part like that of the setting of this name, if there was one: files hold its numbers, and no code.
+
+        Raises InputError, naming the file, if it is missing, damaged or of another task; or if an inlet is missing, or
+        there was none.
         """
         folder = options.path("folder", folder)
         path = folder / CONFIG
@@ -181,7 +190,7 @@ class Estimator:
         weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
         try:
             with from_a_file(config.get(OWN)):
-                found = cls(**config["settings"])
+                found = cls(**_with_inlet(config["settings"], inlet, path))
                 found.fields_ = [Field.from_dict(field) for field in config["fields"]]
                 found._remember(config["about"], tensors)
                 model = found._build(found.fields_, config["about"], tensors)
@@ -194,6 +203,18 @@ class Estimator:
         model.load_state_dict(weights)
         found.model_ = model.eval()
         return found
+
+
+def _with_inlet(settings: dict[str, Any], inlet: Any, path: Path) -> dict[str, Any]:
+    """Settings out of a file, with the part that it names in its place."""
+    name = settings.get("inlet")
+    if name is None and inlet is not None:
+        raise InputError(f"inlet is {options.shown(inlet)}; {path} was fitted without one: leave it out")
+    if name is not None and inlet is None:
+        raise InputError(
+            f"{path} was fitted with an inlet of its own, {name}, whose code no file holds: load(folder, inlet=...)"
+        )
+    return settings | {"inlet": inlet} if inlet is not None else settings
 
 
 class Dice:

@@ -14,6 +14,7 @@ from recurra.data.times import Frequency, text
 from recurra.errors import InputError
 from recurra.state import State
 from recurra.tasks import horizon
+from recurra.tasks.gaps import GAP, gap_of
 from recurra.tasks.heads.head import Around
 from recurra.tasks.inlet import channels
 from recurra.tasks.model import Model
@@ -29,10 +30,13 @@ class Following:
         place: of one series.
         end: the last time that was read, minus infinity before the first.
         frequency: of the steps; rows that are absent are missing.
+        gap: rows may come at any time, and how long after the one before is read with them.
     """
 
-    def __init__(self, model: Model, fields: list[Field], place: State, end: float, frequency: Frequency):
-        self.model, self.end, self._frequency = model, end, frequency
+    def __init__(
+        self, model: Model, fields: list[Field], place: State, end: float, frequency: Frequency, gap: bool = False
+    ):
+        self.model, self.end, self._frequency, self._gap = model, end, frequency, gap
         self._count = sum(channels(field) for field in fields if field.role == "target")
         self._row = OneRow(model, fields, horizon.outlook(model).known, frequency)
         self._steps = Rowwise(model, Before(model), place)
@@ -50,6 +54,8 @@ class Following:
         Raises InputError, and nothing has happened, if a value is of the wrong kind or the row is not a later one.
         """
         now, like, count = self._later(row), self.model.inlet.mean, self._count
+        if self._gap:
+            row = {**row, GAP: gap_of(self.end, now, self._frequency.seconds)}
         given, series = self._row.read(row, now)
         for time in self._passed(now):
             self._steps.step(self._row.absent(row, time))
@@ -66,7 +72,7 @@ class Following:
 
     def _passed(self, now: float) -> list[float]:
         """The times of rows that are absent in front of the next one."""
-        if self._row.time is None or self.end == -np.inf:
+        if self._gap or self._row.time is None or self.end == -np.inf:
             return []
         steps = self._frequency.between(self.end, now)
         if steps < 1 or not self._frequency.reaches(self.end, now, steps):
@@ -79,7 +85,4 @@ class Following:
         """The time of a row."""
         if self._row.time is None:
             return max(self.end, -1.0) + 1
-        now, end, dated = self._row.moment(row), self.end, self._row.time.dated
-        if not now > end:
-            raise InputError(f"row is at {text(now, dated)}; expected a time after {text(end, dated)}")
-        return now
+        return self._row.later(row, self.end)

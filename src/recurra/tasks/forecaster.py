@@ -25,11 +25,12 @@ from recurra.tasks.conformal import HELD, Conformal
 from recurra.tasks.estimator import Dice, Estimator
 from recurra.tasks.feeding import feed
 from recurra.tasks.following import Following
-from recurra.tasks.future import Future, ends_of, stamps
+from recurra.tasks.future import Future, ends_of
+from recurra.tasks.gaps import GAP, unit_of, with_gaps
 from recurra.tasks.heads.names import number_head
 from recurra.tasks.inlet import Encoding, Inlet, channels
 from recurra.tasks.model import Model, Outlook
-from recurra.tasks.news import followed, missed
+from recurra.tasks.news import expect_enough, expect_later, followed, missed, told
 from recurra.tasks.onward import Onward
 from recurra.tasks.passing import Pass, start
 from recurra.tasks.pools import pool
@@ -58,6 +59,10 @@ class Forecaster(GoesOn):
             "fit", as over all data fitted on; "none".
         memory: steps that a running scale looks back, about; None is all. A series that has left the range of its past
             is read in the range of its present.
+        gap: series need not be regular: rows come at any time, and the time since the row before is read as well. What
+            is forecast lies the median of these times apart.
+        inlet: a part of one's own, a module or a function, that reads the scaled numbers of each step [B, T, channels]
+            in place of a linear map, as `recurra.tasks.inlets.own.Own` has it; `load` asks for it again.
         conformal: intervals from errors on the last fifth of each series, which nothing is then learned from, rather
             than from what the head believes.
         feed: what is read while training: "truth"; "own", what was expected one step before; or (u, v), u steps of
@@ -89,6 +94,8 @@ class Forecaster(GoesOn):
         head: Any = "student-t",
         scale: str = "running",
         memory: int | None = 100,
+        gap: bool = False,
+        inlet: Any = None,
         holidays: str | None = None,
         conformal: bool = False,
         feed: Any = "truth",
@@ -108,7 +115,7 @@ class Forecaster(GoesOn):
         self.known, self.static, self.past, self.categories = known, static, past, categories
         self.head, self.scale, self.memory, self.holidays = head, scale, memory, holidays
         self.width, self.mlp, self.dropout, self.layers = width, mlp, dropout, layers
-        self.conformal, self.feed = conformal, feed
+        self.gap, self.inlet, self.conformal, self.feed = gap, inlet, conformal, feed
         self.steps, self.seconds, self.batch, self.window = steps, seconds, batch, window
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
 
@@ -133,11 +140,12 @@ class Forecaster(GoesOn):
         """
         options.count("horizon", self.horizon)
         schedule, fed = self._schedule(), feed(self.feed)
-        whole = (data if isinstance(data, Sequences) else self._read(data)).filled()
+        whole = self._whole(data)
         held = HELD if options.flag("conformal", self.conformal) else 0.0
         sequences = whole.cut((whole.lengths * (1 - held)).long())[0]
-        self._expect_enough(sequences)
-        fields, frequency = list(sequences.fields.values()), sequences.frequency()
+        expect_enough(sequences, self.horizon)
+        fields = list(sequences.fields.values())
+        frequency = Frequency(0, unit_of(sequences)) if self.gap else sequences.frequency()
         with Dice(self.seed):
             model = self._build(fields, asdict(frequency), {})
             model.inlet.fit(sequences)
@@ -155,31 +163,34 @@ class Forecaster(GoesOn):
         self._errors = Conformal.of(model, whole, sequences.lengths) if held else None
         return self._stand(whole)
 
-    def _read(self, data: Any) -> Sequences:
-        return from_frame(
-            data, target=self.target, id=self.id, time=self.time, known=self.known, static=self.static, past=self.past,
-            categories=self.categories,
-        )  # fmt: skip
+    def _whole(self, data: Any) -> Sequences:
+        """Data to be fitted on: with a row for every step, or with the gaps between rows."""
+        if not isinstance(data, Sequences):
+            data = from_frame(
+                data, target=self.target, id=self.id, time=self.time, known=self.known, static=self.static,
+                past=self.past, categories=self.categories,
+            )  # fmt: skip
+        return with_gaps(data, unit_of(data)) if options.flag("gap", self.gap) else data.filled()
 
     def _like(self, data: Any) -> Sequences:
         """Data of the columns that were fitted on."""
+        fields = [field for field in self.fields_ if field.name != GAP]
         if isinstance(data, Sequences):
-            if missing := [field.name for field in self.fields_ if field.name not in data.fields]:
+            if missing := [field.name for field in fields if field.name not in data.fields]:
                 raise InputError(f"data has no column {missing[0]!r}, which this forecaster was fitted on")
             return data
-        return from_frame(data, id=self.id, like=self.fields_)
+        return from_frame(data, id=self.id, like=fields)
 
     def _regular(self, data: Any) -> Sequences:
-        """Data of the columns that were fitted on, whole series, with missing rows where some are absent."""
-        return self._like(data).regular(self._frequency)[0]
+        """Whole series, from their beginning, as the model reads them."""
+        return self._as_read(self._like(data))[0]
 
-    def _expect_enough(self, sequences: Sequences) -> None:
-        targets = sequences.of_role("target")
-        if wrong := [field.name for field in targets if field.kind != "number"]:
-            raise InputError(f"column {wrong[0]!r} holds categories; a forecaster's target is a number")
-        longest = int(sequences.lengths.max()) if len(sequences) else 0
-        if longest <= self.horizon:
-            raise InputError(f"the longest series has {longest} steps; a horizon of {self.horizon} needs more")
+    def _as_read(self, sequences: Sequences, behind: Tensor | None = None) -> tuple[Sequences, Tensor]:
+        """As the model reads them, with missing rows where some are absent, or with gaps; and where the rows of these
+        are among them, [N]. `behind` is as in `Sequences.regular`."""
+        if not self.gap:
+            return sequences.regular(self._frequency, behind)
+        return with_gaps(sequences, self._frequency.seconds, behind), torch.arange(sequences.steps)
 
     def _streams(self, sequences: Sequences) -> int:
         """As many as asked for, of which each has a window at least."""
@@ -201,7 +212,7 @@ class Forecaster(GoesOn):
         known = Encoding(ahead, self.width, calendar)
         size = sum(channels(f) for f in fields if f.role == "target") * head.size
         outlook = Outlook(self.width, self.horizon, size, known if known.reads else None)
-        inlet = Inlet(series, others, self.width, self.scale, calendar, self.memory)
+        inlet = Inlet(series, others, self.width, self.scale, calendar, self.memory, own=self.inlet)
         return Model(inlet, self._backbone(), pool("each", self.width), outlook, head)
 
     def _stand(self, sequences: Sequences) -> Self:
@@ -289,15 +300,15 @@ class Forecaster(GoesOn):
         self._expect_fitted()
         sequences = self._like(rows)
         expected, surprise = self._take(sequences, learn)
-        return as_table(type(rows), self._told(sequences, expected, surprise))
+        return as_table(type(rows), told(sequences, expected, surprise, self._targets, self.id))
 
     def _take(self, sequences: Sequences, learn: bool = False) -> tuple[Tensor, Tensor]:
         """Go on by new rows: what had been expected of each, and its surprise, [N, targets]."""
         old = self._standing.numbers(sequences.ids)
         known = torch.tensor(old) >= 0
-        self._expect_later(sequences, old)
-        behind = torch.tensor([float(self._ends[n]) if n >= 0 else -math.inf for n in old])
-        whole, rows = sequences.regular(self._frequency, behind)
+        behind = torch.tensor([float(self._ends[n]) if n >= 0 else -math.inf for n in old], dtype=torch.float64)
+        expect_later(sequences, behind)
+        whole, rows = self._as_read(sequences, behind)
         begin = self._standing.begin(self.model_, old)
         if options.flag("learn", learn) and whole.steps:
             self._learner.slope(missed(self.model_, whole, begin, known))
@@ -325,7 +336,7 @@ class Forecaster(GoesOn):
         else:
             number = self._standing.ids.index(name)
             place, end = self._standing.place.rows([number]), float(self._ends[number])
-        return Following(self.model_, self.fields_, place, end, self._frequency)
+        return Following(self.model_, self.fields_, place, end, self._frequency, self.gap)
 
     def _go_on(self, sequences: Sequences, old: list[int], end: State) -> None:
         """Stand at the end of new rows."""
@@ -336,29 +347,6 @@ class Forecaster(GoesOn):
         self._ends = torch.cat([self._ends, ends])[order]
         new = always(sequences)
         self._always = State({n: torch.cat([self._always.get(n, v[:0]), v])[order] for n, v in new.items()})
-
-    def _expect_later(self, sequences: Sequences, old: list[int]) -> None:
-        if sequences.time is None:
-            return
-        times = sequences.values[sequences.time.name]
-        for n, before in enumerate(old):
-            if before >= 0 and not times[sequences.offsets[n]] > self._ends[before]:
-                raise InputError(
-                    f"series {sequences.ids[n]!r} begins no later than what was read of it before; expected new rows"
-                )
-
-    def _told(self, sequences: Sequences, expected: Tensor, surprise: Tensor) -> dict[str, Any]:
-        times = torch.arange(sequences.steps).double() if sequences.time is None else None
-        if times is None:
-            assert sequences.time is not None
-            times = sequences.values[sequences.time.name]
-        found = stamps(sequences.ids, sequences.lengths, times, sequences.time, self.id)
-        values, names = horizon.values(sequences), self._targets
-        for n, name in enumerate(names):
-            behind = "" if len(names) == 1 else f"-{name}"
-            found[name] = values[:, n].numpy()
-            found[f"expected{behind}"], found[f"surprise{behind}"] = expected[:, n].numpy(), surprise[:, n].numpy()
-        return found
 
     def evaluate(
         self,

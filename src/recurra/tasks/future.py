@@ -14,6 +14,7 @@ from recurra.data.frames import from_frame
 from recurra.data.sequences import Field, Sequences
 from recurra.data.times import Frequency, text
 from recurra.errors import InputError
+from recurra.tasks.gaps import GAP, ONE
 from recurra.tasks.inlet import Encoding
 
 
@@ -49,8 +50,10 @@ class Future:
         Raises InputError if a column is missing, or if the table ends before the horizon does.
         """
         reads = [] if encoding is None else encoding.reads
-        own = [field for field in fields if field.name in reads and field.role == "known"]
+        own = [field for field in fields if field.name in reads and field.role == "known" and field.name != GAP]
         found = {self.time.name: self.times[:, None]} if self.time is not None and self.time.name in reads else {}
+        if GAP in reads:
+            found[GAP] = torch.full_like(self.times[:, None], ONE, dtype=torch.get_default_dtype())
         if not own:
             return found
         if table is None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from recurra import options
 from recurra.data.sequences import Field, Sequences
+from recurra.errors import InputError
 from recurra.models.stacked import Stacked
 from recurra.nn.linear import Linear
 from recurra.pointwise import Dropout
 from recurra.recurrences.gru import GRU
 from recurra.state import State
 from recurra.tasks.calendar import Calendar
+from recurra.tasks.chain import start
+from recurra.tasks.inlets.own import Own, name_of
 from recurra.tasks.scaler import Scaler
 
 SCALES = ("running", "fit", "none")
@@ -188,6 +192,10 @@ class Inlet(nn.Module):
         calendar: reads the field whose role is time.
         memory: of the running scale, as `Scaler` has it.
         dropout: of x, while training.
+        own: a part of one's own, as `Own` has it: reads the scaled numbers of the series, 0 where they are missing, in
+            place of a linear map. With one field they have its shape.
+
+    Raises InputError if there is no series for `own` to read, or it does not fit.
     """
 
     def __init__(
@@ -199,6 +207,7 @@ class Inlet(nn.Module):
         calendar: Calendar | None = None,
         memory: int | None = None,
         dropout: float = 0.0,
+        own: Any = None,
     ):
         super().__init__()
         self.series, self.width = list(series), options.count("width", width)
@@ -209,7 +218,11 @@ class Inlet(nn.Module):
         self.deviation: Tensor
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("deviation", torch.ones(count))
-        self.of_series = Linear(2 * count, width) if count else None
+        if own is not None and not count:
+            raise InputError(f"inlet is a {name_of(own)}, and there is no column of numbers for it to read")
+        shape = self.series[0].width if len(self.series) == 1 else ()
+        self.own = None if own is None else Own(own, shape or (count,), width)
+        self.of_series = Linear(count if self.own is not None else 2 * count, width) if count else None
         self.encoding = Encoding(others, width, calendar)
         self.dropout = Dropout(dropout)
 
@@ -232,7 +245,8 @@ class Inlet(nn.Module):
 
     def initial_state(self, batch: int) -> State:
         """The state before the first time step."""
-        return State() if self.scale is None else self.scale.initial_state(batch, self.mean)
+        scale = State() if self.scale is None else self.scale.initial_state(batch, self.mean)
+        return scale if self.own is None else scale | start(self.own, batch, self.mean).prefixed("own")
 
     def forward(
         self,
@@ -265,12 +279,18 @@ class Inlet(nn.Module):
         if self.scale is None:
             mean, deviation = self.mean.expand_as(value), self.deviation.expand_as(value)
         else:
-            both, after = self._scales(value, state or None, resets, lengths, engine)
+            carried = {n: t for n, t in (state or {}).items() if not n.startswith("own.")}
+            both, after = self._scales(value, carried or None, resets, lengths, engine)
             mean, deviation = both.chunk(2, -1)
             # Behind the padding there are zeros: nothing is divided by them.
             deviation = torch.where(deviation == 0, 1, deviation)
-        x = self.of_series(flagged((value - mean) / deviation)) + encoded
-        return self.dropout(x), Scale(mean, deviation), after
+        read = flagged((value - mean) / deviation)
+        if self.own is not None:
+            read, missing = read.chunk(2, -1)
+            before = None if state is None else State(state).under("own") or None
+            said, passed = self.own(read, before, resets=resets, lengths=lengths, engine=engine)
+            encoded, read, after = encoded + said, missing, State(after | passed.prefixed("own"))
+        return self.dropout(self.of_series(read) + encoded), Scale(mean, deviation), after
 
     def _scales(
         self,

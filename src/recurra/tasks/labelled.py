@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -20,6 +21,7 @@ from recurra.nn.linear import Linear
 from recurra.state import State
 from recurra.tasks import scikit
 from recurra.tasks.estimator import Dice, Estimator
+from recurra.tasks.gaps import GAP, gap_of, unit_of, with_gaps
 from recurra.tasks.heads.head import Around, Head
 from recurra.tasks.inlet import Inlet
 from recurra.tasks.model import Model
@@ -38,6 +40,8 @@ class Labelled(Estimator):
 
     _estimator_type: ClassVar[str]
     """What scikit-learn calls it."""
+    _unit: float | None = None
+    """Of gaps; None where they are not read."""
     n_features_in_: int
     """Columns of the table that was fitted on, if it was one."""
 
@@ -94,8 +98,11 @@ class Labelled(Estimator):
         vars(self).pop("n_features_in_", None)
         sequences = self._sequences(X)
         answers = self._answers(given(sequences, y, type(self).__name__), fresh=True)
-        fields = [field for field in sequences.fields.values() if field.role not in ("target", "time")]
-        if not fields:
+        self._unit = unit_of(sequences) if options.flag("gap", self.get_params()["gap"]) else None
+        sequences = self._with_gaps(sequences)
+        unread = ("target", "time") if self._unit is None else ("target",)
+        fields = [field for field in sequences.fields.values() if field.role not in unread]
+        if not any(field.role != "time" for field in fields):
             raise InputError("X has no columns to read; expected one besides the target")
         batch = options.count("batch", self.get_params()["batch"])
         crop = options.number("crop", self.get_params()["crop"], 0, 1)
@@ -117,8 +124,10 @@ class Labelled(Estimator):
 
     def _build(self, fields: Sequence[Field], about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Model:  # noqa: ARG002
         own, head = self.get_params(), self._head()
-        series = [field for field in fields if field.kind == "number" and field.role != "static"]
-        inlet = Inlet(series, [field for field in fields if field not in series], own["width"], own["scale"])
+        numbers = [field for field in fields if field.kind == "number" and field.name != GAP]
+        series = [field for field in numbers if field.role not in ("static", "time")]
+        others = [field for field in fields if field not in series]
+        inlet = Inlet(series, others, own["width"], own["scale"], own=own["inlet"])
         backbone = self._backbone(own["bidirectional"])
         return Model(inlet, backbone, pool(own["pool"], own["width"]), Linear(own["width"], head.size), head)
 
@@ -127,6 +136,15 @@ class Labelled(Estimator):
         ragged = batch.lengths if (batch.lengths < batch.rows.shape[1]).any() else None
         read, _ = model.read(batch.columns, lengths=ragged)
         return model.outlook(read.at(torch.arange(len(batch.rows)), batch.lengths - 1).y)[:, 0]
+
+    def _with_gaps(self, sequences: Sequences) -> Sequences:
+        return sequences if self._unit is None else with_gaps(sequences, self._unit)
+
+    def _about(self) -> dict[str, Any]:
+        return {} if self._unit is None else {"unit": self._unit}
+
+    def _remember(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:  # noqa: ARG002
+        self._unit = about.get("unit")
 
     def _expect_fitted(self) -> None:
         if not hasattr(self, "model_"):
@@ -146,9 +164,9 @@ class Labelled(Estimator):
         self._expect_fitted()
         if not isinstance(X, Sequences):
             return self._sequences(X, self.fields_)
-        if missing := [field.name for field in self.fields_ if field.name not in X.fields]:
+        if missing := [field.name for field in self.fields_ if field.name not in (*X.fields, GAP)]:
             raise InputError(f"X has no column {missing[0]!r}, which this {type(self).__name__} was fitted on")
-        return X
+        return self._with_gaps(X)
 
     @torch.no_grad()
     def _said(self, sequences: Sequences) -> Tensor:
@@ -182,16 +200,23 @@ class Stream:
         self._estimator, model = estimator, estimator.model_
         self._row = OneRow(model, estimator.fields_, None, Frequency(0, 1.0))
         self._steps = Rowwise(model, Now(model), model.initial_state(1))
+        self._end = -math.inf
 
     @torch.no_grad()
     def update(self, row: Any) -> Any:
         """What is answered after one more row: [channels] numbers or one number, or a mapping from names to values.
 
-        Raises InputError, and nothing has happened, if the row is of other channels.
+        Raises InputError, and nothing has happened, if the row is of other channels, or no later than that before.
         """
         if not isinstance(row, Mapping):
             row = {"x": row if hasattr(row, "__len__") and np.ndim(row) else [row]}
-        return self._estimator._told(self._steps.step(self._row.read(row, 0.0)[0]))
+        now, unit = self._end, self._estimator._unit
+        if unit is not None:
+            now = self._row.later(row, self._end)
+            row = {**row, GAP: gap_of(self._end, now, unit)}
+        read = self._row.read(row, now)[0]
+        self._end = now
+        return self._estimator._told(self._steps.step(read))
 
 
 def given(sequences: Sequences, y: Any, who: str) -> Any:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from recurra.data.sequences import Sequences
+from recurra.errors import InputError
 from recurra.state import State
 from recurra.tasks import horizon
+from recurra.tasks.future import stamps
 from recurra.tasks.model import Model, Read
 from recurra.tasks.passing import Pass, read_of, state_of
 
@@ -51,3 +56,41 @@ def foreseen(model: Model, sequences: Sequences, begin: State) -> tuple[Tensor, 
     ragged = sequences.lengths if (rows < 0).any() else None
     read, _ = model.read(columns, state_of(begin), lengths=ragged)
     return rows, read.after(read_of(begin))
+
+
+def told(
+    sequences: Sequences, expected: Tensor, surprise: Tensor, targets: Sequence[str], id: str | None
+) -> dict[str, Any]:
+    """A table of new rows: the id, the time, and for each of the targets what came, what had been expected of it and
+    its surprise, [N, targets]."""
+    steps = torch.arange(sequences.steps).double()
+    times = steps if sequences.time is None else sequences.values[sequences.time.name]
+    found = stamps(sequences.ids, sequences.lengths, times, sequences.time, id)
+    values = horizon.values(sequences)
+    for n, name in enumerate(targets):
+        behind = "" if len(targets) == 1 else f"-{name}"
+        found[name] = values[:, n].numpy()
+        found[f"expected{behind}"], found[f"surprise{behind}"] = expected[:, n].numpy(), surprise[:, n].numpy()
+    return found
+
+
+def expect_later(sequences: Sequences, behind: Tensor) -> None:
+    """Raises InputError if series begin no later than what was read of them before, `behind` [S]."""
+    if sequences.time is None:
+        return
+    times = sequences.values[sequences.time.name]
+    for n, before in enumerate(behind.tolist()):
+        if sequences.lengths[n] and not times[sequences.offsets[n]] > before:
+            raise InputError(
+                f"series {sequences.ids[n]!r} begins no later than what was read of it before; expected new rows"
+            )
+
+
+def expect_enough(sequences: Sequences, steps: int) -> None:
+    """Raises InputError if targets are no numbers, or no series is longer than a horizon of so many steps."""
+    targets = sequences.of_role("target")
+    if wrong := [field.name for field in targets if field.kind != "number"]:
+        raise InputError(f"column {wrong[0]!r} holds categories; a forecaster's target is a number")
+    longest = int(sequences.lengths.max()) if len(sequences) else 0
+    if longest <= steps:
+        raise InputError(f"the longest series has {longest} steps; a horizon of {steps} needs more")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recurra.data.sequences import Field
 from recurra.data.tables import absent, number
-from recurra.data.times import Frequency, second, seconds
+from recurra.data.times import Frequency, second, seconds, text
 from recurra.errors import InputError
 from recurra.options import shown
 from recurra.tasks.inlet import Encoding, channels
@@ -51,6 +51,14 @@ class OneRow:
         if are_dates != dated:
             raise InputError(f"row, {name!r} is {shown(value)}; expected {'a date' if dated else 'a number'}")
         return float(moments[0])
+
+    def later(self, row: Mapping[str, Any], end: float) -> float:
+        """The time of a row behind another. Raises InputError if it is none, or not later than `end`."""
+        assert self.time is not None
+        now, dated = self.moment(row), self.time.dated
+        if not now > end:
+            raise InputError(f"row is at {text(now, dated)}; expected a time after {text(end, dated)}")
+        return now
 
     def read(self, row: Mapping[str, Any], now: float) -> tuple[Tensor, list[float]]:
         """What `Rowwise.step` takes, [1, size], of a row at a time, and the numbers of the series in it.

@@ -23,8 +23,8 @@ class Regressor(Labelled):
 
     Args:
         head: the distribution: "normal", "student-t", "negative-binomial" (counts), "quantile", or a `Head`.
-        pattern, pool, bidirectional, scale, crop, width, mlp, dropout, layers, steps, seconds, learning_rate,
-            weight_decay, batch, seed: as those of `Classifier`.
+        pattern, pool, bidirectional, scale, gap, inlet, crop, width, mlp, dropout, layers, steps, seconds,
+            learning_rate, weight_decay, batch, seed: as those of `Classifier`.
     """
 
     task = "regress"
@@ -38,6 +38,8 @@ class Regressor(Labelled):
         pool: str = "mean",
         bidirectional: bool = False,
         scale: str = "fit",
+        gap: bool = False,
+        inlet: Any = None,
         crop: float = 0.0,
         width: int = 64,
         mlp: int | None = None,
@@ -51,7 +53,7 @@ class Regressor(Labelled):
         seed: int = 0,
     ):
         self.pattern, self.head, self.pool, self.bidirectional, self.scale = pattern, head, pool, bidirectional, scale
-        self.crop = crop
+        self.gap, self.inlet, self.crop = gap, inlet, crop
         self.width, self.mlp, self.dropout, self.layers = width, mlp, dropout, layers
         self.steps, self.seconds, self.batch = steps, seconds, batch
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
@@ -120,7 +122,8 @@ class Regressor(Labelled):
         return float(self.model_.head.predict(raw, self._around()))
 
     def _about(self) -> dict[str, Any]:
-        return {"units": list(self._units)}
+        return super()._about() | {"units": list(self._units)}
 
-    def _remember(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:  # noqa: ARG002
+    def _remember(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        super()._remember(about, tensors)
         self._units = (about["units"][0], about["units"][1])

@@ -22,6 +22,7 @@ from recurra.metrics.labels import span_f1
 from recurra.nn.linear import Linear
 from recurra.state import State
 from recurra.tasks.estimator import Dice, Estimator
+from recurra.tasks.gaps import GAP, unit_of, with_gaps
 from recurra.tasks.heads.categorical import Categorical
 from recurra.tasks.heads.crf import CRF
 from recurra.tasks.heads.head import Around, Head
@@ -60,6 +61,9 @@ class Tagger(Estimator):
         head: "crf", all tags of a sequence together; "categorical", each by itself.
         bidirectional: each block reads in both directions.
         scale: of numbers: "fit", as over all data fitted on; "running"; "none".
+        gap: the time since the step before is read as well, in units of the median: for data with a column of times.
+        inlet: a part of one's own, a module or a function, that reads the scaled numbers of each step [B, T, channels]
+            in place of a linear map, as `recurra.tasks.inlets.own.Own` has it; `load` asks for it again.
         word_dropout: this share of words is read as unknown while training, so that their letters learn to speak for
             them.
         width, mlp, dropout, layers: of the `Backbone`; dropout also of what it reads.
@@ -69,6 +73,8 @@ class Tagger(Estimator):
     """
 
     task = "tag"
+    _unit: float | None = None
+    """Of gaps; None where they are not read."""
 
     def __init__(
         self,
@@ -77,6 +83,8 @@ class Tagger(Estimator):
         head: str = "crf",
         bidirectional: bool = True,
         scale: str = "fit",
+        gap: bool = False,
+        inlet: Any = None,
         word_dropout: float = 0.15,
         width: int = 128,
         mlp: int | None = None,
@@ -90,7 +98,7 @@ class Tagger(Estimator):
         seed: int = 0,
     ):
         self.pattern, self.head, self.bidirectional, self.scale = pattern, head, bidirectional, scale
-        self.word_dropout = word_dropout
+        self.gap, self.inlet, self.word_dropout = gap, inlet, word_dropout
         self.width, self.mlp, self.dropout, self.layers = width, mlp, dropout, layers
         self.steps, self.seconds, self.batch = steps, seconds, batch
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
@@ -119,6 +127,8 @@ class Tagger(Estimator):
         options.choice("head", self.head, tuple(HEADS))
         options.number("word_dropout", self.word_dropout, 0, 1)
         sequences = X if isinstance(X, Sequences) else self._told(X, y)
+        self._unit = unit_of(sequences) if options.flag("gap", self.gap) else None
+        sequences = self._with_gaps(sequences)
         target, fields = _target(sequences), list(sequences.fields.values())
         with Dice(self.seed):
             model = self._build(fields, {}, {})
@@ -147,9 +157,9 @@ class Tagger(Estimator):
         assert target.vocabulary is not None
         head: Head = HEADS[self.head](target.vocabulary.unknown)
         read = [field for field in fields if field.role not in ("target", "time")]
-        series = [field for field in read if field.kind == "number" and field.role != "static"]
+        series = [field for field in read if field.kind == "number" and field.role != "static" and field.name != GAP]
         others = [field for field in read if field not in series]
-        inlet = Inlet(series, others, self.width, self.scale, dropout=self.dropout)
+        inlet = Inlet(series, others, self.width, self.scale, dropout=self.dropout, own=self.inlet)
         outlook = Linear(self.width, head.size)
         return Model(inlet, self._backbone(self.bidirectional), pool("each", self.width), outlook, head)
 
@@ -172,9 +182,12 @@ class Tagger(Estimator):
         if not isinstance(X, Sequences):
             return from_tokens(X, like=self.fields_)
         reads = self.model_.inlet.reads
-        if missing := [name for name in reads if name not in X.fields]:
+        if missing := [name for name in reads if name not in (*X.fields, GAP)]:
             raise InputError(f"X has no column {missing[0]!r}, which this tagger was fitted on")
-        return X
+        return self._with_gaps(X)
+
+    def _with_gaps(self, sequences: Sequences) -> Sequences:
+        return sequences if self._unit is None else with_gaps(sequences, self._unit)
 
     @torch.no_grad()
     def _codes(self, sequences: Sequences) -> Tensor:
@@ -206,7 +219,7 @@ class Tagger(Estimator):
         self._expect_fitted()
         if self.model_.backbone.bidirectional:
             raise InputError("this reads in both directions, which needs the whole sequence; set bidirectional=False")
-        return Tagging(self.model_, self.fields_)
+        return Tagging(self.model_, self.fields_, self._unit)
 
     def evaluate(self, X: Any, y: Any = None) -> Tagged:
         """The share of tags that are right, of words that training did not know as well, and F1 of spans (tags B-kind,
@@ -237,8 +250,11 @@ class Tagger(Estimator):
     def _remembered(self) -> dict[str, Tensor]:
         return {"often": self._often}
 
-    def _remember(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:  # noqa: ARG002
-        self._often = tensors["often"]
+    def _about(self) -> dict[str, Any]:
+        return {} if self._unit is None else {"unit": self._unit}
+
+    def _remember(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        self._often, self._unit = tensors["often"], about.get("unit")
 
 
 def _target(sequences: Sequences) -> Field:

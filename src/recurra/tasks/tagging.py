@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from recurra.data.sequences import Field
+from recurra.data.times import Frequency
 from recurra.data.words import from_tokens
+from recurra.tasks.gaps import GAP, gap_of
 from recurra.tasks.heads.crf import CRF
 from recurra.tasks.model import Model
-from recurra.tasks.onerow import value_of
+from recurra.tasks.onerow import OneRow, value_of
 
 
 class Viterbi:
@@ -64,14 +67,17 @@ class Tagging:
 
     Args:
         fields: of the columns that were fitted on, the target's among them.
+        unit: of the time between steps, where that is read.
     """
 
-    def __init__(self, model: Model, fields: list[Field]):
+    def __init__(self, model: Model, fields: list[Field], unit: float | None = None):
         self._model, self._fields = model, fields
         self._vocabulary = next(field.vocabulary for field in fields if field.role == "target")
         self._viterbi = Viterbi(model.head) if isinstance(model.head, CRF) else None
         self._codes: list[int] = []
         self.state = model.initial_state(1)
+        self._unit, self._end = unit, -math.inf
+        self._row = OneRow(model, fields, None, Frequency(0, 1.0))
 
     @property
     def tags(self) -> list[str | None]:
@@ -85,9 +91,14 @@ class Tagging:
     def update(self, step: Any) -> str | None:
         """The tag of one more step: a word; or, where there are other columns, a mapping from their names to values.
 
-        Raises InputError, and nothing has happened, if it is none.
+        Raises InputError, and nothing has happened, if it is none, or no later than that before.
         """
+        now = self._end
+        if self._unit is not None:
+            now = self._row.later(step, self._end)
+            step = {**step, GAP: gap_of(self._end, now, self._unit)}
         raw, self.state = self._model(self._columns(step), self.state)
+        self._end = now
         if self._viterbi is None:
             self._codes.append(int(self._model.head.predict(raw)[0, 0]))
         else:
