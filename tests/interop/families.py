@@ -78,6 +78,15 @@ LING = {
     **{name: value for name, value in KIMI.items() if not name.startswith("linear_")}, "head_dim": 4, "topk_group": 1,
     "short_conv_kernel_size": 3, "num_nextn_predict_layers": 0,
 }  # fmt: skip
+ZAMBA = {
+    **HYBRID, "num_hidden_layers": 5, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 5,
+    "mamba_d_conv": 3, "mamba_expand": 3, "n_mamba_heads": 4, "mamba_dt_rank": 2,
+}  # fmt: skip
+ZAMBA2 = {
+    **HYBRID, "num_key_value_heads": 3, "num_hidden_layers": 5, "mamba_d_state": 5, "mamba_d_conv": 3,
+    "n_mamba_heads": 6, "mamba_ngroups": 3, "adapter_rank": 2, "chunk_size": 16, "time_step_min": 0.03,
+    "layers_block_type": ["hybrid", "linear_attention", "hybrid", "hybrid", "linear_attention"],
+}  # fmt: skip
 
 CASES = {
     "mamba": ("Mamba", {**SMALL, "state_size": 5, "expand": 3, "conv_kernel": 3, "time_step_rank": 2}),
@@ -149,6 +158,28 @@ CASES = {
     "bailing_hybrid, unbounded": (
         "BailingHybrid",
         {**LING, "kda_safe_gate": False, "layer_types": None, "layer_group_size": 2},
+    ),
+    "zamba": ("Zamba", ZAMBA),
+    "zamba, with biases": (
+        "Zamba",
+        {
+            **ZAMBA,
+            "n_mamba_heads": 1,
+            "mamba_proj_bias": True,
+            "mamba_conv_bias": False,
+            "attention_head_dim": 6,
+        },
+    ),
+    "zamba2": ("Zamba2", ZAMBA2),
+    "zamba2, in turns": (
+        "Zamba2",
+        {
+            **ZAMBA2,
+            "num_mem_blocks": 2,
+            "use_shared_attention_adapter": True,
+            "use_mem_rope": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 50.0},
+        },
     ),
 }
 """What is tested -> the class in transformers, without its ending, and its config."""

@@ -243,6 +243,18 @@ def test_what_cannot_be_read_says_why(tmp_path):
             "'factor': 8.0",
         ),
         ("bailing_hybrid", {"layer_types": None, "layer_group_size": 0}, "layer_group_size is 0"),
+        ("zamba", {"tie_word_embeddings": False}, "tie_word_embeddings = False"),
+        ("zamba", {"hidden_mamba_act": "gelu"}, "hidden_mamba_act = 'gelu'"),
+        ("zamba", {"attention_hidden_size": 12}, "attention_hidden_size = 12; expected 24"),
+        ("zamba", {"n_mamba_heads": 5}, "heads is 5"),
+        ("zamba", {"layers_block_type": None, "attn_layer_period": 0}, "attn_layer_period is 0"),
+        ("zamba2", {"add_bias_linear": True}, "add_bias_linear = True"),
+        ("zamba2", {"use_long_context": True}, "use_long_context = True"),
+        ("zamba2", {"layers_block_type": ["hybrid"]}, "expected a kind for each"),
+        ("zamba2", {"layers_block_type": ["mamba"] * 4 + ["attention"]}, "'attention' in layers_block_type"),
+        ("zamba2", {"num_mem_blocks": 0}, "num_mem_blocks is 0"),
+        ("zamba2", {"n_mamba_heads": 5}, "n_mamba_heads is 5"),
+        ("zamba2, in turns", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type 'yarn'"),
     ],
 )
 def test_what_a_family_does_not_have_is_refused(tmp_path, case, changes, words):
@@ -250,6 +262,19 @@ def test_what_a_family_does_not_have_is_refused(tmp_path, case, changes, words):
     edit(tmp_path, **changes)
     with pytest.raises(recurra.InputError, match=words):
         recurra.load(tmp_path)
+
+
+@torch.no_grad()
+def test_what_is_shared_may_stand_in_a_file_again(tmp_path):
+    """As files have it that were not written by transformers: under the name of each layer that it feeds."""
+    peer, x = build("zamba2, in turns"), tokens()
+    peer.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    again = {name.replace("layers.0.", "layers.3."): value for name, value in tensors.items() if "shared_tr" in name}
+    again = {name: value.clone() for name, value in again.items() if "layers.3." in name}
+    assert again
+    save_file(tensors | again, tmp_path / "model.safetensors", {"format": "pt"})
+    assert_equal(recurra.load(tmp_path)(x)[0], logits_of(peer, x), 1e-4)
 
 
 def test_a_model_of_ours_is_none_of_theirs(tmp_path):

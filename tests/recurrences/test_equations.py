@@ -264,6 +264,24 @@ def test_mamba_starts_with_its_step_sizes():
     assert abs(torch.log(dt).mean() - math.log(0.01)) < 0.15
 
 
+def test_heads_of_mamba_are_mambas_side_by_side():
+    """Each reads its own channels only, and its own rows of the maps."""
+    torch.manual_seed(3)
+    whole, x = recurra.layer("mamba", D, state_size=3, expand=4, heads=2, rank=3), torch.randn(B, T, D)
+    total, size = 0, whole.inner // 2
+    for head in range(2):
+        one = recurra.layer("mamba", D, state_size=3, expand=2, rank=3)
+        own = slice(head * size, (head + 1) * size)
+        maps = {"to_inner.weight", "to_output.weight", "to_selection.weight", "to_dt.weight"}
+        held = {name: value[own] for name, value in whole.state_dict().items() if name not in maps}
+        held["to_inner.weight"] = whole.to_inner.weight.unflatten(0, (2, -1))[:, own].flatten(0, 1)
+        held["to_output.weight"] = whole.to_output.weight[:, own]
+        held |= {f"{name}.weight": getattr(whole, name).weight[head] for name in ("to_selection", "to_dt")}
+        one.load_state_dict(held)
+        total = total + one(x)[0]
+    assert_close("y", whole(x)[0], total)
+
+
 def test_rg_lru_starts_with_its_decays():
     layer = recurra.layer("rg-lru", 2000)
     a = torch.exp(-8 * softplus(layer.Lambda))

@@ -29,9 +29,10 @@ from recurra.interop.recurrent_gemma import RECURRENT_GEMMA
 from recurra.interop.rules import to_ours, to_theirs
 from recurra.interop.rwkv import RWKV
 from recurra.interop.xlstm import XLSTM
+from recurra.interop.zamba import ZAMBA, ZAMBA2
 from recurra.models.language_model import LanguageModel
 from recurra.models.origin import Origin
-from recurra.models.outline import misfit, outline, tensors_of, write_config
+from recurra.models.outline import misfit, outline, tensors_of, tied, write_config
 
 FAMILIES = {
     "mamba": MAMBA,
@@ -55,6 +56,8 @@ FAMILIES = {
     "lfm2_moe": LFM2_MOE,
     "lfm3": LFM3,
     "bailing_hybrid": BAILING_HYBRID,
+    "zamba": ZAMBA,
+    "zamba2": ZAMBA2,
 }
 """model_type in config.json -> how it is read."""
 
@@ -93,6 +96,7 @@ def from_transformers(folder: Path, config: Mapping[str, Any]) -> LanguageModel:
         )
     # Only now: there are as many rules as a model has tensors, and they name the rows of some.
     ours = to_ours(family.rules(full), theirs, model.state_dict())
+    ours |= {name: ours[one] for name, one in tied(model).items()}
     if reason := misfit(model.state_dict(), ours):
         raise InputError(f"the weights in {folder} do not fit config.json: {reason}")
     model.load_state_dict(ours, assign=True)

@@ -16,7 +16,7 @@ from recurra.engines.stepping import single
 from recurra.errors import InputError
 from recurra.models.block import Block
 from recurra.models.design import Design
-from recurra.models.pattern import depth, is_channel_mixer, parse, side_by_side
+from recurra.models.pattern import all_named, depth, feeder, is_channel_mixer, parse
 from recurra.options import shown
 from recurra.problem import compute_dtype
 from recurra.state import State, joined
@@ -52,6 +52,9 @@ class Backbone(nn.Module):
         InputError: an argument is out of range, or the pattern names no known layers.
     """
 
+    embeds = False
+    """Whether what flows into the blocks are embeddings, which layers that are fed read as well."""
+
     def __init__(
         self,
         width: int = 256,
@@ -69,6 +72,8 @@ class Backbone(nn.Module):
         options.number("dropout", dropout, 0, 1)
         self.bidirectional = options.flag("bidirectional", bidirectional)
         names = parse(pattern)
+        if not self.embeds and (fed := [name for name in names if feeder(name)]):
+            raise InputError(f"pattern has {fed[0]!r}, which reads embeddings of tokens; only a LanguageModel has them")
         layers, self.design = _options_of_layers(layers, names), _as_design(design)
         depth(names, layers)
         self.config: dict[str, Any] = {
@@ -239,7 +244,7 @@ def _is_one_step(x: Tensor, resets: Tensor | None, lengths: Tensor | None, engin
 
 
 def _options_of_layers(layers: Any, names: list[str]) -> dict[str, dict[str, Any]]:
-    options_of, known = {} if layers is None else layers, {one for name in names for one in side_by_side(name)}
+    options_of, known = {} if layers is None else layers, all_named(names)
     if not isinstance(options_of, Mapping) or not all(isinstance(own, Mapping) for own in options_of.values()):
         raise InputError(f"layers is {shown(layers)}; expected names of the pattern with their options")
     if strange := [name for name in options_of if name not in known]:

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from recurra import check
-from recurra.models import mixers
+from recurra.models import held
 from recurra.models.design import Design
+from recurra.models.pattern import feeder
 from recurra.nn.linear import Linear
 from recurra.pointwise import Dropout
 from recurra.state import State
@@ -50,10 +51,12 @@ class Block(nn.Module):
     ):
         super().__init__()
         self.design = design = design or Design()
-        self.recurrence_norm = design.make_norm(width)
-        self.norm_at, self.keep = mixers.around(name, layers or {})
+        self.norm_at, self.keep = held.around(name, layers or {})
+        # The norm of a layer that is fed stands behind what feeds it, and is the layer's.
+        self.recurrence_norm = nn.Identity() if feeder(name) else design.make_norm(width)
         self.norm_behind = design.make_norm(width) if self.norm_at == "both" else None
-        self.recurrence: Any = mixers.make(name, width, layers or {}, bidirectional, {} if shared is None else shared)
+        shared = {} if shared is None else shared
+        self.recurrence: Any = held.make(name, width, layers or {}, bidirectional, shared, design)
         self.gives: int = self.recurrence.output_width if gives is None else gives
         self.join = Linear(self.gives, width, bias=False) if self.gives != width else None
         self.dropout = Dropout(dropout)
@@ -71,8 +74,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, state: State | None, **options: Any) -> tuple[Any, ...]:
         """x [B, T, D] and the recurrence's state to the same, and what else the recurrence gives; options are those of
         a layer."""
-        held = check.representative(self.recurrence)
-        dtype = x.dtype if held is None else held.dtype
+        own = check.representative(self.recurrence)
+        dtype = x.dtype if own is None else own.dtype
         read = x.to(dtype) if self.norm_at == "after" else self.recurrence_norm(x.to(dtype))
         y, state, *more = self.recurrence(read, state, **options)
         y = y if self.join is None else self.join(y)

@@ -14,7 +14,7 @@ from recurra.errors import InputError, one_line
 from recurra.files import inside, read_json
 from recurra.models.language_model import LanguageModel
 from recurra.models.origin import Origin
-from recurra.models.outline import is_own, misfit, outline, tensors_of, widen, write_config
+from recurra.models.outline import is_own, misfit, outline, tensors_of, tied, widen, write_config
 from recurra.models.pattern import kinds
 from recurra.registry import origins
 
@@ -57,7 +57,7 @@ def save(model: LanguageModel, folder: str | Path, about: Mapping[str, Any] | No
     folder.mkdir(parents=True, exist_ok=True)
     if model.origin is not None:
         model.origin.write_files(folder)
-    facts = {"format": "pt", CONFIG: json.dumps(model.config), TIED: json.dumps(_tied(model))}
+    facts = {"format": "pt", CONFIG: json.dumps(model.config), TIED: json.dumps(tied(model))}
     sealed.write(folder / WEIGHTS, "model", tensors, facts)
     write_config(folder, config)
 
@@ -111,15 +111,8 @@ def _change(written: str, config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _tied(model: LanguageModel) -> dict[str, str]:
-    """Names of parameters that are one with another, and of that."""
-    first: dict[int, str] = {}
-    named = model.named_parameters(remove_duplicate=False)
-    return {name: one for name, p in named if (one := first.setdefault(id(p), name)) != name}
-
-
 def _tie(model: LanguageModel, text: str, path: Path) -> None:
-    """The inverse of `_tied`."""
+    """The inverse of `tied`."""
     own = dict(model.named_parameters(remove_duplicate=False))
     try:
         for name, first in json.loads(text).items():

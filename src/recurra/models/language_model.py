@@ -13,6 +13,7 @@ from recurra import beside, check, options
 from recurra.errors import InputError
 from recurra.models.backbone import Backbone, Normed
 from recurra.models.design import Design
+from recurra.models.fed import EMBEDDED
 from recurra.models.origin import Origin
 from recurra.nn.linear import Linear, linear
 from recurra.options import shown
@@ -75,6 +76,7 @@ class LanguageModel(Backbone):
         InputError: an argument is out of range, or the pattern names no known layers.
     """
 
+    embeds = True
     origin: Origin | None = None
     """What came with the model when it was read from a folder of transformers; saved and converted with it."""
 
@@ -153,7 +155,7 @@ class LanguageModel(Backbone):
             InputError: an argument does not fit.
         """
         x, carried = self._begin(tokens, state)
-        y, after, more = self._run(x, carried, resets, lengths, engine, self._given(tokens, lengths, named), aux)
+        y, after, more = self._run(x, carried, resets, lengths, engine, self._given(x, tokens, lengths, named), aux)
         return (y, after, more) if aux else (y, after)
 
     walked = forward
@@ -178,7 +180,7 @@ class LanguageModel(Backbone):
             each, the last one after the model's norm, as the head reads it; the State after the last token.
         """
         x, carried = self._begin(tokens, state)
-        hidden, after, given = [x], [], self._given(tokens, lengths, named)
+        hidden, after, given = [x], [], self._given(x, tokens, lengths, named)
         for i in range(len(self.blocks)):
             x, new = self._through(i, x, carried, resets, lengths, engine, given)
             hidden.append(x)
@@ -186,14 +188,23 @@ class LanguageModel(Backbone):
         hidden[-1] = self._last.normed(x)
         return self._last.scored(hidden[-1]), tuple(hidden), joined(self._names(), after)
 
-    def _given(self, tokens: Tensor, lengths: Tensor | None, named: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-        """What is given beside the tokens, looked at."""
+    @property
+    def beside(self) -> Mapping[str, bool]:
+        """As `Layer.beside`, of all blocks, but for what the model gives them itself."""
+        return {name: needed for name, needed in super().beside.items() if name != EMBEDDED}
+
+    def _given(
+        self, x: Tensor, tokens: Tensor, lengths: Tensor | None, named: Mapping[str, Tensor | None]
+    ) -> dict[str, Tensor]:
+        """What blocks are given beside what flows through them: what came beside the tokens, looked at, and x, what
+        flows into the first, for those that read it."""
         given = beside.named("this model", self.beside, named)
+        embedded = {EMBEDDED: x} if EMBEDDED in super().beside else {}
         if not given:
-            return {}
+            return embedded
         lengths = check.lengths(lengths, tokens)
         valid = None if lengths is None else torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-        return beside.at_steps(given, tokens.shape[:2], tokens.device, valid)
+        return beside.at_steps(given, tokens.shape[:2], tokens.device, valid) | embedded
 
     def _begin(self, tokens: Tensor, state: Mapping[str, Tensor] | None) -> tuple[Tensor, list[State] | None]:
         """What flows into the blocks, and the state of each."""

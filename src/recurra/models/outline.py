@@ -81,6 +81,13 @@ def misfit(expected: Mapping[str, Tensor], given: Mapping[str, object]) -> str |
     return None
 
 
+def tied(model: LanguageModel) -> dict[str, str]:
+    """Names of parameters that are one with another, and of that."""
+    first: dict[int, str] = {}
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: one for name, p in named if (one := first.setdefault(id(p), name)) != name}
+
+
 def tensors_of(model: LanguageModel) -> dict[str, Tensor]:
     """The state_dict of a model. Raises InputError if it is none, or no longer what its config describes: what would be
     written could not be read."""

@@ -3,6 +3,8 @@
 `mamba*3+lstm` is three Mamba layers, then an LSTM; `mamba2|attention` are two side by side, whose outputs are added.
 `attention@far` is an attention with options of its own, under that very name in `layers`; wherever a model names it
 again stands the same layer, weights and all. Besides recurrences a model may hold channel mixers: see `mixers.py`.
+`transformer@a>mamba2` is a Mamba-2 that is fed by a transformer, which reads what was embedded as well: see `fed.py`.
+All blocks that name this one are fed by the same weights.
 """
 
 from __future__ import annotations
@@ -18,8 +20,11 @@ from recurra.registry import OWN, layer_class
 CHANNEL_MIXERS = ("mlp", "experts")
 """Names that stand for no recurrence, unless one was registered under them."""
 
+FEEDER = "transformer"
+"""What may stand in front of `>`."""
+
 LAYER = r"(?:[\w-]+|[\w.]+:[\w.]+)(?:@[\w-]+)?"
-PART = re.compile(rf"\s*({LAYER}(?:\s*\|\s*{LAYER})*)\s*(?:\*\s*([0-9]{{1,9}}))?\s*")
+PART = re.compile(rf"\s*((?:{FEEDER}(?:@[\w-]+)?\s*>\s*)?{LAYER}(?:\s*\|\s*{LAYER})*)\s*(?:\*\s*([0-9]{{1,9}}))?\s*")
 
 
 def parse(pattern: str) -> list[str]:
@@ -33,7 +38,9 @@ def parse(pattern: str) -> list[str]:
     for part in pattern.split("+"):
         match = PART.fullmatch(part)
         if not match:
-            raise InputError(f"pattern {shown(pattern)}: {shown(part.strip())} is not NAME, NAME|NAME or NAME*COUNT")
+            raise InputError(
+                f"pattern {shown(pattern)}: {shown(part.strip())} is not NAME, NAME|NAME, {FEEDER}>NAME or NAME*COUNT"
+            )
         name = re.sub(r"\s", "", match[1])
         for one in side_by_side(name):
             if not is_channel_mixer(one):
@@ -48,8 +55,18 @@ def parse(pattern: str) -> list[str]:
 
 
 def side_by_side(name: str) -> list[str]:
-    """The layers that stand side by side in a block."""
-    return name.split("|")
+    """The layers that stand side by side in a block, what feeds them left out."""
+    return name.rpartition(">")[2].split("|")
+
+
+def feeder(name: str) -> str | None:
+    """What feeds the layers of a block, if anything does."""
+    return name.rpartition(">")[0] or None
+
+
+def all_named(names: list[str]) -> set[str]:
+    """All that may have options in a model whose blocks hold these."""
+    return {one for name in names for one in [*side_by_side(name), feeder(name)] if one is not None}
 
 
 def kind(one: str) -> str:

@@ -11,6 +11,7 @@ from recurra import options
 from recurra.nn.linear import Linear
 from recurra.problem import DeltaRule, Lane
 from recurra.recurrence import Paper, Recurrence
+from recurra.recurrences.blocks import by_blocks
 from recurra.windows import Past
 
 
@@ -71,7 +72,7 @@ class MLSTM(Recurrence):
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor]:
         signal = self.to_signal(x)
         u = past.convolve("conv", signal, self.conv_weight, self.conv_bias, silu=True)
-        q, k, v = _blocks(u, self.to_query), _blocks(u, self.to_key), _blocks(signal, self.to_value)
+        q, k, v = by_blocks(u, self.to_query), by_blocks(u, self.to_key), by_blocks(signal, self.to_value)
         qkv = torch.cat([q, k, v], -1)
         vectors = {"q": q, "k": k, "v": v, "u": u}
         return {name: value.unflatten(-1, (self.heads, -1)) for name, value in vectors.items()} | {
@@ -124,8 +125,3 @@ def normalised(C: Tensor, n: Tensor, m: Tensor, q: Tensor, k: Tensor, v: Tensor,
         q, k, torch.cat([v, one], -1), torch.cat([C, n[..., None, :]], -2),
         log_decay=-nn.functional.softplus(-f), log_write=i, peak=m, result=result,
     )  # fmt: skip
-
-
-def _blocks(x: Tensor, weight: Tensor) -> Tensor:
-    """[B, T, blocks in] by a block-diagonal matrix [blocks, out, in]."""
-    return torch.einsum("btni,noi->btno", x.unflatten(-1, (weight.shape[0], -1)), weight.to(x.dtype)).flatten(2)

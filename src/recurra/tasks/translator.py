@@ -21,7 +21,7 @@ from recurra.errors import InputError
 from recurra.metrics.strings import bleu, error_rate, exact_error
 from recurra.models.backbone import Backbone
 from recurra.models.language_model import LanguageModel
-from recurra.models.pattern import parse, side_by_side
+from recurra.models.pattern import all_named, parse
 from recurra.options import shown
 from recurra.state import State
 from recurra.tasks.beam import beam
@@ -190,7 +190,7 @@ class Translator(Estimator):
         return Translation(source.unknown, target.unknown, encoder, decoder, self.dropout, copies, frames)
 
     def _side(self, pattern: str, bidirectional: bool) -> Backbone:
-        known = {one for name in parse(pattern) for one in side_by_side(name)}
+        known = all_named(parse(pattern))
         layers = {name: own for name, own in (self.layers or {}).items() if name in known}
         return Backbone(
             self.width, pattern, mlp=self.mlp, dropout=self.dropout, layers=layers, bidirectional=bidirectional

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recurra.models.backbone import Backbone
-from recurra.models.mixers import layers_of
+from recurra.models.held import layers_of
 from recurra.state import State
 
 
