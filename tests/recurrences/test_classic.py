@@ -33,6 +33,7 @@ from torch.nn.functional import linear
 
 import recurra
 from recurra.recurrences.odyssey_lstm import VARIANTS
+from recurra.recurrences.urn import exponential
 from recurra.testing.tolerances import assert_close
 
 
@@ -274,6 +275,21 @@ def test_a_turning_state_keeps_its_norm():
     assert (norms - 1).abs().max() < 1e-10
     x = torch.randn(2, 300, D, dtype=torch.float64)
     assert_close("scan", layer(x, engine="scan")[0], layer(x, engine="loop")[0])
+
+
+@pytest.mark.parametrize("size", [0, 1e-3, 0.5, 0.51, 3, 100, 4000, 5000])
+def test_exponentials_of_turns_of_every_size(size):
+    """Those of PyTorch, which looks at numbers to find out how many products it takes; NaN beyond 4,096."""
+    A = torch.randn(5, 5, dtype=torch.float64)
+    A = A - A.T
+    A = (A * (size / A.abs().sum(0).amax())).requires_grad_()
+    weight, got, expected = torch.randn(5, 5), exponential(A), torch.matrix_exp(A)
+    if size > 4096:
+        assert got.isnan().all()
+        return
+    assert_close("value", got, expected)
+    slopes = [torch.autograd.grad((U * weight).sum(), A)[0] for U in (got, expected)]
+    assert_close("gradient", *slopes)
 
 
 def test_a_stack_gives_back_the_last_first():
