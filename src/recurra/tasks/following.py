@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,19 +60,21 @@ class Following:
         for time in self._passed(now):
             self._steps.step(self._row.absent(row, time))
         told = self._steps.step(given)[0]
-        fresh, self.end = self.end == -np.inf, now
+        fresh, self.end = self.end == -math.inf, now
         if fresh:
             nothing = like.new_full((count,), torch.nan)
             return nothing, nothing
         raw, mean, deviation = told.tensor_split((-2 * len(like), -len(like)))
         around, raw = Around(mean[:count], deviation[:count]), raw.view(count, -1)
-        truth = like.new_tensor(series[:count])
-        surprise = torch.where(truth.isnan(), torch.nan, self.model.head.surprise(raw, truth, around))
-        return self.model.head.predict(raw, around), surprise
+        truth, head = given[0, :count], self.model.head
+        surprise = head.surprise(raw, truth, around)
+        if any(map(math.isnan, series[:count])):
+            surprise = torch.where(truth.isnan(), torch.nan, surprise)
+        return head.predict(raw, around), surprise
 
     def _passed(self, now: float) -> list[float]:
         """The times of rows that are absent in front of the next one."""
-        if self._gap or self._row.time is None or self.end == -np.inf:
+        if self._gap or self._row.time is None or self.end == -math.inf:
             return []
         steps = self._frequency.between(self.end, now)
         if steps < 1 or not self._frequency.reaches(self.end, now, steps):

@@ -66,7 +66,7 @@ class Head(nn.Module):
     def surprise(self, raw: Tensor, target: Tensor, around: Around = NOTHING) -> Tensor:
         """[...]: minus the logarithm of the density, or the probability, of each target; 0 where it is missing."""
         there = self.there(target)
-        found = self._surprise(raw, torch.where(there, target, torch.zeros_like(target)), around)
+        found = self._surprise(raw, torch.where(there, target, 0), around)
         return torch.where(there, found, 0)
 
     def _surprise(self, raw: Tensor, target: Tensor, around: Around) -> Tensor:
