@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -32,6 +32,9 @@ from recurra.training.fitting import Progress, fit
 
 TOGETHER = 64
 """Sequences side by side where nothing is learned."""
+ALIKE = 8
+"""They come in such numbers, the last one several times if need be: products of a few rows take another way than those
+of many, and round otherwise. So what a case is told does not depend, to the bit, on how many are beside it."""
 
 
 class Labelled(Estimator):
@@ -173,10 +176,10 @@ class Labelled(Estimator):
         """Raw numbers for each sequence, [cases, size]."""
         if (empty := (sequences.lengths == 0).nonzero()).numel():
             raise InputError(f"X, case {int(empty[0])} has no time step; expected at least one")
-        return torch.cat([self._raw(self.model_, batch) for batch in self._batches(sequences)])
-
-    def _batches(self, sequences: Sequences) -> Iterator[Batch]:
-        return iter(Padded(sequences, TOGETHER, None))
+        count = len(sequences)
+        if short := -count % ALIKE:
+            sequences = sequences.select([*range(count), *[count - 1] * short])
+        return torch.cat([self._raw(self.model_, batch) for batch in Padded(sequences, TOGETHER, None)])[:count]
 
     def stream(self) -> Stream:
         """A sequence that comes row by row: an answer after each, from all rows so far.
