@@ -118,7 +118,7 @@ def test_models(tmp_path, times):
 @pytest.mark.parametrize("times", [FEW, MANY])
 def test_runs(tmp_path, times, monkeypatch):
     """What goes on from a run that was cut ends at the same weights."""
-    monkeypatch.setattr(trainer, "loss_curve", lambda metrics, picture: None)
+    monkeypatch.setattr(trainer, "loss_curve", lambda rows, picture: None)
     config = TrainConfig(
         pattern="min-gru", width=8, mlp=8, batch=2, window=8, steps=7, log_every=1, checkpoint_every=2, dropout=0.1
     )

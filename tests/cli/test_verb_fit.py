@@ -6,6 +6,7 @@ import pytest
 from calling import SMALL, called
 
 from recurra.training import checkpoint
+from recurra.training.course import Course
 
 
 @pytest.mark.usefixtures("usual_interrupt")
@@ -30,6 +31,10 @@ def test_a_fit_that_was_interrupted_goes_on(sales, tmp_path, monkeypatch):
     assert code == 0, err
     whole, cut = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
     assert cut == whole
+    # What came before the break is in the course, and so in its picture, once.
+    whole, cut = (Course(tmp_path / name).rows() for name in ("whole", "cut"))
+    assert [(row["step"], row["loss"]) for row in cut] == [(row["step"], row["loss"]) for row in whole]
+    assert [row["step"] for row in cut] == list(range(1, len(cut) + 1))
     code, _, err = called(*command, tmp_path / "cut", "--resume", "--width", 9)
     assert code == 2
     assert "width differ(s)" in err

@@ -53,6 +53,7 @@ def fit(
     """
     from recurra.compare.sources import Scoring, find, settings
     from recurra.memory import keep_freed_memory
+    from recurra.training.course import Course
     from recurra.view import pictures
 
     keep_freed_memory()
@@ -66,11 +67,11 @@ def fit(
     folder = Path("runs") / task if out is None else out
     chosen = settings(asked.settings_of(given), set or [], task)
     found = find(task, data, runs.begun(folder, task) | chosen if resume else chosen, scoring)
-    course = _learned(found, folder, resume)
+    _learn(found, folder, resume)
     found.stand()
     found.estimator.save(folder)
     runs.remember(folder, found)
-    pictures.write(pictures.learning(course), folder / "loss.png")
+    pictures.write(pictures.learning(Course(folder).rows()), folder / "loss.png")
     report = found.score()
     if json:
         show.as_json({"run": str(folder), "result": report})
@@ -80,18 +81,23 @@ def fit(
     print(f"Everything is in {folder}/")
 
 
-def _learned(found: Any, folder: Path, resume: bool) -> list[dict[str, float]]:
-    """Fit the estimator, and say how far it is; gives the metrics of all updates."""
-    course: list[dict[str, float]] = []
+def _learn(found: Any, folder: Path, resume: bool) -> None:
+    """Fit the estimator, say how far it is, and log each update in the folder."""
+    from recurra.training.course import Course
+
+    course, begun = Course(folder), False
     with show.progress("training", 1) as update:
 
         def progress(now: dict[str, float]) -> None:
+            nonlocal begun
+            if not begun:
+                course.drop_after(int(now["step"]) - 1)
+                begun = True
             update(now["done"], f"loss {now['loss']:.4f}")
-            course.append(now)
+            course.log(now, durable=False)
 
         try:
             found.estimator.fit(found.learn, progress=progress, folder=folder, resume=resume)
         except KeyboardInterrupt:
             print("recurra: interrupted; the same command with --resume goes on from here", file=sys.stderr)
             raise typer.Exit(130) from None
-    return course

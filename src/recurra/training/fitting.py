@@ -148,9 +148,10 @@ def _updates(
         clip(model, schedule)
         optimiser.step()
         at = Position(at.step + 1, time.perf_counter() - began, None if state is None else state.detach())
-        if keep is not None:
-            keep(at)
+        # Told first: whoever writes it down has all updates that a checkpoint holds.
         if progress:
             done = schedule.done(at.step, at.seconds)
             progress({"step": at.step, "loss": value.item(), "seconds": at.seconds, "done": done})
+        if keep is not None:
+            keep(at)
     return at

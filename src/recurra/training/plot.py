@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import io
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from recurra.files import write_atomically
 
 
-def loss_curve(metrics: Path, picture: Path) -> None:
-    """Draw bits per byte over training from a metrics.jsonl into a PNG."""
+def loss_curve(rows: Sequence[Mapping[str, float]], picture: Path) -> None:
+    """Draw bits per byte over training, of rows with `step` and `bits_per_byte`, into a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     steps, bits = [row["step"] for row in rows], [row["bits_per_byte"] for row in rows]
     smooth, mean = [], None
     for value in bits:

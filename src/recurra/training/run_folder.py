@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -16,14 +15,15 @@ from recurra import options
 from recurra.engines.products import speeds
 from recurra.engines.rates import Speeds
 from recurra.errors import InputError, one_line
-from recurra.files import expect_file, read_json, write_atomically
+from recurra.files import read_json, write_atomically
 from recurra.models.files import OWN
 from recurra.models.pattern import kinds
 from recurra.options import shown
 from recurra.registry import Unregistered, from_a_file, origins
 from recurra.training.config import TrainConfig
+from recurra.training.course import METRICS, Course
 
-FILES = ("config.json", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "loss.png", "result.json")
+FILES = ("config.json", METRICS, "checkpoint.safetensors", "model.safetensors", "loss.png", "result.json")
 """What a finished run has written, in the order in which it first appears."""
 
 ALL_TORCH = {"torch": 0.0, "onednn": 0.0}
@@ -122,9 +122,9 @@ class RunFolder:
         return self.path / "checkpoint.safetensors"
 
     @property
-    def metrics(self) -> Path:
-        """One JSON object per logged step."""
-        return self.path / "metrics.jsonl"
+    def course(self) -> Course:
+        """One line per logged step."""
+        return Course(self.path)
 
     @property
     def products(self) -> Speeds:
@@ -193,32 +193,3 @@ class RunFolder:
     def write(self, name: str, content: bytes | str) -> None:
         """Put a whole file in place, or none."""
         write_atomically(self.path / name, content)
-
-    def log(self, row: Mapping[str, float]) -> None:
-        """Add a line to the metrics; a line that does not fit on the disk is taken back."""
-        line = json.dumps(row).encode() + b"\n"
-        with open(self.metrics, "ab", buffering=0) as file:
-            size = file.tell()
-            try:
-                if file.write(line) < len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.metrics))
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(size)
-                raise
-
-    def drop_metrics_after(self, step: int) -> None:
-        """Keep the metrics up to `step`; what a killed process logged beyond its last checkpoint will come again."""
-        kept = []
-        try:
-            expect_file(self.metrics)
-            for line in self.metrics.read_bytes().splitlines(keepends=True):
-                if line.endswith(b"\n") and int(json.loads(line)["step"]) <= step:
-                    kept.append(line)
-        except FileNotFoundError:
-            pass
-        except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
-            raise InputError(
-                f"{str(self.metrics)!r} holds a line that is no metrics: {one_line(error)}; move it away"
-            ) from error
-        self.write("metrics.jsonl", b"".join(kept))

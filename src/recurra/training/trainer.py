@@ -99,7 +99,7 @@ class _Run:
                 self.model.eval()(self.windows.window(0)[:1, :1], engine=self.config.engine)
         if self.folder.open(resume):
             self.at = checkpoint.load(self.folder.checkpoint, self.folder.identity, self.model, self.optimiser)
-        self.folder.drop_metrics_after(self.at.step)
+        self.folder.course.drop_after(self.at.step)
 
     def train(self) -> None:
         """Every update that is left, with metrics and checkpoints."""
@@ -111,7 +111,7 @@ class _Run:
                 self.at = checkpoint.Position(self.at.step + 1, before + time.perf_counter() - began, state)
                 metrics = self._metrics(loss)
                 if self.at.step % config.log_every == 0 or self._is_over():
-                    self.folder.log(metrics)
+                    self.folder.course.log(metrics)
                 stop = interrupted()
                 if self.at.step % config.checkpoint_every == 0 or self._is_over() or stop:
                     checkpoint.save(self.folder.checkpoint, self.folder.identity, self.model, self.optimiser, self.at)
@@ -171,7 +171,7 @@ class _Run:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "layer": self.config.pattern,
         }
-        loss_curve(self.folder.metrics, self.folder.path / "loss.png")
+        loss_curve(self.folder.course.rows(), self.folder.path / "loss.png")
         self.folder.write("result.json", json.dumps(result, indent=2) + "\n")
         return result
 
