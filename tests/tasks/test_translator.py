@@ -107,7 +107,7 @@ def pairs(count=300):
 
 
 def test_it_learns_and_comes_back_from_a_file(tmp_path):
-    found = Translator("gru", width=24, steps=160, batch=32, dropout=0.0, learning_rate=8e-3).fit(pairs())
+    found = Translator("gru", width=24, steps=240, batch=32, dropout=0.0, learning_rate=8e-3).fit(pairs())
     new = pairs(40)
     report = found.evaluate(new)
     assert report["wrong"] < 0.5

@@ -99,7 +99,7 @@ def test_dropped_weights_are_the_same_at_all_steps_and_whole_in_evaluation():
 
 
 def test_sampled_classes_estimate_the_whole_softmax():
-    layer = SampledSoftmax(5, 9, 60_000, torch.arange(9).float()).double()
+    layer = SampledSoftmax(5, 9, 60_000, 1 + torch.arange(9).float()).double()
     x, target = torch.randn(4, 3, 5).double().requires_grad_(), torch.randint(-1, 9, (4, 3))
     whole = nn.functional.cross_entropy(layer(x).flatten(0, 1), target.flatten(), ignore_index=-1)
     (expected,) = torch.autograd.grad(whole, x)
