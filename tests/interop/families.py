@@ -193,9 +193,9 @@ def build(case, dtype=torch.float32):
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**options)
     model = getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")(config).to(dtype).eval()
-    if kind == "xLSTM" and dtype == torch.float64:  # its config has no name for a state in float64
+    if kind == "xLSTM" and dtype == torch.float64:  # its config has no name for a state in float64, and refuses it
         for block in model.backbone.blocks:
-            block.mlstm_layer.mlstm_backend.config.inference_state_dtype = "float64"
+            object.__setattr__(block.mlstm_layer.mlstm_backend.config, "inference_state_dtype", "float64")
     if dtype == torch.float64:  # angles are computed from these, rounded to float32
         for module in model.modules():
             for of in ("", "full_attention_", "sliding_attention_"):

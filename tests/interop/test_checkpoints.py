@@ -92,6 +92,7 @@ def test_gradients_in_float64(tmp_path, case):
     peer.save_pretrained(tmp_path / "slopes")
     expected = load_file(tmp_path / "slopes" / "model.safetensors")
     kept = {name.split(".")[-1] for name, _ in peer.named_buffers()} | {"expert_bias"}  # what a file calls that of Ling
+    kept -= {"weight"}  # FalconMamba's, of ones, is in no file
     assert set(found) == {name for name in expected if name.split(".")[-1] not in kept}
     idle = [name for name in found if not expected[name].any()]  # an expert that was never chosen
     assert all("experts." in name and not found[name].any() for name in idle), idle
