@@ -98,6 +98,19 @@ def test_whole_in_pieces_step_by_step_packed_and_padded():
     assert list(session.generate(5, temperature=0)) == greedy
 
 
+@torch.no_grad()
+def test_what_else_is_given_goes_to_the_layer():
+    """Here the time elapsed; what is embedded is looked at once, and gives a model no input of that name."""
+    model, x = recurra.LanguageModel(31, 12, "transformer>mamba", mlp=0).eval(), tokens(2, 5)
+    assert model.beside == {"elapsed": False}
+    expected, elapsed = model(x)[0], torch.ones(2, 5)
+    torch.testing.assert_close(model(x, elapsed=elapsed)[0], expected)
+    elapsed[0, 3] = 9
+    other = model(x, elapsed=elapsed)[0]
+    torch.testing.assert_close(other[1], expected[1])
+    assert not torch.allclose(other[0, 3:], expected[0, 3:])
+
+
 def test_blocks_share_all_but_their_adapters(tmp_path):
     """With one set of weights under one name, and others under another; also after a model was saved and read."""
     model = fed()

@@ -63,6 +63,7 @@ class Transformer(nn.Module):
 
     Args:
         width: D.
+        design: of the norms.
         like: what parts are shared with.
         heads, key_heads, size, rotary, base: as for `attention`; `size` is 2 D / heads, and nothing turns, by default.
         hidden: of the MLP, by default 4 D.

@@ -198,8 +198,9 @@ class LanguageModel(Backbone):
     ) -> dict[str, Tensor]:
         """What blocks are given beside what flows through them: what came beside the tokens, looked at, and x, what
         flows into the first, for those that read it."""
-        given = beside.named("this model", self.beside, named)
-        embedded = {EMBEDDED: x} if EMBEDDED in super().beside else {}
+        known = dict(super().beside)
+        embedded = {EMBEDDED: x} if known.pop(EMBEDDED, False) else {}
+        given = beside.named("this model", known, named)
         if not given:
             return embedded
         lengths = check.lengths(lengths, tokens)
