@@ -355,6 +355,7 @@ def test_heads_are_of_the_papers_size(width, expected):
         ("delta-net", {"negative_eigenvalues": 1}, "negative_eigenvalues is 1; expected True or False"),
         ("gated-delta-net", {"heads": 0}, "heads is 0; expected a positive int"),
         ("gated-delta-net", {"heads": 4, "key_heads": 3}, "key_heads is 3; expected a divisor of the heads 4"),
+        ("kimi-delta-attention", {"heads": 4, "key_heads": 3}, "key_heads is 3; expected a divisor of the heads 4"),
         ("gated-delta-net", {"key_size": 1.5}, "key_size is 1.5; expected a positive int"),
         ("gated-delta-net", {"value_size": -1}, "value_size is -1; expected a positive int"),
         ("gated-delta-net", {"norm_eps": -1.0}, "norm_eps is -1.0; expected a number of at least 0"),

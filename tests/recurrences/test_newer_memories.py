@@ -53,7 +53,10 @@ def corrected(S, decay, k, erased, value):
 
 
 def with_decays_per_key(layer, x):
-    q, k, v = (heads(part, layer.heads) for part in convolved(layer, layer.to_qkv(x)).chunk(3, -1))
+    q, k, v = (
+        part.unflatten(-1, (-1, layer.size)) for part in convolved(layer, layer.to_qkv(x)).split(layer.parts, -1)
+    )
+    q, k = (torch.stack([part[:, :, h * k.shape[2] // layer.heads] for h in range(layer.heads)], 2) for part in (q, k))
     rate, dt = layer.A_log.exp()[:, None], heads(layer.to_decay(x) + layer.dt_bias, layer.heads)
     bound = getattr(layer, "bound", None)
     decay = torch.exp(-rate * softplus(dt) if bound is None else bound * torch.sigmoid(rate * dt))
@@ -295,6 +298,7 @@ EQUATIONS = {
     "log-linear-gated-delta-net": (log_linear_gated_delta_net, {"levels": 4, "heads": 2}),
     "kimi-delta-attention": (kimi_delta_attention, {"heads": 2}),
     "kimi-delta-attention, bounded": (kimi_delta_attention, {"heads": 2, "full_rank": True, "lower_bound": -3.0}),
+    "kimi-delta-attention, shared keys": (kimi_delta_attention, {"heads": 6, "key_heads": 2, "size": 3}),
     "gated-delta-net-2": (gated_delta_net_2, {"heads": 2, "kernel": 3}),
     "gated-oja": (gated_oja, {"heads": 2}),
     "rwkv5": (rwkv5, {"heads": 2}),

@@ -17,16 +17,17 @@ class KimiDeltaAttention(Recurrence):
     """S' = S_{t-1} diag(a_t),  S_t = S' + beta_t (v_t - S' k_t) k_t^T,  o_t = S_t q_t / sqrt(K)
     a_t = exp(-exp(A_log) softplus(W_2 W_1 x_t + dt_bias)),  beta_t = sigmoid(w x_t).
 
-    Lane: a head, S: [K, K], K = `size`, by default D / heads, 128 at most; q, k, v, a: [K]; beta: a number, twice as
-    large with `negative_eigenvalues`; A_log: a number per head, dt_bias: [H K]; W_1: [K, D]. q and k are
-    unit(silu(conv(..))), v is silu(conv(..)) of linear maps of x. The result is
+    Lane: a (value) head, S: [K, K], K = `size`, by default D / heads, 128 at most; q, k, v, a: [K]; beta: a number,
+    twice as large with `negative_eigenvalues`; A_log: a number per head, dt_bias: [H K]; W_1: [K, D]. q and k are
+    unit(silu(conv(..))), v is silu(conv(..)) of linear maps of x. `key_heads`, a divisor of `heads`, says how many
+    different q and k there are: head h reads number h // (heads / key_heads). The result is
     W_o (rmsnorm(o) * sigmoid(W_4 W_3 x + b)), W_3: [K, D], the norm within each head,
     `norm_eps` under its root; without `gate_bias` there is no b. With `full_rank`, one [H K, D] stands in place of
     W_2 W_1, and one of W_4 W_3. With a `lower_bound`, a_t = exp(lower_bound sigmoid(exp(A_log) (W_2 W_1 x + dt_bias))).
     Initialisation: exp(A_log) uniform in [1, 16), softplus(dt_bias) log-uniform in [0.001, 0.1].
 
     Source: Kimi Linear: An Expressive, Efficient Attention Architecture, Kimi Team, 2025, arXiv:2510.26692; ranges of
-    the start, and 1e-6 under unit's root, as in flash-linear-attention; the last two options are those of Ling 3.
+    the start, 1e-6 under unit's root and key heads as in flash-linear-attention; a bound and full rank are Ling 3's.
     """
 
     lane = Lane.HEAD
@@ -43,6 +44,7 @@ class KimiDeltaAttention(Recurrence):
         norm_eps: float = 1e-5,
         full_rank: bool = False,
         lower_bound: float | None = None,
+        key_heads: int | None = None,
     ):
         super().__init__(width)
         if size is None:
@@ -51,9 +53,12 @@ class KimiDeltaAttention(Recurrence):
         self.heads, self.size = options.count("heads", heads), options.count("size", size)
         self.norm_eps, self.inner = options.number("norm_eps", norm_eps, 0), self.heads * self.size
         self.largest_beta = 2.0 if options.flag("negative_eigenvalues", negative_eigenvalues) else 1.0
-        self.windows = {"conv": (3 * self.inner, options.count("kernel", kernel) - 1)}
-        self.to_qkv = Linear(width, 3 * self.inner, bias=False)
-        self.conv_weight = nn.Parameter(torch.empty(3 * self.inner, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
+        key_heads = self.heads if key_heads is None else options.divisor("key_heads", key_heads, self.heads, "heads")
+        self.parts = [key_heads * self.size, key_heads * self.size, self.inner]
+        self.windows = {"conv": (sum(self.parts), options.count("kernel", kernel) - 1)}
+        self.to_qkv = Linear(width, sum(self.parts), bias=False)
+        bound = kernel**-0.5
+        self.conv_weight = nn.Parameter(torch.empty(sum(self.parts), kernel).uniform_(-bound, bound))
         self.bound = None if lower_bound is None else options.number("lower_bound", lower_bound, -options.MOST, 0)
         rank = None if options.flag("full_rank", full_rank) else self.size
         self.to_decay, gate_bias = _map(width, rank, self.inner), options.flag("gate_bias", gate_bias)
@@ -72,9 +77,14 @@ class KimiDeltaAttention(Recurrence):
 
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor]:
         qkv = past.convolve("conv", self.to_qkv(x), self.conv_weight, silu=True)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in qkv.chunk(3, -1))
+        q, k, v = (part.unflatten(-1, (-1, self.size)) for part in qkv.split(self.parts, -1))
+        q, k = self._for_each_head(unit(q) * self.size**-0.5), self._for_each_head(unit(k))
         decay = {"log_decay": self._log_decay(self.to_decay(x) + self.dt_bias)}
-        return {"q": unit(q) * self.size**-0.5, "k": unit(k), "v": v} | decay | self._rates(x)
+        return {"q": q, "k": k, "v": v} | decay | self._rates(x)
+
+    def _for_each_head(self, shared: Tensor) -> Tensor:
+        """[B, T, key heads, K] to [B, T, H, K]."""
+        return shared[..., None, :].expand(-1, -1, -1, self.inner // self.parts[0], -1).flatten(2, 3)
 
     def _log_decay(self, dt: Tensor) -> Tensor:
         if self.bound is None:
