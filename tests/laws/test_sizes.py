@@ -17,7 +17,7 @@ from recurra.testing.tolerances import assert_close
 
 LAYERS = list(recurra.layers())
 WORDS = {"nonlinearity": ("tanh", "relu"), "init": ("legs", "lin", "inv"), "discretisation": ("zoh", "bilinear"),
-         "basis": ("legs", "legt", "lagt", "fout"),
+         "feature_map": ("elu", "relu", "t2r", "hedgehog", "dpfp"), "basis": ("legs", "legt", "lagt", "fout"),
          "reset": ("after", "before"), "pooling": ("f", "fo", "ifo"), "scheme": ("im", "imex"),
          "variant": ("vanilla", "NIG", "NFG", "NOG", "NIAF", "NOAF", "CIFG", "NP", "FGR")}  # fmt: skip
 """Options that are words, with what they may be."""

@@ -100,11 +100,17 @@ def by_head(*tensors):
     return [tensor.transpose(1, 2) for tensor in tensors]
 
 
-def test_linear_attention_core_is_that_of_fla():
-    """They add 1e-10 to the denominator, where we follow the paper's code and add 1e-6."""
-    _, problem, z = core("linear-attention")
-    q, k = (torch.nn.functional.elu(u) + 1 for u in (z["q"], z["k"]))
-    same(problem, naive("linear_attn").naive_recurrent_linear_attn(q, k, z["v"], scale=1.0, normalize=True)[0])
+@pytest.mark.parametrize("feature_map", ["elu", "hedgehog"])
+def test_linear_attention_core_is_that_of_fla(feature_map):
+    """They add 1e-10 to the denominator, where we follow the paper's code and add 1e-6: it is one more value here."""
+    _, problem, z = core("linear-attention", feature_map=feature_map)
+    q, k = (
+        torch.nn.functional.elu(u) + 1 if feature_map == "elu" else torch.cat([2 * u, -2 * u], -1).softmax(-1)
+        for u in (z["q"], z["k"])
+    )
+    v = torch.nn.functional.pad(z["v"], (0, 1), value=1.0)
+    sums = naive("linear_attn").naive_recurrent_linear_attn(q, k, v, scale=1.0)[0]
+    same(problem, sums[..., :-1] / (sums[..., -1:] + 1e-6))
 
 
 def test_based_core_is_that_of_fla():

@@ -6,10 +6,11 @@ from dataclasses import replace
 import peers
 import pytest
 import torch
-from torch.nn.functional import conv1d, elu, layer_norm, logsigmoid, silu, softplus
+from torch.nn.functional import conv1d, elu, layer_norm, linear, logsigmoid, silu, softplus
 
 import recurra
 from recurra.engines.choose import run
+from recurra.testing.forms import packed_and_padded, same_as_reference
 from recurra.testing.laws import LAWS
 from recurra.testing.tolerances import assert_close
 
@@ -40,8 +41,12 @@ def convolved(layer, x):
 
 
 def linear_attention(layer, x):
+    return attended(layer, x, lambda u, to: elu(u) + 1)
+
+
+def attended(layer, x, phi):
     q, k, v = (heads(p(x), layer.heads) for p in (layer.to_query, layer.to_key, layer.to_value))
-    weights = (elu(q) + 1) @ (elu(k) + 1).mT * CAUSAL
+    weights = phi(q, layer.map_query) @ phi(k, layer.map_key).mT * CAUSAL
     return layer.to_output(whole(weights @ v / (weights.sum(-1, keepdim=True) + 1e-6)))
 
 
@@ -133,6 +138,44 @@ def abc(layer, x):
     K, V = (torch.einsum("bntsm,bnsd->bntmd", p, z) for z in (k, v))
     weights = torch.softmax((K @ q[..., None])[..., 0] / math.sqrt(q.shape[-1]), -1)
     return layer.to_output(whole((weights[..., None] * V).sum(3)))
+
+
+def dpfp(u, to):  # noqa: ARG001
+    parts = torch.relu(torch.stack([s * u[..., i] for s in (1, -1) for i in range(u.shape[-1])], -1))
+    return torch.stack([parts[..., i] * parts[..., i - 1] for i in range(parts.shape[-1])], -1)
+
+
+def hedgehog(u, to):
+    u = torch.exp(2 * linear(u, to.weight, to.bias))
+    return torch.cat([u, 1 / u], -1) / (u + 1 / u).sum(-1, keepdim=True)
+
+
+PHI = {
+    "relu": lambda u, to: u.clamp(min=0),
+    "t2r": lambda u, to: linear(u, to.weight, to.bias).clamp(min=0),
+    "hedgehog": hedgehog,
+    "dpfp": dpfp,
+}
+
+
+@pytest.mark.parametrize("feature_map", PHI)
+def test_feature_maps(feature_map):
+    """In float64: features of a query may all be near zero, where the slope of their quotient is steep."""
+
+    def make():
+        return scattered(recurra.layer("linear-attention", D, heads=2, feature_map=feature_map))
+
+    layer, x = make().double(), torch.randn(B, T, D, dtype=torch.float64)
+    assert_close(feature_map, layer(x)[0], attended(layer, x, PHI[feature_map]))
+    for engine in ("compiled", "scan", "chunkwise"):
+        same_as_reference(make, engine, torch.float64)
+    packed_and_padded(make, "chunkwise", torch.float64)
+
+
+def test_feature_maps_are_named():
+    known = "'elu' or 'relu' or 't2r' or 'hedgehog' or 'dpfp'"
+    with pytest.raises(recurra.InputError, match=f"feature_map is 'identity'; expected {known}"):
+        recurra.layer("linear-attention", D, feature_map="identity")
 
 
 EQUATIONS = [
