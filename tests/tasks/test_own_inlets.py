@@ -79,8 +79,12 @@ def test_a_forecaster_reads_by_a_part_of_ones_own(kind, tmp_path):
     model.save(tmp_path)
     again = recurra.Forecaster.load(tmp_path, inlet=PARTS[kind]())
     assert np.array_equal(again.predict(data)["y"], whole["y"])
-    with pytest.raises(InputError, match="load\\(folder, inlet="):
-        recurra.Forecaster.load(tmp_path)
+    for given, told in ((None, "config.json was fitted .* load\\(folder, inlet="), (3, "^inlet is 3; expected")):
+        with pytest.raises(InputError, match=told):
+            recurra.Forecaster.load(tmp_path, inlet=given)
+    model.set_params(inlet=None).fit(data).save(tmp_path)
+    with pytest.raises(InputError, match="was fitted without one"):
+        recurra.Forecaster.load(tmp_path, inlet=own)
 
 
 def test_what_a_part_says_reaches_the_answer():
@@ -172,7 +176,7 @@ def whole(model, sequences):
 def test_series_whose_steps_are_irregular(kind, tmp_path):
     """Refused without gaps; with them rows in one table, in several and one by one say the same."""
     data = series(regular=False)
-    with pytest.raises(InputError, match="frequency"):
+    with pytest.raises(InputError, match=r"one frequency\. Rows that come at any time are read with gap=True"):
         kind(**SMALL).fit(data)
     settings = {"rate": 0.2} if kind is recurra.Detector else {"horizon": 3}
     model = kind(gap=True, **settings, **SMALL).fit(part(data, slice(0, 50)))

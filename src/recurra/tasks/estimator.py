@@ -20,7 +20,7 @@ from recurra.models.files import OWN
 from recurra.models.outline import misfit
 from recurra.models.pattern import kinds
 from recurra.registry import Unregistered, from_a_file, origins
-from recurra.tasks.inlets.own import name_of
+from recurra.tasks.inlets.own import expect_part, name_of
 from recurra.tasks.model import Model
 from recurra.tasks.transfer import take_over
 from recurra.training.fitting import Schedule
@@ -186,11 +186,12 @@ class Estimator:
             raise InputError(f"{path} cannot be read: {one_line(error)}; expected what save wrote") from error
         if config.get("task") != cls.task:
             raise InputError(f"{path} is of the task {config.get('task')!r}; {cls.__name__} reads {cls.task!r}")
+        own = _inlet(config, inlet, path)
         tensors, _ = sealed.read(folder / WEIGHTS, f"{folder / WEIGHTS} cannot be read")
         weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
         try:
             with from_a_file(config.get(OWN)):
-                found = cls(**_with_inlet(config["settings"], inlet, path))
+                found = cls(**config["settings"] | own)
                 found.fields_ = [Field.from_dict(field) for field in config["fields"]]
                 found._remember(config["about"], tensors)
                 model = found._build(found.fields_, config["about"], tensors)
@@ -205,16 +206,20 @@ class Estimator:
         return found
 
 
-def _with_inlet(settings: dict[str, Any], inlet: Any, path: Path) -> dict[str, Any]:
-    """Settings out of a file, with the part that it names in its place."""
-    name = settings.get("inlet")
+def _inlet(config: Mapping[str, Any], inlet: Any, path: Path) -> dict[str, Any]:
+    """The setting of that name, of a file that may say that there was one."""
+    settings = config.get("settings")
+    name = settings.get("inlet") if isinstance(settings, dict) else None
     if name is None and inlet is not None:
         raise InputError(f"inlet is {options.shown(inlet)}; {path} was fitted without one: leave it out")
-    if name is not None and inlet is None:
+    if name is None:
+        return {}
+    if inlet is None:
         raise InputError(
             f"{path} was fitted with an inlet of its own, {name}, whose code no file holds: load(folder, inlet=...)"
         )
-    return settings | {"inlet": inlet} if inlet is not None else settings
+    expect_part(inlet)
+    return {"inlet": inlet}
 
 
 class Dice:

@@ -170,7 +170,12 @@ class Forecaster(GoesOn):
                 data, target=self.target, id=self.id, time=self.time, known=self.known, static=self.static,
                 past=self.past, categories=self.categories,
             )  # fmt: skip
-        return with_gaps(data, unit_of(data)) if options.flag("gap", self.gap) else data.filled()
+        if options.flag("gap", self.gap):
+            return with_gaps(data, unit_of(data))
+        try:
+            return data.filled()
+        except InputError as error:
+            raise InputError(f"{error}. Rows that come at any time are read with gap=True") from error
 
     def _like(self, data: Any) -> Sequences:
         """Data of the columns that were fitted on."""

@@ -35,10 +35,7 @@ class Own(Chain):
     """
 
     def __init__(self, part: Any, shape: tuple[int, ...], width: int):
-        if not callable(part):
-            raise InputError(
-                f"inlet is {shown(part)}; expected a module, or a function of numbers [B, T, {_told(shape)}]"
-            )
+        expect_part(part)
         own = deepcopy(part) if isinstance(part, nn.Module) else Called(part)
         size = _looked_at(own, shape)
         parts = {"shaped": nn.Unflatten(-1, shape), "part": own, "flat": nn.Flatten(2), "join": Linear(size, width)}
@@ -63,6 +60,12 @@ class Called(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             return torch.as_tensor(self.function(x.detach())).to(x.dtype)
+
+
+def expect_part(part: object) -> None:
+    """Raises InputError if something is neither a module nor a function."""
+    if not callable(part):
+        raise InputError(f"inlet is {shown(part)}; expected a module, or a function of numbers [B, T, ...]")
 
 
 def name_of(part: object) -> str:
