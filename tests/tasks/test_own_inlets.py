@@ -198,6 +198,34 @@ def test_series_whose_steps_are_irregular(kind, tmp_path):
         assert model.evaluate(data, windows=4)["origins"] == 4
 
 
+def test_forecasts_at_times_that_are_asked_about():
+    """Those of `known`, whose gaps and columns count; with the median between them they are those without it."""
+    data = series(regular=False)
+    model = recurra.Forecaster(gap=True, horizon=3, known=["rain"], **SMALL).fit(part(data, slice(0, 50)))
+    later = part(data, slice(50, 55))
+    found = model.predict(known={"ds": later["ds"], "rain": later["rain"]})
+    assert (found["ds"] == later["ds"][:3]).all()
+    moved = later["ds"] + np.arange(5) * np.timedelta64(9, "D")
+    other = model.predict(known={"ds": moved, "rain": later["rain"]})
+    assert found["y"][0] == other["y"][0]
+    assert (found["y"][1:] != other["y"][1:]).any()
+    with pytest.raises(InputError, match=r"known has 2 rows of series 'series' after .*; expected 3"):
+        model.predict(known=part({"ds": data["ds"], "rain": data["rain"]}, slice(40, 52)))
+    plain = recurra.Forecaster(gap=True, horizon=3, **SMALL).fit(part(data, slice(0, 50)))
+    usual = plain.predict()
+    assert np.allclose(usual["y"], plain.predict(known={"ds": usual["ds"]})["y"], 1e-3, 1e-4)
+
+
+def test_updates_are_as_exact_as_their_times():
+    """Minutes of this century, whose seconds float32 does not tell apart."""
+    ds = np.datetime64("2024-03-01T00:00") + np.arange(40)
+    data = {"ds": ds, "y": np.random.randn(40)}
+    model = recurra.Forecaster(horizon=2, **SMALL).fit(part(data, slice(0, 30)))
+    for n in range(30, 40):
+        assert len(model.update(part(data, slice(n, n + 1)))["y"]) == 1
+    assert np.allclose(model.predict()["y"], model.predict(data)["y"], 1e-4, 1e-4)
+
+
 WRONG = {
     "no part": (lambda: {"inlet": 3}, "inlet is 3; expected a module"),
     "other numbers": (lambda: {"inlet": nn.Linear(5, 2)}, "inlet, a Linear, cannot read"),

@@ -60,7 +60,7 @@ class Forecaster(GoesOn):
         memory: steps that a running scale looks back, about; None is all. A series that has left the range of its past
             is read in the range of its present.
         gap: series need not be regular: rows come at any time, and the time since the row before is read as well. What
-            is forecast lies the median of these times apart.
+            is forecast lies the median of these times apart, or at the times of the table `known`.
         inlet: a part of one's own, a module or a function, that reads the scaled numbers of each step [B, T, channels]
             in place of a linear map, as `recurra.tasks.inlets.own.Own` has it; `load` asks for it again.
         conformal: intervals from errors on the last fifth of each series, which nothing is then learned from, rather
@@ -241,7 +241,8 @@ class Forecaster(GoesOn):
 
         Args:
             data: read these series first, and forecast them alone; by default those seen so far go on.
-            known: a table of the columns known ahead, with the times of the horizon.
+            known: a table of the columns known ahead, with the times of the horizon; with `gap` these times are the
+                horizon.
             level: percentages, such as [80, 95]: columns `y-lo-80` and `y-hi-80` between which the target falls so
                 often.
             quantiles: probabilities, such as [0.1, 0.5]: columns `y-q-0.1`.
@@ -270,6 +271,8 @@ class Forecaster(GoesOn):
         """The steps that follow where each series stands: when they are, and what is said of them."""
         model, standing = self.model_, self._standing
         future = Future.of(standing.ids, self._ends, self.fields_, self._frequency, steps)
+        if self.gap and known is not None and standing.ids:
+            future = future.at_times_of(known, self.id)
         ahead = future.known(horizon.outlook(model).known, self.fields_, known, self.id)
         return future, Onward(model, standing.place, self.fields_, steps, ahead, self._always, self._errors)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from recurra.data.frames import from_frame
 from recurra.data.sequences import Field, Sequences
 from recurra.data.times import Frequency, text
 from recurra.errors import InputError
-from recurra.tasks.gaps import GAP, ONE
+from recurra.tasks.gaps import GAP
 from recurra.tasks.inlet import Encoding
 
 
@@ -26,6 +26,9 @@ class Future:
     time: Field | None
     times: Tensor
     """[S, horizon] float64; numbers of steps where there is no column of times."""
+    ends: Tensor
+    """[S] float64: the last time of each series."""
+    frequency: Frequency
 
     @classmethod
     def of(
@@ -34,7 +37,25 @@ class Future:
         """After `ends` [S], the last time of each series."""
         time = next((field for field in fields if field.role == "time"), None)
         after = [[frequency.after(end, j) for j in range(1, horizon + 1)] for end in ends.tolist()]
-        return cls(list(ids), time, torch.tensor(after, dtype=torch.float64).view(len(ids), horizon))
+        return cls(list(ids), time, torch.tensor(after, dtype=torch.float64).view(len(ids), horizon), ends, frequency)
+
+    def at_times_of(self, table: Any, id: str | None) -> Future:
+        """As many steps, at the first times behind the end of each series that a table says.
+
+        Raises InputError, naming the series, if there are too few.
+        """
+        assert self.time is not None
+        given, count, times = from_frame(table, id=id, like=[self.time]), self.times.shape[1], []
+        own = dict(zip(given.ids, given.values[self.time.name].split(given.lengths.tolist()), strict=True))
+        for name, end in zip(self.ids, self.ends.tolist(), strict=True):
+            later = own[name][own[name] > end] if name in own else self.ends[:0]
+            if len(later) < count:
+                after = f"after {text(end, self.time.dated)}"
+                raise InputError(
+                    f"known has {len(later)} rows of series {name!r} {after}; expected {count}, one a step"
+                )
+            times.append(later[:count])
+        return replace(self, times=torch.stack(times))
 
     def table(self, id: str | None) -> dict[str, Any]:
         """Columns that say which series and when, one row for each step."""
@@ -53,7 +74,8 @@ class Future:
         own = [field for field in fields if field.name in reads and field.role == "known" and field.name != GAP]
         found = {self.time.name: self.times[:, None]} if self.time is not None and self.time.name in reads else {}
         if GAP in reads:
-            found[GAP] = torch.full_like(self.times[:, None], ONE, dtype=torch.get_default_dtype())
+            apart = self.times.diff(prepend=self.ends[:, None]) / self.frequency.seconds
+            found[GAP] = apart.log1p().to(torch.get_default_dtype())[:, None]
         if not own:
             return found
         if table is None:
