@@ -55,7 +55,7 @@ def rollout(rule: Plain) -> tuple[Tensor, Tensor]:
         o, S = _by_kernels(q, v, [k], decay, rule.S)
     elif rule.erase is None:
         states = _sums(v.mT @ _scaled(k, decay.until_end), decay.through, rule.S)
-        o, S = _scaled(q, decay.since_start) @ states[:-1].mT + decay.between(q, k)[..., 0, :, :] @ v, states[-1]
+        o, S = _scaled(q, decay.since_start) @ states[:-1].mT + decay.between(q, k)[0][..., 0, :, :] @ v, states[-1]
     else:
         take = None if rule.take is None else _chunks(rule.take, size)
         o, S = _corrected(q, k, v, _chunks(rule.erase, size), take, decay, rule.S)
@@ -75,13 +75,13 @@ def _corrected(
     beside, written = None, v
     if take is not None:
         # v is written beside what is taken out: what later steps find of it, and what it leaves in the state.
-        found, read = decay.between(both, k).unbind(3)
+        found, read = decay.between(both, k)[0].unbind(3)
         beside, written, k = (
             v.mT @ _scaled(k, decay.until_end),
             -found.tril(-1) @ v,
             take.expand(*lead, *take.shape[3:]),
         )
-    L, P = decay.between(both, k).unbind(3)
+    L, P = decay.between(both, k)[0].unbind(3)
     parts = (L, P, written, both_in, _scaled(k, decay.until_end), decay.through, beside)
     flat = (None if t is None else t.expand(*lead, *t.shape[3:]).flatten(1, 2) for t in parts)
     o, S = Chunks.apply(*flat, S.flatten(0, 1))
@@ -91,7 +91,7 @@ def _corrected(
 
 def _by_kernels(both: Tensor, v: Tensor, keys: list[Tensor], decay: Decay, S: Tensor) -> tuple[Tensor, Tensor]:
     """The same by kernels of our own, which multiply by what is left at each time step, but not of each key."""
-    scores = [decay.between(both, key, strict=True).flatten(3, 4) for key in keys]
+    scores = [found.flatten(3, 4) for found in decay.between(both, *keys, strict=True)]
     since, until, through = decay.since_start, decay.until_end, decay.through
     if since is not None and since.shape[-1] > 1:
         both = both * torch.cat([since] * (both.shape[-2] // decay.size), -2)
@@ -143,22 +143,26 @@ class Decay:
         sequence = None if resets is None else _chunks(resets[..., None], size).cumsum(-1)
         return Decay(logs, sequence, size, like.dtype, like.device)
 
-    def between(self, rows: Tensor, k: Tensor, *, strict: bool = False) -> Tensor:
-        """sum_K x_i k_j a_{i..j} for j <= i, else 0, for each x of `rows` [N, B, H, G C, K]: [N, B, H, G, C, C].
+    def between(self, rows: Tensor, *keys: Tensor, strict: bool = False) -> list[Tensor]:
+        """sum_K x_i k_j a_{i..j} for j <= i, else 0, for each x of `rows` [N, B, H, G C, K]: [N, B, H, G, C, C], for
+        each k of `keys`.
 
         With `strict` the first of two x, that of what is erased, has zeros for j = i as well.
         """
         split, related = (rows.shape[-2] // self.size, self.size), self._related
         if strict and split[0] > 1:
             related = torch.cat([related.tril(-1), related], -3)
-        if self.logs is None:
-            return torch.where(related, fused.products(rows, k).unflatten(-2, split), 0)
-        if self.logs.shape[-1] == 1:
+        if self.logs is not None and self.logs.shape[-1] == 1:
             exponent = (self.logs - self.logs.mT).to(self.dtype).unsqueeze(-3)
             left = torch.where(related, exponent, -torch.inf).exp()
-            return fused.products(rows, k).unflatten(-2, split) * left
-        scores = _halved(rows.unflatten(-2, split), k.unsqueeze(-3), self.logs.unsqueeze(-3))
-        return scores if self.sequence is None and not strict else torch.where(related, scores, 0)
+            return [fused.products(rows, k).unflatten(-2, split) * left for k in keys]
+        if self.logs is not None and _lost(self.logs) > SPAN:
+            rows, logs = rows.unflatten(-2, split), self.logs.unsqueeze(-3)
+            return [torch.where(related, _halved(rows, k.unsqueeze(-3), logs), 0) for k in keys]
+        if self.logs is not None:
+            since, until = _balanced(self.logs, self.dtype)
+            rows, keys = rows * torch.cat([since] * split[0], -2), tuple(k * until for k in keys)
+        return [torch.where(related, fused.products(rows, k).unflatten(-2, split), 0) for k in keys]
 
     @cached_property
     def _related(self) -> Tensor:
@@ -200,9 +204,9 @@ def _halved(a: Tensor, b: Tensor, logs: Tensor) -> Tensor:
     size = a.shape[-2]
     if size == 1:
         return (a * b).sum(-1, keepdim=True)
-    if float((logs[..., 0, :] - logs[..., -1, :]).detach().max()) <= SPAN:
-        since = logs - logs[..., size // 2 - 1 : size // 2, :]
-        return ((a * since.to(a.dtype).exp()) @ (b * (-since).to(b.dtype).exp()).mT).tril()
+    if _lost(logs) <= SPAN:
+        since, until = _balanced(logs, a.dtype)
+        return ((a * since) @ (b * until).mT).tril()
     halves = [t.unflatten(-2, (2, size // 2)) for t in (a, b, logs)]
     upper, lower = _halved(*halves).unbind(-3)
     (_, a), (b, _), (early, late) = (t.unbind(-3) for t in halves)
@@ -210,6 +214,18 @@ def _halved(a: Tensor, b: Tensor, logs: Tensor) -> Tensor:
     cross = (a * (late - border).to(a.dtype).exp()) @ (b * (border - early).to(b.dtype).exp()).mT
     upper, lower = pad(upper, (0, size // 2)), torch.cat(torch.broadcast_tensors(cross, lower), -1)
     return torch.cat([upper, lower], -2)
+
+
+def _lost(logs: Tensor) -> float:
+    """The most that logarithms [..., C, K] lose from the first step to the last."""
+    return float((logs[..., 0, :] - logs[..., -1, :]).detach().max())
+
+
+def _balanced(logs: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What is left at each step of what there was at the middle one, and one over that."""
+    middle = (logs.shape[-2] - 1) // 2
+    since = (logs - logs[..., middle : middle + 1, :]).to(dtype)
+    return since.exp(), (-since).exp()
 
 
 class Chunks(torch.autograd.Function):
