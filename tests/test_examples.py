@@ -1,5 +1,6 @@
 """The recurrences of examples/ are compiled, keep the laws, and are what a loop by hand gives."""
 
+import copy
 import importlib
 from pathlib import Path
 
@@ -35,6 +36,28 @@ def test_an_example_is_compiled_and_keeps_the_laws(file):
     assert engines == ["compiled"]
     for law in QUICK:
         LAWS[law](lambda: layer, "compiled", torch.float64)
+
+
+def test_spikes_are_the_same_in_any_type_where_no_potential_lies_on_the_threshold():
+    """In float32, compiled, whole and step by step, what the reference loop has in float64."""
+    layer, x = recurrence_of("spiking")(4), torch.randn(64, 20, 4)
+    wide = copy.deepcopy(layer).double()
+    state, potentials = wide.initial_state(64), []
+    with torch.no_grad():
+        for x_t in x.double().unbind(1):
+            _, state = wide.advance(x_t, state)
+            potentials.append(state["u"])
+    clear = ((torch.stack(potentials) - 1).abs() > 1e-3).all(0).all(-1)
+    x = x[clear]
+    assert len(x) > 16
+    found, expected = layer(x, engine="compiled")[0], wide(x.double(), engine="loop")[0]
+    assert expected.unique().tolist() == [0, 1]
+    assert torch.equal(found.double(), expected)
+    state = layer.initial_state(len(x))
+    with torch.no_grad():
+        for x_t, spikes in zip(x.unbind(1), found.unbind(1), strict=True):
+            y, state = layer.advance(x_t, state)
+            assert torch.equal(y, spikes)
 
 
 @pytest.mark.slow

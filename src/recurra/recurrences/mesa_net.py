@@ -25,7 +25,8 @@ class MesaNet(Recurrence):
     Source: MesaNet: Sequence Modeling by Locally Optimal Test-Time Training, von Oswald, Scherrer, Kobayashi, Versari,
     Yang, Schlegel, Maile, Schimpf, Sieberling, Meulemans et al., 2025, arXiv:2506.05233; the 0.25 and the first guess
     as in flash-linear-attention, where 1e-5 softens the divisions and `iterations` are 30
-    at most: with so many the first call takes a minute to compile.
+    at most: with so many the first call takes a minute to compile. It has no form in chunks here: that would be one for
+    each iteration, which reads A by what the one before has found.
     """
 
     lane = Lane.HEAD
