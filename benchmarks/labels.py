@@ -72,7 +72,8 @@ CASES = {
     ),
     "ucr": Case(
         ("ACSF1", "ArrowHead", "GunPoint", "ItalyPowerDemand", "OSULeaf"), "right cases (mean of the five sets)",
-        "0.932 by InceptionTime, 0.943 by HIVE-COTE 2", seeds=5, peer="aeon",
+        "0.932 by InceptionTime, 0.943 by HIVE-COTE 2",
+        {"pattern": "min-gru", "shapes": 1000, "width": 16, "mlp": 0, "steps": 400}, seeds=5, peer="aeon",
     ),
     "turkish": Case(
         ("turkish",), "right tags", "0.847: the most frequent tag of each word", {"steps": 1600}, peer="crfsuite",

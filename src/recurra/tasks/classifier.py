@@ -48,6 +48,9 @@ class Classifier(Labelled):
         gap: the time since the step before is read as well, in units of the median: for data with a column of times.
         inlet: a part of one's own, a module or a function, that reads the scaled numbers of each step [B, T, channels]
             in place of a linear map, as `recurra.tasks.inlets.own.Own` has it; `load` asks for it again.
+        shapes: so many random shapes are looked for in the numbers, and how often each was seen so far is told to the
+            head beside what the pool shows, as `recurra.tasks.inlets.shapes.Shapes` has it: for few cases, whose form
+            tells them apart.
         crop: up to this share of each sequence is left out at its ends while training, as much and where chance says.
         width, mlp, dropout, layers: of the `Backbone`.
         steps, seconds, learning_rate, weight_decay: of training, as in `recurra.training.fitting.Schedule`.
@@ -71,6 +74,7 @@ class Classifier(Labelled):
         scale: str = "fit",
         gap: bool = False,
         inlet: Any = None,
+        shapes: int = 0,
         crop: float = 0.0,
         width: int = 64,
         mlp: int | None = None,
@@ -85,7 +89,7 @@ class Classifier(Labelled):
     ):
         self.pattern, self.pool, self.bidirectional, self.loss = pattern, pool, bidirectional, loss
         self.smoothing, self.balanced, self.scale = smoothing, balanced, scale
-        self.gap, self.inlet, self.crop = gap, inlet, crop
+        self.gap, self.inlet, self.shapes, self.crop = gap, inlet, shapes, crop
         self.width, self.mlp, self.dropout, self.layers = width, mlp, dropout, layers
         self.steps, self.seconds, self.batch = steps, seconds, batch
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
+from recurra.data.reading import Padded
 from recurra.data.sequences import Field, Sequences
 from recurra.errors import InputError
 from recurra.models.stacked import Stacked
@@ -21,9 +22,14 @@ from recurra.state import State
 from recurra.tasks.calendar import Calendar
 from recurra.tasks.chain import start
 from recurra.tasks.inlets.own import Own, name_of
+from recurra.tasks.inlets.shapes import Shapes
 from recurra.tasks.scaler import Scaler
 
 SCALES = ("running", "fit", "none")
+SHAPES_DROPPED = 0.2
+"""Share of random shapes that are not seen in an update."""
+TOGETHER = 64
+"""Sequences side by side where nothing is learned."""
 FAR = 30.0
 """Deviations beyond which a number is cut when it is read: one that breaks all bounds may not drown the rest."""
 
@@ -181,6 +187,11 @@ class Scale:
     deviation: Tensor
 
 
+def scaled(value: Tensor, scale: Scale) -> Tensor:
+    """Numbers of a series in its own units, with their flags, as `flagged` has it."""
+    return flagged((value - scale.mean) / scale.deviation)
+
+
 class Inlet(nn.Module):
     """Columns [B, T, *width] to x [B, T, width], with a state: `x, scale, state = inlet(columns, state, ...)`.
 
@@ -194,8 +205,10 @@ class Inlet(nn.Module):
         dropout: of x, while training.
         own: a part of one's own, as `Own` has it: reads the scaled numbers of the series, 0 where they are missing, in
             place of a linear map. With one field they have its shape.
+        shapes, span: so many random shapes are looked for in the scaled numbers, within so many steps, as `Shapes` has
+            it. How often each was seen stands behind x, which then has `width` + `beside` channels.
 
-    Raises InputError if there is no series for `own` to read, or it does not fit.
+    Raises InputError if there is no series for `own` or shapes to read, or it does not fit.
     """
 
     def __init__(
@@ -208,6 +221,8 @@ class Inlet(nn.Module):
         memory: int | None = None,
         dropout: float = 0.0,
         own: Any = None,
+        shapes: int = 0,
+        span: int = 1,
     ):
         super().__init__()
         self.series, self.width = list(series), options.count("width", width)
@@ -220,11 +235,19 @@ class Inlet(nn.Module):
         self.register_buffer("deviation", torch.ones(count))
         if own is not None and not count:
             raise InputError(f"inlet is a {name_of(own)}, and there is no column of numbers for it to read")
+        if options.whole("shapes", shapes) and not count:
+            raise InputError(f"shapes is {shapes}, and there is no column of numbers to look for them in; expected 0")
+        self.shapes = Shapes(count, shapes, span, SHAPES_DROPPED) if shapes else None
         shape = self.series[0].width if len(self.series) == 1 else ()
         self.own = None if own is None else Own(own, shape or (count,), width)
         self.of_series = Linear(count if self.own is not None else 2 * count, width) if count else None
         self.encoding = Encoding(others, width, calendar)
         self.dropout = Dropout(dropout)
+
+    @property
+    def beside(self) -> int:
+        """Channels of x that are for the head alone."""
+        return 0 if self.shapes is None else self.shapes.count
 
     @property
     def splits(self) -> list[int]:
@@ -238,15 +261,35 @@ class Inlet(nn.Module):
         return [field.name for field in self.series] + self.encoding.reads
 
     def fit(self, sequences: Sequences) -> None:
-        """Learn fixed scales."""
+        """Learn fixed scales, and how often shapes are seen."""
         self.encoding.fit(sequences)
         if self.how == "fit":
             self.mean, self.deviation = fixed_scale(self.series, sequences, self.mean)
+        if self.shapes is not None:
+            self.shapes.fit(lambda: self._series_of(sequences))
+
+    def seen(self, sequences: Sequences) -> Tensor | None:
+        """How often shapes are in whole sequences, [cases, shapes]; None if none are looked for."""
+        return None if self.shapes is None else self.shapes.at_ends(self._series_of(sequences))
+
+    def _series_of(self, sequences: Sequences) -> Iterator[tuple[Tensor, Tensor]]:
+        """The scaled numbers of whole sequences, [B, T, channels], and their lengths."""
+        for batch in Padded(sequences, TOGETHER, None):
+            value = numbers(self.series, batch.columns, 2).to(self.mean.dtype)
+            scale, _ = self._scale_of(value, None, None, batch.lengths, "auto")
+            yield scaled(value, scale).chunk(2, -1)[0], batch.lengths
 
     def initial_state(self, batch: int) -> State:
         """The state before the first time step."""
-        scale = State() if self.scale is None else self.scale.initial_state(batch, self.mean)
-        return scale if self.own is None else scale | start(self.own, batch, self.mean).prefixed("own")
+        state = State() if self.scale is None else self.scale.initial_state(batch, self.mean)
+        for name, part in self._parts().items():
+            state |= start(part, batch, self.mean).prefixed(name)
+        return State(state)
+
+    def _parts(self, look: bool = True) -> dict[str, nn.Module]:
+        """What reads the scaled numbers with a state of its own, by the names that these have in the state."""
+        both = {"own": self.own, "shapes": self.shapes if look else None}
+        return {name: part for name, part in both.items() if part is not None}
 
     def forward(
         self,
@@ -256,12 +299,14 @@ class Inlet(nn.Module):
         resets: Tensor | None = None,
         lengths: Tensor | None = None,
         engine: str = "auto",
+        look: bool = True,
     ) -> tuple[Tensor, Scale, State]:
-        """x [B, T, width], the scale of the series at each step, and the new state; arguments as for a layer."""
+        """x [B, T, width + beside], the scale of the series at each step, the new state; arguments as for a layer.
+        Without `look` no shapes are looked for, and x is [B, T, width]."""
         shape = columns[self.reads[0]].shape[:2]
         value = numbers(self.series, columns, 2) if self.series else self.mean.new_empty(*shape, 0)
         encoded = self.encoding(columns, shape)
-        return self.enter(value.to(self.mean.dtype), encoded, state, resets, lengths, engine)
+        return self.enter(value.to(self.mean.dtype), encoded, state, resets, lengths, engine, look)
 
     def enter(
         self,
@@ -271,26 +316,40 @@ class Inlet(nn.Module):
         resets: Tensor | None = None,
         lengths: Tensor | None = None,
         engine: str = "auto",
+        look: bool = True,
     ) -> tuple[Tensor, Scale, State]:
         """As `forward`, of the numbers of the series [B, T, channels] and what else there is, encoded [B, T, width]."""
-        after = State()
         if self.of_series is None:
-            return self.dropout(encoded), Scale(value, value), after
-        if self.scale is None:
-            mean, deviation = self.mean.expand_as(value), self.deviation.expand_as(value)
-        else:
-            carried = {n: t for n, t in (state or {}).items() if not n.startswith("own.")}
-            both, after = self._scales(value, carried or None, resets, lengths, engine)
-            mean, deviation = both.chunk(2, -1)
-            # Behind the padding there are zeros: nothing is divided by them.
-            deviation = torch.where(deviation == 0, 1, deviation)
-        read = flagged((value - mean) / deviation)
+            return self.dropout(encoded), Scale(value, value), State()
+        scale, after = self._scale_of(value, state, resets, lengths, engine)
+        read, said = scaled(value, scale), dict[str, Tensor]()
+        for name, part in self._parts(look).items():
+            before = None if state is None else State(state).under(name) or None
+            there = read.chunk(2, -1)[0]
+            said[name], passed = part(there, before, resets=resets, lengths=lengths, engine=engine)
+            after = State(after | passed.prefixed(name))
         if self.own is not None:
-            read, missing = read.chunk(2, -1)
-            before = None if state is None else State(state).under("own") or None
-            said, passed = self.own(read, before, resets=resets, lengths=lengths, engine=engine)
-            encoded, read, after = encoded + said, missing, State(after | passed.prefixed("own"))
-        return self.dropout(self.of_series(read) + encoded), Scale(mean, deviation), after
+            encoded, read = encoded + said["own"], read.chunk(2, -1)[1]
+        x = self.dropout(self.of_series(read) + encoded)
+        return x if "shapes" not in said else torch.cat([x, said["shapes"]], -1), scale, after
+
+    def _scale_of(
+        self,
+        value: Tensor,
+        state: Mapping[str, Tensor] | None,
+        resets: Tensor | None,
+        lengths: Tensor | None,
+        engine: str,
+    ) -> tuple[Scale, State]:
+        """Of the series at each step, and the state of the scaler."""
+        if self.scale is None:
+            return Scale(self.mean.expand_as(value), self.deviation.expand_as(value)), State()
+        parts = tuple(f"{name}." for name in self._parts())
+        carried = {name: t for name, t in (state or {}).items() if not name.startswith(parts)} if parts else state
+        both, after = self._scales(value, carried or None, resets, lengths, engine)
+        mean, deviation = both.chunk(2, -1)
+        # Behind the padding there are zeros: nothing is divided by them.
+        return Scale(mean, torch.where(deviation == 0, 1, deviation)), after
 
     def _scales(
         self,

@@ -23,15 +23,13 @@ from recurra.tasks import scikit
 from recurra.tasks.estimator import Dice, Estimator
 from recurra.tasks.gaps import GAP, gap_of, unit_of, with_gaps
 from recurra.tasks.heads.head import Around, Head
-from recurra.tasks.inlet import Inlet
+from recurra.tasks.inlet import TOGETHER, Inlet
 from recurra.tasks.model import Model
 from recurra.tasks.onerow import OneRow
 from recurra.tasks.pools import pool
 from recurra.tasks.rowwise import Now, Rowwise
 from recurra.training.fitting import Progress, fit
 
-TOGETHER = 64
-"""Sequences side by side where nothing is learned."""
 ALIKE = 8
 """They come in such numbers, the last one several times if need be: products of a few rows take another way than those
 of many, and round otherwise. So what a case is told does not depend, to the bit, on how many are beside it."""
@@ -45,6 +43,8 @@ class Labelled(Estimator):
     """What scikit-learn calls it."""
     _unit: float | None = None
     """Of gaps; None where they are not read."""
+    _span: int
+    """Steps in which random shapes have room: half of all sequences are at least as long."""
     n_features_in_: int
     """Columns of the table that was fitted on, if it was one."""
 
@@ -107,17 +107,21 @@ class Labelled(Estimator):
         fields = [field for field in sequences.fields.values() if field.role not in unread]
         if not any(field.role != "time" for field in fields):
             raise InputError("X has no columns to read; expected one besides the target")
+        self._span = max(1, int(sequences.lengths.median())) if len(sequences) else 1
         batch = options.count("batch", self.get_params()["batch"])
         crop = options.number("crop", self.get_params()["crop"], 0, 1)
         with Dice(self.get_params()["seed"]):
             model = self._build(fields, {}, {})
             model.inlet.fit(sequences)
             begun = self._begin(model, fields, start)
+            # Shapes are not trained: how often each is in a whole sequence is found once.
+            seen = None if crop else model.inlet.seen(sequences)
             reading = Padded(sequences, batch, self.get_params()["seed"])
 
             def loss(batch: Batch, _: State | None) -> tuple[Tensor, None]:
                 which = sequences.sequence_of[batch.rows[:, 0]]
-                raw = self._raw(model, stretch(sequences, batch, crop) if crop else batch)
+                told = None if seen is None else seen[which]
+                raw = self._raw(model, stretch(sequences, batch, crop) if crop else batch, told)
                 return model.head.loss(raw, answers[which], None, self._around()), None
 
             kept = self._kept(folder, resume, sequences, answers, *begun)
@@ -130,24 +134,31 @@ class Labelled(Estimator):
         numbers = [field for field in fields if field.kind == "number" and field.name != GAP]
         series = [field for field in numbers if field.role not in ("static", "time")]
         others = [field for field in fields if field not in series]
-        inlet = Inlet(series, others, own["width"], own["scale"], own=own["inlet"])
+        inlet = Inlet(
+            series, others, own["width"], own["scale"], own=own["inlet"], shapes=own["shapes"], span=self._span
+        )
         backbone = self._backbone(own["bidirectional"])
-        return Model(inlet, backbone, pool(own["pool"], own["width"]), Linear(own["width"], head.size), head)
+        outlook = Linear(own["width"] + inlet.beside, head.size)
+        return Model(inlet, backbone, pool(own["pool"], own["width"]), outlook, head)
 
-    def _raw(self, model: Model, batch: Batch) -> Tensor:
-        """What the model says at the end of each sequence, [B, size]."""
+    def _raw(self, model: Model, batch: Batch, seen: Tensor | None = None) -> Tensor:
+        """What the model says at the end of each sequence, [B, size]; `seen`, how often shapes are in each, if that is
+        known."""
         ragged = batch.lengths if (batch.lengths < batch.rows.shape[1]).any() else None
-        read, _ = model.read(batch.columns, lengths=ragged)
-        return model.outlook(read.at(torch.arange(len(batch.rows)), batch.lengths - 1).y)[:, 0]
+        read, _ = model.read(batch.columns, lengths=ragged, look=seen is None)
+        y = read.at(torch.arange(len(batch.rows)), batch.lengths - 1).y
+        if seen is not None and model.inlet.shapes is not None:
+            y = torch.cat([y, model.inlet.shapes.dropout(seen)[:, None]], -1)
+        return model.outlook(y)[:, 0]
 
     def _with_gaps(self, sequences: Sequences) -> Sequences:
         return sequences if self._unit is None else with_gaps(sequences, self._unit)
 
     def _about(self) -> dict[str, Any]:
-        return {} if self._unit is None else {"unit": self._unit}
+        return {"span": self._span} | ({} if self._unit is None else {"unit": self._unit})
 
     def _remember(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:  # noqa: ARG002
-        self._unit = about.get("unit")
+        self._unit, self._span = about.get("unit"), about.get("span", 1)
 
     def _expect_fitted(self) -> None:
         if not hasattr(self, "model_"):

@@ -64,7 +64,7 @@ class Read:
     """What a model has made of the steps so far."""
 
     y: Tensor
-    """[B, T, D]: what the pool shows."""
+    """[B, T, D]: what the pool shows, then what the inlet gives beside."""
     scale: Scale
     """Of the series that the inlet reads, [B, T, channels]."""
 
@@ -111,7 +111,7 @@ class Model(nn.Module):
 
     Args:
         inlet, backbone, pool: of one width.
-        outlook: from what the pool shows to raw numbers; a linear map, or an `Outlook`.
+        outlook: from what the pool shows, and the inlet beside, to raw numbers; a linear map, or an `Outlook`.
         head: the distribution that raw numbers say.
     """
 
@@ -135,15 +135,20 @@ class Model(nn.Module):
         resets: Tensor | None = None,
         lengths: Tensor | None = None,
         engine: str = "auto",
+        look: bool = True,
     ) -> tuple[Read, State]:
-        """All but the outlook: what the pool shows at each step, and the new state."""
+        """All but the outlook: what the pool shows at each step, and the new state. Without `look` no shapes are looked
+        for."""
         scale, blocks, pool = check.parts("this model", state, PARTS) or (None, None, None)
         how = {"resets": resets, "lengths": lengths, "engine": engine}
-        x, spread, scale = self.inlet(columns, scale, **how)
+        x, spread, scale = self.inlet(columns, scale, look=look, **how)
         if blocks is not None:
             blocks = blocks.prefixed("blocks")
+        x, beside = x.tensor_split((self.backbone.width,), -1)
         y, blocks = self.backbone(x, blocks, **how)
         y, pool = self.pool(y, pool, **how)
+        if beside.shape[-1]:
+            y = torch.cat([y, beside], -1)
         return Read(y, spread), State(scale.prefixed("scale") | blocks | pool.prefixed("pool"))
 
     def forward(

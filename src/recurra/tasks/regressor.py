@@ -23,7 +23,7 @@ class Regressor(Labelled):
 
     Args:
         head: the distribution: "normal", "student-t", "negative-binomial" (counts), "quantile", or a `Head`.
-        pattern, pool, bidirectional, scale, gap, inlet, crop, width, mlp, dropout, layers, steps, seconds,
+        pattern, pool, bidirectional, scale, gap, inlet, shapes, crop, width, mlp, dropout, layers, steps, seconds,
             learning_rate, weight_decay, batch, seed: as those of `Classifier`.
     """
 
@@ -40,6 +40,7 @@ class Regressor(Labelled):
         scale: str = "fit",
         gap: bool = False,
         inlet: Any = None,
+        shapes: int = 0,
         crop: float = 0.0,
         width: int = 64,
         mlp: int | None = None,
@@ -53,7 +54,7 @@ class Regressor(Labelled):
         seed: int = 0,
     ):
         self.pattern, self.head, self.pool, self.bidirectional, self.scale = pattern, head, pool, bidirectional, scale
-        self.gap, self.inlet, self.crop = gap, inlet, crop
+        self.gap, self.inlet, self.shapes, self.crop = gap, inlet, shapes, crop
         self.width, self.mlp, self.dropout, self.layers = width, mlp, dropout, layers
         self.steps, self.seconds, self.batch = steps, seconds, batch
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed

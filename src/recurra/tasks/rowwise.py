@@ -61,7 +61,7 @@ class Now(nn.Module):
 
     def __init__(self, model: Model):
         super().__init__()
-        self.outlook, self.width = model.outlook, model.backbone.width
+        self.outlook, self.width = model.outlook, model.backbone.width + model.inlet.beside
 
     def forward(self, read: Tensor, state: Carried, engine: str = "auto") -> tuple[Tensor, State]:  # noqa: ARG002
         return self.outlook(read[..., : self.width]), State()

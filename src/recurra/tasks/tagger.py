@@ -26,8 +26,7 @@ from recurra.tasks.gaps import GAP, unit_of, with_gaps
 from recurra.tasks.heads.categorical import Categorical
 from recurra.tasks.heads.crf import CRF
 from recurra.tasks.heads.head import Around, Head
-from recurra.tasks.inlet import Inlet
-from recurra.tasks.labelled import TOGETHER
+from recurra.tasks.inlet import TOGETHER, Inlet
 from recurra.tasks.model import Model
 from recurra.tasks.pools import pool
 from recurra.tasks.tagging import Tagging
