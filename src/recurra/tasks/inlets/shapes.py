@@ -19,8 +19,11 @@ TAPS, HIGH = 9, 3
 """Numbers in a shape, and how many of them are high."""
 DILATIONS = 8
 """At most so many distances between the numbers of a shape, from 1 up to what fits into the span."""
-SOFT = 0.1
-"""Over how many deviations of a response it goes from not seen to seen."""
+LOW, SOFT = 0.05, 0.02
+"""Shares of all responses: thresholds have at least so many on either side, and one goes from not seen to seen within
+the nearest of them."""
+NARROW = 1e-3
+"""Deviations of a response within which it does so at least, so that rounding decides nothing."""
 SAMPLE = 4096
 """Responses from which thresholds are taken, about."""
 LEAST = 0.01
@@ -64,6 +67,8 @@ class Shapes(Mean):
         chosen = torch.rand(count, width).argsort(1).argsort(1) < some
         self.weight: Tensor
         self.register_buffer("weight", (taps[:, :, None] * chosen[:, None]).flatten(1))
+        self.usual: Tensor
+        self.spread: Tensor
         for name, value in {"threshold": 0.0, "room": 1.0, "usual": 0.0, "spread": 1.0}.items():
             self.register_buffer(name, torch.full((count,), value))
 
@@ -71,7 +76,7 @@ class Shapes(Mean):
         zero = torch.zeros(self.count)
         return {"count": zero, "mean": zero}
 
-    def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor]:  # type: ignore[override]
+    def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor]:
         return {"x": ((self._responses(x, past) - self.threshold) / self.room + 0.5).clamp(0, 1)}
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
@@ -102,10 +107,13 @@ class Shapes(Mean):
         responses = torch.cat(found).sort(0).values
         if not len(responses):
             return
-        levels = (0.05 + 0.9 * torch.rand(self.count)) * (len(responses) - 1)
-        self.threshold = responses.gather(0, levels.round().long()[None])[0]
+        level = LOW + (1 - 2 * LOW) * torch.rand(self.count)
+        low, self.threshold, high = (
+            responses.gather(0, (share * (len(responses) - 1)).round().long()[None])[0]
+            for share in (level - SOFT, level, level + SOFT)
+        )
         deviation = responses.std(0, correction=0)
-        self.room = SOFT * torch.where(deviation > 0, deviation, 1)
+        self.room = (high - low).maximum(NARROW * torch.where(deviation > 0, deviation, 1))
         self.usual, self.spread = torch.zeros_like(self.usual), torch.ones_like(self.spread)
         share = self.at_ends(batches())
         self.usual, self.spread = share.mean(0), share.std(0, correction=0).clamp(min=LEAST)
