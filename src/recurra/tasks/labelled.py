@@ -31,8 +31,9 @@ from recurra.tasks.rowwise import Now, Rowwise
 from recurra.training.fitting import Progress, fit
 
 ALIKE = 8
-"""They come in such numbers, the last one several times if need be: products of a few rows take another way than those
-of many, and round otherwise. So what a case is told does not depend, to the bit, on how many are beside it."""
+"""Sequences come in such numbers where nothing is learned, the last one several times if need be: products of a few
+rows take another way than those of many, and round otherwise. So what a case is told does not depend, to the bit, on
+how many are beside it."""
 
 
 class Labelled(Estimator):
