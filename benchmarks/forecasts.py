@@ -48,6 +48,8 @@ class Case:
     """Whether the model is told what day it is."""
     peers: tuple[str, ...] = ()
     """Models of neuralforecast that train as long."""
+    scaler: str = "robust"
+    """How those scale each window, theirs by default."""
 
 
 CASES = {
@@ -67,8 +69,10 @@ CASES = {
         {"head": "quantile", "memory": 12, "width": 16, "batch": 4},
     ),
     "m1": Case("m1_yearly", {"asked": 4.40, "Chronos-Bolt": 4.4047}, 5, {"window": 24, "memory": 10}),
-    "demand": Case("elecdemand", {}, 15, {"head": "quantile"}, seeds=1, peers=("LSTM", "GRU")),
-    "beijing": Case("beijing", {}, 15, {"head": "quantile"}, seeds=1, peers=("LSTM", "GRU")),
+    "demand": Case(
+        "elecdemand", {}, 15, {"head": "quantile", "scale": "fit", "dropout": 0.0}, 3, peers=("LSTM", "GRU")
+    ),
+    "beijing": Case("beijing", {}, 15, {"head": "quantile"}, 3, peers=("LSTM", "GRU"), scaler="standard"),
 }  # fmt: skip
 
 COSTS = "costs"
@@ -107,7 +111,7 @@ def run(case: Case, validate: bool) -> Iterator[dict[str, Any]]:
         row |= {name: report[name] for name in ("floors", "parameters", "origins")}
         yield row
     for name in case.peers if forecasts_beside.here() else ():
-        peers[name] = forecasts_beside.beside(name, test, split.horizon, split.windows, split.season, case.seconds)
+        peers[name] = forecasts_beside.beside(name, test, split, case.seconds, case.scaler)
         yield row
 
 

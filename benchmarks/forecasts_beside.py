@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from recurra.data.sequences import Field, Sequences
+from recurra.data.sets import Split
 from recurra.metrics.series import mase
 from recurra.tasks.calendar import YEAR, Calendar
 from recurra.tasks.walk import origins
@@ -28,16 +29,17 @@ def here() -> bool:
     return PYTHON.exists()
 
 
-def beside(name: str, test: Sequences, horizon: int, windows: int, season: int, seconds: float) -> dict[str, Any]:
+def beside(name: str, test: Sequences, split: Split, seconds: float, scaler: str) -> dict[str, Any]:
     """A model of neuralforecast by name, trained for as long on what lies before the windows of one series: its mean
     absolute scaled error on them. What is missing is for it the value before; it is told the same of the calendar."""
     columns, future = _columns(test)
     past = [each for each in columns if each not in ("ds", "y", *future)]
+    horizon, windows = split.horizon, split.windows
     task = {"model": name, "horizon": horizon, "windows": windows, "stride": horizon, "seconds": seconds, "seed": 0}
-    found = asked(task | {"future": future, "past": past, "reads": -1}, columns, test)
+    found = asked(task | {"future": future, "past": past, "reads": -1, "scaler": scaler}, columns, test)
     rows = origins(test, horizon, windows, horizon).reshape(-1)
     said = torch.tensor(found.pop("forecast"), dtype=torch.float64).reshape(windows, horizon)
-    return found | {"mase": scored(test, rows, said, season)}
+    return found | {"mase": scored(test, rows, said, split.season)}
 
 
 def walked(test: Sequences, horizon: int, windows: int, reads: int) -> float:
@@ -45,7 +47,7 @@ def walked(test: Sequences, horizon: int, windows: int, reads: int) -> float:
     made from so many steps."""
     columns = {name: column for name, column in _columns(test)[0].items() if name in ("ds", "y")}
     task = {"model": "LSTM", "horizon": horizon, "windows": windows, "stride": 1, "seconds": 0, "seed": 0}
-    return float(asked(task | {"future": [], "past": [], "reads": reads}, columns, test)["seconds"])
+    return float(asked(task | {"future": [], "past": [], "reads": reads, "scaler": "robust"}, columns, test)["seconds"])
 
 
 def scored(sequences: Sequences, rows: Tensor, said: Tensor, season: int) -> float:

@@ -21,7 +21,7 @@ def made(task: dict[str, Any], steps: int) -> Any:
     from neuralforecast import NeuralForecast, models
 
     own = {"h": task["horizon"], "futr_exog_list": task["future"], "hist_exog_list": task["past"]}
-    own["input_size"] = task["reads"]
+    own |= {"input_size": task["reads"], "scaler_type": task["scaler"]}
     model = getattr(models, task["model"])(**own, max_steps=steps, random_seed=task["seed"], accelerator="cpu", **QUIET)
     return NeuralForecast([model], task["frequency"])
 
