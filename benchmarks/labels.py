@@ -60,6 +60,7 @@ class Case:
     """What the peer is told besides the data."""
 
 
+SHAPES = {"pattern": "min-gru", "shapes": 1000, "width": 16, "mlp": 0, "steps": 400}
 CRF = {"algorithm": "lbfgs", "c1": 0.1, "c2": 0.1, "max_iterations": 50}
 CASES = {
     "vowels": Case(
@@ -68,12 +69,12 @@ CASES = {
     "watch": Case(
         tuple(f"watch/{fold}" for fold in range(5)), "right cases (subjects unseen)",
         "0.889 by a CRNN (Burns et al., 2018)",
-        {"steps": 150, "batch": 16, "dropout": 0.3, "weight_decay": 0.2},
+        SHAPES,
     ),
     "ucr": Case(
         ("ACSF1", "ArrowHead", "GunPoint", "ItalyPowerDemand", "OSULeaf"), "right cases (mean of the five sets)",
         "0.932 by InceptionTime, 0.943 by HIVE-COTE 2",
-        {"pattern": "min-gru", "shapes": 1000, "width": 16, "mlp": 0, "steps": 400}, seeds=5, peer="aeon",
+        SHAPES, seeds=5, peer="aeon",
     ),
     "turkish": Case(
         ("turkish",), "right tags", "0.847: the most frequent tag of each word", {"steps": 1600}, peer="crfsuite",
