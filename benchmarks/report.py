@@ -54,9 +54,9 @@ of an sLSTM's input within its step, so that its gates never lie in memory; expo
 again; loops fused, over four rows at once; contracted multiply-adds.
 Tried and left, since it brought nothing here: the rows of a matrix memory slice by slice, or one row through all
 readings before the next, so that they stay in the first-level cache (multiply-adds are the limit, not that cache);
-shorter chunks on the way back; weights fetched ahead past the caches while streaming. What is asked of minGRU lies
-below its products by the fastest way known. An LSTM's loop is held up by memory as much as by its products: per hidden
-unit and time step it reads four gates, keeps five values for the way back and both states, and writes four gradients.
+shorter chunks on the way back; weights fetched ahead past the caches while streaming. An LSTM's loop is held up by
+memory as much as by its products: per hidden unit and time step it reads four gates, keeps five values for the way back
+and both states, and writes four gradients.
 
 Parallel in time: the bare h = a h + b is bound by memory, of which one thread uses most: its row stands beside that of
 torch.add, which no recurrence slows down. What a scan gains there depends on how much of the memory other users of the
@@ -73,6 +73,8 @@ bytes takes.
 What brought the models nearer: mixes with the time step before as one kernel with several results, norms with a
 derivative that reads memory seldom, a decaying memory read once per time step; while streaming, matrices read row after
 row, as they lie in memory, and states in memory that a session keeps to itself.
+
+Tasks: time of the processor, all of it on one thread.
 
 No GPU was at hand: there is no GPU kernel yet, and nothing here was measured on one.
 """
