@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.nn.functional import gelu, rms_norm
+from walks import other_ways
 
 import recurra
 from recurra.models import files
@@ -72,20 +73,7 @@ def test_what_a_block_computes():
 def test_whole_in_pieces_step_by_step_packed_and_padded():
     model, x = fed(), tokens(3, 11)
     expected, end = model(x)
-    state, pieces = None, []
-    for piece in x.split([1, 0, 4, 6], 1):
-        y, state = model(piece, state)
-        pieces.append(y)
-    torch.testing.assert_close(torch.cat(pieces, 1), expected)
-    state = None
-    for t, token in enumerate(x.unbind(1)):
-        y, state = model.advance(token, state)
-        torch.testing.assert_close(y, expected[:, t])
-    for name, value in end.items():
-        torch.testing.assert_close(state[name], value)
-    assert state.keys() == model.initial_state(3).keys()
-    packed = model(torch.cat([x[:1], x[1:2]], 1), resets=torch.arange(22)[None] == 11)[0]
-    torch.testing.assert_close(packed[:, 11:], expected[1:2])
+    other_ways(model, x, expected, end)
     padded = model(x, lengths=torch.tensor([0, 5, 11]))[0]
     torch.testing.assert_close(padded[1, :5], expected[1, :5])
     torch.testing.assert_close(padded[2], expected[2])

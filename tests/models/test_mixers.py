@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from walks import other_ways
 
 import recurra
 from recurra.models import files
@@ -33,19 +34,7 @@ def test_patterns():
 def test_whole_in_pieces_and_step_by_step():
     model, x = hybrid(), torch.randint(0, 31, (3, 11))
     expected, end = model(x)
-    state, pieces = None, []
-    for piece in x.split([1, 0, 4, 6], 1):
-        y, state = model(piece, state)
-        pieces.append(y)
-    torch.testing.assert_close(torch.cat(pieces, 1), expected)
-    state = None
-    for t, token in enumerate(x.unbind(1)):
-        y, state = model.advance(token, state)
-        torch.testing.assert_close(y, expected[:, t])
-    for name, value in end.items():
-        torch.testing.assert_close(state[name], value)
-    packed = model(torch.cat([x[:1], x[1:2]], 1), resets=torch.arange(22)[None] == 11)[0]
-    torch.testing.assert_close(packed[:, 11:], expected[1:2])
+    other_ways(model, x, expected, end)
 
 
 @torch.no_grad()

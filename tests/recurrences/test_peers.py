@@ -182,3 +182,30 @@ def test_titans_core_is_that_of_titans_pytorch(depth):
         inputs = {name: replace(entry, tensor=values[name]) for name, entry in problem.inputs.items()}
         expected = theirs(x)[0].unflatten(-1, (2, -1))
     same_core(replace(problem, inputs=inputs), expected)
+
+
+@pytest.mark.parametrize(("key_heads", "value_heads"), [(2, 4), (2, 2)])
+@pytest.mark.usefixtures("all_in_double")
+def test_gated_delta_net_is_that_of_transformers(key_heads, value_heads, qwen3_next):
+    config = qwen3_next.Qwen3NextConfig(
+        hidden_size=24, linear_num_key_heads=key_heads, linear_num_value_heads=value_heads, linear_key_head_dim=6,
+        linear_value_head_dim=10, linear_conv_kernel_dim=4, num_hidden_layers=1, layer_types=["linear_attention"],
+    )  # fmt: skip
+    theirs = scattered(qwen3_next.Qwen3NextGatedDeltaNet(config, 0), torch.float64)
+    ours = recurra.layer(
+        "gated-delta-net", 24, heads=value_heads, key_heads=key_heads, key_size=6, value_size=10,
+        norm_eps=config.rms_norm_eps,
+    )  # fmt: skip
+    names = {
+        "in_proj_qkvz.weight": "to_qkvz.weight",
+        "in_proj_ba.weight": "to_ba.weight",
+        "conv1d.weight": "conv_weight",
+        "dt_bias": "dt_bias",
+        "A_log": "A_log",
+        "norm.weight": "norm_weight",
+        "out_proj.weight": "to_output.weight",
+    }
+    weights = {names[name]: value for name, value in theirs.named_parameters()}
+    weights["conv_weight"] = weights["conv_weight"].squeeze(1)
+    x = torch.randn(2, 70, 24, dtype=torch.float64)  # longer than one of their chunks
+    same(ours.double(), weights, theirs, x)

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import math
 import os
 import random
 import resource
@@ -18,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from recurra.data.text import split
 from recurra.errors import EngineRefused, InputError, RecurraError
 from recurra.models.files import load
-from recurra.models.language_model import LanguageModel
 from recurra.training.config import TrainConfig
 from recurra.training.evaluate import bits_per_byte
 from recurra.training.run_folder import FILES
@@ -360,40 +358,6 @@ def test_a_loss_that_explodes_says_so(tmp_path):
 def test_config_is_checked(name, value):
     with pytest.raises(InputError, match=name):
         replace(TINY, **{name: value})
-
-
-# --- evaluated --------------------------------------------------------------------------------------------------------
-def test_bits_per_byte_is_the_mean_over_every_byte_but_the_first():
-    torch.manual_seed(0)
-    model, text = LanguageModel(width=8, pattern="mamba").double().eval(), os.urandom(1500)
-    with torch.no_grad():
-        logits, _ = model(torch.tensor([list(text)])[:, :-1])
-    expected = torch.nn.functional.cross_entropy(logits[0], torch.tensor(list(text[1:]))) / math.log(2)
-    seen = []
-    found = bits_per_byte(model, text, pieces=1, progress=lambda done, total: seen.append((done, total)))
-    assert found == pytest.approx(float(expected), rel=1e-10)
-    assert seen[-1] == (1499, 1499)
-
-
-def test_pieces_count_each_byte_once():
-    """A model that looks at the byte before only does not care how the text is cut."""
-    torch.manual_seed(0)
-    text, model = os.urandom(5000), LanguageModel(width=8, pattern="rnn")
-    for weight in (*model.blocks[0].recurrence.parameters(), model.blocks[0].mlp_out.weight):
-        torch.nn.init.zeros_(weight)
-    assert bits_per_byte(model, text, pieces=4) == pytest.approx(bits_per_byte(model, text, pieces=1), rel=1e-6)
-    assert model.training
-
-
-def test_pieces_do_not_start_cold():
-    model, text = LanguageModel(width=8, pattern="mamba"), os.urandom(5000)
-    assert bits_per_byte(model, text, pieces=4) == pytest.approx(bits_per_byte(model, text, pieces=1), rel=1e-4)
-
-
-@pytest.mark.parametrize("text", [b"", b"a"])
-def test_a_text_too_short_to_evaluate_on(text):
-    with pytest.raises(InputError, match="at least 2"):
-        bits_per_byte(LanguageModel(width=8), text)
 
 
 def test_mlps_may_be_left_out(tmp_path):

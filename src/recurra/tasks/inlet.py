@@ -346,22 +346,11 @@ class Inlet(nn.Module):
             return Scale(self.mean.expand_as(value), self.deviation.expand_as(value)), State()
         parts = tuple(f"{name}." for name in self._parts())
         carried = {name: t for name, t in (state or {}).items() if not name.startswith(parts)} if parts else state
-        both, after = self._scales(value, carried or None, resets, lengths, engine)
+        if value.shape[1] == 1 and resets is None and lengths is None and engine == "auto":
+            both, after = self.scale.advance(value[:, 0], carried or None)  # in one kernel, where that can be
+            both = both[:, None]
+        else:
+            both, after = self.scale(value, carried or None, resets=resets, lengths=lengths, engine=engine)
         mean, deviation = both.chunk(2, -1)
         # Behind the padding there are zeros: nothing is divided by them.
         return Scale(mean, torch.where(deviation == 0, 1, deviation)), after
-
-    def _scales(
-        self,
-        value: Tensor,
-        state: Mapping[str, Tensor] | None,
-        resets: Tensor | None,
-        lengths: Tensor | None,
-        engine: str,
-    ) -> tuple[Tensor, State]:
-        """What the scaler says of [B, T, channels]: of a single step in one kernel, where that can be."""
-        assert self.scale is not None
-        if value.shape[1] == 1 and resets is None and lengths is None and engine == "auto":
-            both, after = self.scale.advance(value[:, 0], state)
-            return both[:, None], after
-        return self.scale(value, state, resets=resets, lengths=lengths, engine=engine)
