@@ -81,9 +81,8 @@ class PathAttention(MovingKeys):
         scaled, seen = beta[..., None] * w, (q @ w.mT).tril()
         # H_t ... H_1 = I - (sum over s of u_s w_s^T): a triangular system says what each u is, and what keys lose.
         rhs = torch.cat([scaled, (scaled @ k.mT).tril(-1)], -1)
-        system = (scaled @ w.mT).tril(-1)
         u, lost = torch.linalg.solve_triangular(
-            system, rhs, upper=False, unitriangular=True
+            (scaled @ w.mT).tril(-1), rhs, upper=False, unitriangular=True
         ).split([w.shape[-1], k.shape[-2]], -1)  # fmt: skip
         return Chunks(
             q=q - seen @ u,

@@ -10,7 +10,7 @@ from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.discretisation import as_complex, discretise, log_steps, zoh
-from recurra.recurrences.s4d import initial_modes
+from recurra.recurrences.hippo import initial_modes
 from recurra.windows import Past
 
 

@@ -96,3 +96,17 @@ def legs_normal(size: int) -> Tensor:
 def legs_modes(size: int) -> tuple[Tensor, Tensor]:
     """Modes of LegS' normal part, [N/2] and [N, N/2]."""
     return normal_modes(legs_normal(size))
+
+
+def initial_modes(init: str, state_size: int) -> tuple[Tensor, Tensor]:
+    """Im A and B [N/2] at the start, by the name of the initialisation."""
+    n = torch.arange(in_pairs(state_size) // 2, dtype=torch.float64)
+    ones = torch.ones(state_size // 2, dtype=torch.complex128)
+    if init == "lin":
+        return math.pi * n, ones
+    if init == "inv":
+        return state_size / math.pi * (state_size / (2 * n + 1) - 1), ones
+    if init == "legs":
+        modes, vectors = legs_modes(state_size)
+        return modes.imag, vectors.mH @ (legs(state_size)[1] / 2).to(vectors.dtype)
+    raise InputError(f"init is {init!r}; expected lin, inv or legs")

@@ -78,13 +78,10 @@ class KimiDeltaAttention(Recurrence):
     def inputs(self, x: Tensor, past: Past) -> dict[str, Tensor]:
         qkv = past.convolve("conv", self.to_qkv(x), self.conv_weight, silu=True)
         q, k, v = (part.unflatten(-1, (-1, self.size)) for part in qkv.split(self.parts, -1))
-        q, k = self._for_each_head(unit(q) * self.size**-0.5), self._for_each_head(unit(k))
+        group = self.inner // self.parts[0]
+        q, k = (part.repeat_interleave(group, 2) for part in (unit(q) * self.size**-0.5, unit(k)))
         decay = {"log_decay": self._log_decay(self.to_decay(x) + self.dt_bias)}
         return {"q": q, "k": k, "v": v} | decay | self._rates(x)
-
-    def _for_each_head(self, shared: Tensor) -> Tensor:
-        """[B, T, key heads, K] to [B, T, H, K]."""
-        return shared[..., None, :].expand(-1, -1, -1, self.inner // self.parts[0], -1).flatten(2, 3)
 
     def _log_decay(self, dt: Tensor) -> Tensor:
         if self.bound is None:

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from recurra import options
-from recurra.errors import InputError
 from recurra.nn.linear import Linear
 from recurra.problem import Lane, StepInput, constant
 from recurra.recurrence import Paper, Recurrence
 from recurra.recurrences.discretisation import as_complex, bilinear, discretise, log_steps, zoh
-from recurra.recurrences.hippo import in_pairs, legs, legs_modes
+from recurra.recurrences.hippo import initial_modes
 
 DISCRETISATIONS = {"zoh": zoh, "bilinear": bilinear}
 
@@ -84,17 +83,3 @@ class S4D(Recurrence):
 
     def outputs(self, y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
         return nn.functional.glu(self.to_output(nn.functional.gelu(y)))
-
-
-def initial_modes(init: str, state_size: int) -> tuple[Tensor, Tensor]:
-    """Im A and B [N/2] at the start, by the name of the initialisation."""
-    n = torch.arange(in_pairs(state_size) // 2, dtype=torch.float64)
-    ones = torch.ones(state_size // 2, dtype=torch.complex128)
-    if init == "lin":
-        return math.pi * n, ones
-    if init == "inv":
-        return state_size / math.pi * (state_size / (2 * n + 1) - 1), ones
-    if init == "legs":
-        modes, vectors = legs_modes(state_size)
-        return modes.imag, vectors.mH @ (legs(state_size)[1] / 2).to(vectors.dtype)
-    raise InputError(f"init is {init!r}; expected lin, inv or legs")
